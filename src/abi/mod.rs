@@ -1,0 +1,1 @@
+//! The C ABI: pointers end here.

@@ -1,0 +1,26 @@
+//! How the host reaches an HSM: one trait, an implementation in process, later one over a socket.
+
+use crate::error::Result;
+use crate::hsm::{Command, Function, Mechanism, Operation, Record, Reply, Ticket};
+
+mod in_process;
+
+pub use in_process::InProcess;
+
+/// A way to an HSM of one domain.
+pub trait Channel: Send + Sync {
+    /// Sends a command in the name of the ticket's holder and waits for the reply.
+    fn call(&self, ticket: &Ticket, command: Command<'_>) -> Result<Reply>;
+
+    /// Begins a streaming operation. `key` is None for a digest.
+    fn begin(
+        &self,
+        ticket: &Ticket,
+        function: Function,
+        mechanism: &Mechanism<'_>,
+        key: Option<&Record>,
+    ) -> Result<Box<dyn Operation>>;
+
+    /// Continues a digest whose state was saved by [`Operation::save`].
+    fn resume(&self, ticket: &Ticket, state: &[u8]) -> Result<Box<dyn Operation>>;
+}

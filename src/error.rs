@@ -1,0 +1,163 @@
+//! The one error type of the crate: a closed set of kinds, each of which is one `CK_RV`.
+//!
+//! A detail may be attached for the log and for `KMS_LastError`; it never carries secrets.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use cryptoki_sys as ck;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong: a kind, and optionally a sentence that says with what.
+#[derive(Debug, Clone)]
+pub struct Error {
+    kind: ErrorKind,
+    detail: Option<Cow<'static, str>>,
+}
+
+impl Error {
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    pub fn detail(&self) -> Option<&str> {
+        self.detail.as_deref()
+    }
+}
+
+impl From<ErrorKind> for Error {
+    fn from(kind: ErrorKind) -> Self {
+        Self { kind, detail: None }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.detail {
+            Some(detail) => write!(f, "{}: {detail}", self.kind.text()),
+            None => f.write_str(self.kind.text()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+macro_rules! kinds {
+    ($($name:ident = $rv:ident, $text:literal;)*) => {
+        /// Every way a call can fail. The mapping to `CK_RV` is one to one.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum ErrorKind { $($name,)* }
+
+        impl ErrorKind {
+            /// The return code of the C ABI (PKCS#11 3.2 §5.1).
+            pub fn rv(self) -> ck::CK_RV {
+                match self { $(Self::$name => ck::$rv,)* }
+            }
+
+            /// The code's name in the standard.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($rv),)* }
+            }
+
+            fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+impl ErrorKind {
+    /// Attaches a sentence for the log. Never put a secret into it.
+    pub fn with(self, detail: impl Into<Cow<'static, str>>) -> Error {
+        Error { kind: self, detail: Some(detail.into()) }
+    }
+}
+
+kinds! {
+    ActionProhibited = CKR_ACTION_PROHIBITED, "the object does not allow this action";
+    ArgumentsBad = CKR_ARGUMENTS_BAD, "an argument is not valid";
+    AttributeReadOnly = CKR_ATTRIBUTE_READ_ONLY, "the attribute cannot be set here";
+    AttributeSensitive = CKR_ATTRIBUTE_SENSITIVE, "the attribute is sensitive and cannot be read";
+    AttributeTypeInvalid = CKR_ATTRIBUTE_TYPE_INVALID, "the object has no such attribute";
+    AttributeValueInvalid = CKR_ATTRIBUTE_VALUE_INVALID, "the value is not valid for the attribute";
+    BufferTooSmall = CKR_BUFFER_TOO_SMALL, "the output buffer is too small";
+    CantLock = CKR_CANT_LOCK, "the requested locking is not available";
+    CryptokiAlreadyInitialized = CKR_CRYPTOKI_ALREADY_INITIALIZED, "the library is already initialised";
+    CryptokiNotInitialized = CKR_CRYPTOKI_NOT_INITIALIZED, "the library is not initialised";
+    CurveNotSupported = CKR_CURVE_NOT_SUPPORTED, "the curve is not supported";
+    DataInvalid = CKR_DATA_INVALID, "the data is not valid for the mechanism";
+    DataLenRange = CKR_DATA_LEN_RANGE, "the data has a length the mechanism does not take";
+    DeviceError = CKR_DEVICE_ERROR, "the HSM or its store failed";
+    DeviceMemory = CKR_DEVICE_MEMORY, "the HSM is out of memory";
+    DeviceRemoved = CKR_DEVICE_REMOVED, "the token was removed or initialised anew";
+    DomainParamsInvalid = CKR_DOMAIN_PARAMS_INVALID, "the domain parameters are not valid";
+    EncryptedDataInvalid = CKR_ENCRYPTED_DATA_INVALID, "the encrypted data is not valid";
+    EncryptedDataLenRange = CKR_ENCRYPTED_DATA_LEN_RANGE, "the encrypted data has a length the mechanism does not produce";
+    FunctionCanceled = CKR_FUNCTION_CANCELED, "the function was cancelled";
+    FunctionFailed = CKR_FUNCTION_FAILED, "the function failed and changed nothing; it may be tried again";
+    FunctionNotParallel = CKR_FUNCTION_NOT_PARALLEL, "there is no function running in parallel";
+    FunctionNotSupported = CKR_FUNCTION_NOT_SUPPORTED, "the function is not supported";
+    FunctionRejected = CKR_FUNCTION_REJECTED, "the request was refused";
+    GeneralError = CKR_GENERAL_ERROR, "an internal error occurred";
+    HostMemory = CKR_HOST_MEMORY, "the host is out of memory";
+    KeyChanged = CKR_KEY_CHANGED, "a key is not the one used when the state was saved";
+    KeyFunctionNotPermitted = CKR_KEY_FUNCTION_NOT_PERMITTED, "the key's attributes do not permit this function";
+    KeyHandleInvalid = CKR_KEY_HANDLE_INVALID, "the key handle is not valid";
+    KeyIndigestible = CKR_KEY_INDIGESTIBLE, "the key cannot be digested";
+    KeyNeeded = CKR_KEY_NEEDED, "the saved state needs a key to be supplied";
+    KeyNotNeeded = CKR_KEY_NOT_NEEDED, "a key was supplied that the saved state does not need";
+    KeyNotWrappable = CKR_KEY_NOT_WRAPPABLE, "this key may not be wrapped by that key";
+    KeySizeRange = CKR_KEY_SIZE_RANGE, "the key has a size the mechanism does not take";
+    KeyTypeInconsistent = CKR_KEY_TYPE_INCONSISTENT, "the key's type does not fit the mechanism";
+    KeyUnextractable = CKR_KEY_UNEXTRACTABLE, "the key is not extractable";
+    LibraryLoadFailed = CKR_LIBRARY_LOAD_FAILED, "a library that is needed could not be loaded";
+    MechanismInvalid = CKR_MECHANISM_INVALID, "the mechanism is not supported for this";
+    MechanismParamInvalid = CKR_MECHANISM_PARAM_INVALID, "the mechanism's parameter is not valid";
+    NeedToCreateThreads = CKR_NEED_TO_CREATE_THREADS, "the library needs to create threads";
+    NoEvent = CKR_NO_EVENT, "there is no slot event";
+    ObjectHandleInvalid = CKR_OBJECT_HANDLE_INVALID, "the object handle is not valid";
+    OperationActive = CKR_OPERATION_ACTIVE, "an operation is already active in this session";
+    OperationCancelFailed = CKR_OPERATION_CANCEL_FAILED, "the operation cannot be cancelled";
+    OperationNotInitialized = CKR_OPERATION_NOT_INITIALIZED, "no operation of this kind is active";
+    PinExpired = CKR_PIN_EXPIRED, "the PIN has expired";
+    PinIncorrect = CKR_PIN_INCORRECT, "the PIN is not correct";
+    PinInvalid = CKR_PIN_INVALID, "the PIN has characters that are not allowed";
+    PinLenRange = CKR_PIN_LEN_RANGE, "the PIN is too short or too long";
+    PinLocked = CKR_PIN_LOCKED, "the PIN is locked";
+    PublicKeyInvalid = CKR_PUBLIC_KEY_INVALID, "the public key is not valid";
+    RandomNoRng = CKR_RANDOM_NO_RNG, "there is no random number generator";
+    RandomSeedNotSupported = CKR_RANDOM_SEED_NOT_SUPPORTED, "the generator takes no seed";
+    SavedStateInvalid = CKR_SAVED_STATE_INVALID, "the saved state is not valid";
+    SessionClosed = CKR_SESSION_CLOSED, "the session was closed during the call";
+    SessionCount = CKR_SESSION_COUNT, "there are too many sessions";
+    SessionExists = CKR_SESSION_EXISTS, "a session with the token is open";
+    SessionHandleInvalid = CKR_SESSION_HANDLE_INVALID, "the session handle is not valid";
+    SessionParallelNotSupported = CKR_SESSION_PARALLEL_NOT_SUPPORTED, "sessions must be opened with CKF_SERIAL_SESSION";
+    SessionReadOnly = CKR_SESSION_READ_ONLY, "the session is read-only";
+    SessionReadOnlyExists = CKR_SESSION_READ_ONLY_EXISTS, "a read-only session exists, so the SO cannot log in";
+    SessionReadWriteSoExists = CKR_SESSION_READ_WRITE_SO_EXISTS, "an SO session exists, so no read-only session can be opened";
+    SignatureInvalid = CKR_SIGNATURE_INVALID, "the signature does not verify";
+    SignatureLenRange = CKR_SIGNATURE_LEN_RANGE, "the signature has a wrong length";
+    SlotIdInvalid = CKR_SLOT_ID_INVALID, "there is no such slot";
+    StateUnsaveable = CKR_STATE_UNSAVEABLE, "the operation's state cannot be saved";
+    TemplateIncomplete = CKR_TEMPLATE_INCOMPLETE, "the template lacks an attribute";
+    TemplateInconsistent = CKR_TEMPLATE_INCONSISTENT, "the template contradicts itself or the object";
+    TokenNotPresent = CKR_TOKEN_NOT_PRESENT, "there is no token in the slot";
+    TokenNotRecognized = CKR_TOKEN_NOT_RECOGNIZED, "the token is not initialised or not readable";
+    TokenResourceExceeded = CKR_TOKEN_RESOURCE_EXCEEDED, "the token is full";
+    TokenWriteProtected = CKR_TOKEN_WRITE_PROTECTED, "the token cannot be written";
+    UnwrappingKeyHandleInvalid = CKR_UNWRAPPING_KEY_HANDLE_INVALID, "the unwrapping key's handle is not valid";
+    UnwrappingKeySizeRange = CKR_UNWRAPPING_KEY_SIZE_RANGE, "the unwrapping key has a size the mechanism does not take";
+    UnwrappingKeyTypeInconsistent = CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT, "the unwrapping key's type does not fit the mechanism";
+    UserAlreadyLoggedIn = CKR_USER_ALREADY_LOGGED_IN, "this user is already logged in";
+    UserAnotherAlreadyLoggedIn = CKR_USER_ANOTHER_ALREADY_LOGGED_IN, "another user is logged in";
+    UserNotLoggedIn = CKR_USER_NOT_LOGGED_IN, "the user is not logged in";
+    UserPinNotInitialized = CKR_USER_PIN_NOT_INITIALIZED, "the user's PIN is not initialised";
+    UserTypeInvalid = CKR_USER_TYPE_INVALID, "the user type is not valid";
+    WrappedKeyInvalid = CKR_WRAPPED_KEY_INVALID, "the wrapped key is not valid";
+    WrappedKeyLenRange = CKR_WRAPPED_KEY_LEN_RANGE, "the wrapped key has a length the mechanism does not produce";
+    WrappingKeyHandleInvalid = CKR_WRAPPING_KEY_HANDLE_INVALID, "the wrapping key's handle is not valid";
+    WrappingKeySizeRange = CKR_WRAPPING_KEY_SIZE_RANGE, "the wrapping key has a size the mechanism does not take";
+    WrappingKeyTypeInconsistent = CKR_WRAPPING_KEY_TYPE_INCONSISTENT, "the wrapping key's type does not fit the mechanism";
+}

@@ -1,0 +1,352 @@
+//! The HSM's command set: what a host may ask, and what it gets back.
+//!
+//! An HSM keeps no durable state and no key of a user, so a command carries the records it uses.
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::params::Mechanism;
+use super::value::{AttributeType, Attributes, Template};
+use crate::error::Result;
+
+/// The permanent name of an object inside its token.
+pub type ObjectId = [u8; 16];
+
+/// A sealed object as it leaves the HSM: opaque to the host, with its digest computed once.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sealed {
+    bytes: Arc<[u8]>,
+    digest: [u8; 32],
+}
+
+impl Sealed {
+    pub fn new(bytes: Vec<u8>) -> Self {
+        let digest = super::digest_of_record(&bytes);
+        Self { bytes: bytes.into(), digest }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// SHA-256 of the bytes: the key of the HSM's cache of opened records.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+}
+
+impl std::fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sealed({} bytes)", self.bytes.len())
+    }
+}
+
+/// What the store indexes of an object. For a private object `label` and `id` are keyed hashes.
+/// The HSM compares them with the sealed copies when it opens the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Columns {
+    /// CKO_*.
+    pub class: u64,
+    /// CKK_* of a key, CKC_* of a certificate.
+    pub key_type: Option<u64>,
+    pub private: bool,
+    pub label: Option<Vec<u8>>,
+    pub id: Option<Vec<u8>>,
+}
+
+/// An object as the host and the store hold it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// CKA_UNIQUE_ID is this in hexadecimal.
+    pub object: ObjectId,
+    /// Starts at 1; +1 with each rewrite, which is a compare-and-set on it.
+    pub generation: u64,
+    pub columns: Columns,
+    pub sealed: Sealed,
+}
+
+/// Where a new object lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Sealed under a key of this HSM instance's memory; gone with it.
+    Session,
+    /// Sealed under the domain key.
+    Token,
+}
+
+/// Everything about an object that may be read: no key material.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub attributes: Attributes,
+    /// Secret attributes the object has, and whether [`Command::Reveal`] would give them.
+    pub secrets: Vec<(AttributeType, bool)>,
+}
+
+/// Proof of a login, as the HSM gave it. Opaque to the host.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Ticket(pub(super) Arc<[u8]>);
+
+impl Ticket {
+    /// The ticket of nobody: public objects only.
+    pub fn public() -> Self {
+        Self(Arc::from([]))
+    }
+
+    pub fn is_public(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_public() { "Ticket(public)" } else { "Ticket(..)" })
+    }
+}
+
+/// Whose PIN it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Role {
+    So,
+    User,
+    /// A named user of C_LoginUser.
+    Named(String),
+}
+
+/// A PIN record as stored: opaque to the host but for its owner and generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinRecord {
+    pub role: Role,
+    /// +1 with each change of the PIN.
+    pub generation: u64,
+    pub sealed: Vec<u8>,
+}
+
+/// A domain token as stored: the state, public part in clear, secrets sealed to its recipients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainToken {
+    pub version: u64,
+    pub bytes: Vec<u8>,
+}
+
+/// What a change of PIN leaves to commit, all at once.
+#[derive(Debug, Clone)]
+pub struct PinChange {
+    pub record: PinRecord,
+    pub domain: DomainToken,
+}
+
+/// Cost of the PIN hash (Argon2id).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PinCost {
+    pub memory_kib: u32,
+    pub passes: u32,
+    pub lanes: u32,
+}
+
+impl Default for PinCost {
+    fn default() -> Self {
+        Self { memory_kib: 19 * 1024, passes: 2, lanes: 1 }
+    }
+}
+
+/// Which index column [`Command::IndexTag`] is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexColumn {
+    Label,
+    Id,
+}
+
+#[derive(Debug)]
+pub enum Command<'a> {
+    /// Makes a new domain of one, governed by the SO PIN.
+    Found {
+        label: &'a str,
+        serial: &'a str,
+        so_pin: &'a [u8],
+        cost: PinCost,
+    },
+    /// Takes the domain token's public part, before anybody logged in or when a newer one is seen.
+    Adopt {
+        domain: &'a DomainToken,
+    },
+    Login {
+        pin: &'a [u8],
+        record: &'a PinRecord,
+        domain: &'a DomainToken,
+    },
+    /// Ends the login: the domain's secrets and all opened private objects are wiped.
+    Logout,
+    /// Checks the PIN of an already logged-in user (CKU_CONTEXT_SPECIFIC).
+    CheckPin {
+        pin: &'a [u8],
+        record: &'a PinRecord,
+    },
+    /// The SO gives a role a new PIN (C_InitPIN). `record` is the one it replaces.
+    InitPin {
+        role: Role,
+        pin: &'a [u8],
+        record: Option<&'a PinRecord>,
+        others: &'a [PinRecord],
+        cost: PinCost,
+    },
+    /// The holder changes the PIN; needs no login.
+    SetPin {
+        old: &'a [u8],
+        new: &'a [u8],
+        record: &'a PinRecord,
+        others: &'a [PinRecord],
+        domain: &'a DomainToken,
+        cost: PinCost,
+    },
+
+    Create {
+        template: &'a Template<'a>,
+        place: Place,
+    },
+    GenerateKey {
+        mechanism: &'a Mechanism<'a>,
+        template: &'a Template<'a>,
+        place: Place,
+    },
+    GenerateKeyPair {
+        mechanism: &'a Mechanism<'a>,
+        public: &'a Template<'a>,
+        public_place: Place,
+        private: &'a Template<'a>,
+        private_place: Place,
+    },
+    Copy {
+        source: &'a Record,
+        template: &'a Template<'a>,
+        place: Place,
+    },
+    SetAttributes {
+        record: &'a Record,
+        template: &'a Template<'a>,
+    },
+    /// Answers whether the object may be destroyed.
+    CheckDestroy {
+        record: &'a Record,
+    },
+    View {
+        record: &'a Record,
+    },
+    /// One secret attribute of a key that is neither sensitive nor unextractable.
+    Reveal {
+        record: &'a Record,
+        attribute: AttributeType,
+    },
+    /// The keyed hash under which a private object's label or id is indexed.
+    IndexTag {
+        column: IndexColumn,
+        value: &'a [u8],
+    },
+
+    Wrap {
+        mechanism: &'a Mechanism<'a>,
+        wrapping: &'a Record,
+        key: &'a Record,
+    },
+    Unwrap {
+        mechanism: &'a Mechanism<'a>,
+        unwrapping: &'a Record,
+        wrapped: &'a [u8],
+        template: &'a Template<'a>,
+        place: Place,
+    },
+    Derive {
+        mechanism: &'a Mechanism<'a>,
+        base: &'a Record,
+        /// The key that `HkdfSalt::Key` names.
+        salt_key: Option<&'a Record>,
+        template: &'a Template<'a>,
+        place: Place,
+        /// One place for each additional key of SP 800-108.
+        additional_places: &'a [Place],
+    },
+
+    Random {
+        output: &'a mut [u8],
+    },
+    /// Mixes the caller's bytes into the generator.
+    Seed {
+        seed: &'a [u8],
+    },
+}
+
+#[derive(Debug)]
+pub enum Reply {
+    Done,
+    Founded {
+        domain: DomainToken,
+        so_pin: PinRecord,
+    },
+    LoggedIn(Ticket),
+    PinChanged(PinChange),
+    /// One record, two for a pair (public first), more for a derivation with additional keys.
+    Records(Vec<Record>),
+    View(Arc<View>),
+    Secret(Zeroizing<Vec<u8>>),
+    Bytes(Vec<u8>),
+}
+
+/// What an operation does; decides which usage attribute the key needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Function {
+    Encrypt,
+    Decrypt,
+    Digest,
+    Sign,
+    SignRecover,
+    Verify,
+    VerifyRecover,
+}
+
+/// The result of a call with an output buffer (PKCS#11 3.2 §5.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The output was written and is this long.
+    Written(usize),
+    /// No buffer was given, or it is too small: this many bytes are needed, and nothing changed.
+    Needed(usize),
+}
+
+/// A streaming operation: an object the channel hands out, fed until it is finished.
+///
+/// `output` is None when the caller only asks for the length. A method that answers
+/// [`Outcome::Needed`] has changed nothing and may be called again. After an error, or after
+/// `finish` or `one_shot` wrote, the operation is over. Methods that do not fit the operation's
+/// [`Function`] answer CKR_FUNCTION_NOT_SUPPORTED.
+pub trait Operation: Send {
+    /// Takes a part of the input. Ciphers may write; digests, signatures and verifications
+    /// write nothing (`Written(0)`).
+    fn update(&mut self, input: &[u8], output: Option<&mut [u8]>) -> Result<Outcome>;
+
+    /// Ends the operation and writes what is left: last block, tag, digest, signature.
+    fn finish(&mut self, output: Option<&mut [u8]>) -> Result<Outcome>;
+
+    /// The whole in one call. Input and output may not overlap (the ABI copies if they do).
+    fn one_shot(&mut self, input: &[u8], output: Option<&mut [u8]>) -> Result<Outcome>;
+
+    /// Ends a verification.
+    fn verify(&mut self, _signature: &[u8]) -> Result<()> {
+        Err(crate::error::ErrorKind::FunctionNotSupported.into())
+    }
+
+    /// A verification in one call.
+    fn verify_one_shot(&mut self, input: &[u8], signature: &[u8]) -> Result<()> {
+        self.update(input, None)?;
+        self.verify(signature)
+    }
+
+    /// Digests a secret key's value (C_DigestKey); the HSM has opened it and passes its value.
+    fn digest_key(&mut self, _key: &Record) -> Result<()> {
+        Err(crate::error::ErrorKind::FunctionNotSupported.into())
+    }
+
+    /// The state for C_GetOperationState, where it can be saved.
+    fn save(&self) -> Result<Vec<u8>> {
+        Err(crate::error::ErrorKind::StateUnsaveable.into())
+    }
+}

@@ -1,0 +1,1 @@
+//! The domain: its state and tokens, the PINs that open an embedded one, and sealing under its keys.

@@ -1,0 +1,84 @@
+//! The store: sealed records and the columns to find them by. It never sees a key in the clear.
+
+use crate::error::Result;
+use crate::hsm::{DomainToken, ObjectId, PinRecord, Record, Role};
+
+/// A token's own rows.
+#[derive(Debug, Clone)]
+pub struct Meta {
+    pub label: String,
+    /// 16 hexadecimal digits.
+    pub serial: String,
+    pub domain: DomainToken,
+    pub pins: Vec<Pin>,
+}
+
+/// A PIN record and its failure counter.
+#[derive(Debug, Clone)]
+pub struct Pin {
+    pub record: PinRecord,
+    pub failures: u32,
+}
+
+impl Meta {
+    pub fn pin(&self, role: &Role) -> Option<&Pin> {
+        self.pins.iter().find(|pin| pin.record.role == *role)
+    }
+}
+
+/// What to look for; None leaves a column open.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Filter {
+    pub class: Option<u64>,
+    pub key_type: Option<u64>,
+    pub private: Option<bool>,
+    /// Any of these column values (the label itself, its keyed hash).
+    pub labels: Option<Vec<Vec<u8>>>,
+    /// Any of these column values of CKA_ID.
+    pub ids: Option<Vec<Vec<u8>>>,
+    pub object: Option<ObjectId>,
+}
+
+/// The records of one token. Every write is durable when it returns; every write moves the counter.
+///
+/// A writer waits for others, bounded; then it gets CKR_FUNCTION_FAILED, nothing has changed, and
+/// the call may be tried again.
+pub trait Store: Send + Sync {
+    /// The commit counter: moves with every commit of every process. Costs no database read.
+    /// Odd while a commit is under way.
+    fn counter(&self) -> u64;
+
+    fn meta(&self) -> Result<Meta>;
+
+    /// Erases everything and starts the token anew (C_InitToken).
+    fn reset(&self, label: &str, serial: &str, domain: &DomainToken, so_pin: &PinRecord) -> Result<()>;
+
+    /// Commits a new domain token together with PIN records: all or nothing, and only if the store
+    /// still has version `domain.version - 1` and each record's generation is new. A record that
+    /// is written starts with no failures.
+    fn commit_domain(&self, domain: &DomainToken, pins: &[PinRecord]) -> Result<()>;
+
+    /// Counts an attempt *before* the PIN is hashed: CKR_PIN_LOCKED if `limit` failures are
+    /// already there, else adds one and answers the new count.
+    fn begin_attempt(&self, role: &Role, limit: u32) -> Result<u32>;
+
+    /// The attempt succeeded: no failures are left.
+    fn end_attempt(&self, role: &Role) -> Result<()>;
+
+    fn get(&self, object: &ObjectId) -> Result<Option<Record>>;
+
+    /// Adds new records, all or none.
+    fn insert(&self, records: &[Record]) -> Result<()>;
+
+    /// Replaces a record whose stored generation is `record.generation - 1`; else
+    /// CKR_FUNCTION_FAILED if it is another, CKR_OBJECT_HANDLE_INVALID if it is gone.
+    fn replace(&self, record: &Record) -> Result<()>;
+
+    /// Deletes a record; CKR_OBJECT_HANDLE_INVALID if it is gone.
+    fn delete(&self, object: &ObjectId) -> Result<()>;
+
+    /// The objects that match, in order of creation, at most `limit` after `after`.
+    fn find(&self, filter: &Filter, after: Option<&ObjectId>, limit: usize) -> Result<Vec<ObjectId>>;
+
+    fn count(&self) -> Result<u64>;
+}
