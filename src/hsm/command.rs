@@ -340,11 +340,6 @@ pub trait Operation: Send {
         self.verify(signature)
     }
 
-    /// Digests a secret key's value (C_DigestKey); the HSM has opened it and passes its value.
-    fn digest_key(&mut self, _key: &Record) -> Result<()> {
-        Err(crate::error::ErrorKind::FunctionNotSupported.into())
-    }
-
     /// The state for C_GetOperationState, where it can be saved.
     fn save(&self) -> Result<Vec<u8>> {
         Err(crate::error::ErrorKind::StateUnsaveable.into())

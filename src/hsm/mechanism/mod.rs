@@ -39,6 +39,9 @@ pub(super) struct Row {
     pub(super) generate_pair: Option<GeneratePairFn>,
     pub(super) wrap: Option<WrapFns>,
     pub(super) derive: Option<DeriveFn>,
+    /// Whether an unwrap tells, by failing or not, about the padding of the plaintext: such
+    /// unwraps are off unless configured.
+    pub(super) oracle_prone: bool,
 }
 
 /// Makes the operation. The key's usage, type and allowed mechanisms have been checked; `function`
@@ -95,6 +98,7 @@ impl Row {
         generate_pair: None,
         wrap: None,
         derive: None,
+        oracle_prone: false,
     };
 
     fn flags(&self) -> ck::CK_FLAGS {
