@@ -24,6 +24,15 @@ impl SecretBytes {
         &self.0
     }
 
+    pub(in crate::hsm) fn expose_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+
+    /// Keeps the first `len` bytes.
+    pub(in crate::hsm) fn truncate(&mut self, len: usize) {
+        self.0.truncate(len);
+    }
+
     pub(in crate::hsm) fn len(&self) -> usize {
         self.0.len()
     }
