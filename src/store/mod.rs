@@ -39,13 +39,24 @@ pub struct Filter {
     pub object: Option<ObjectId>,
 }
 
+/// An object that [`Store::find`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Its place in the order of creation, from 1; not a name for it.
+    pub row: u64,
+    pub object: ObjectId,
+}
+
 /// The records of one token. Every write is durable when it returns; every write moves the counter.
 ///
 /// A writer waits for others, bounded; then it gets CKR_FUNCTION_FAILED, nothing has changed, and
 /// the call may be tried again.
 pub trait Store: Send + Sync {
     /// The commit counter: moves with every commit of every process. Costs no database read.
-    /// Odd while a commit is under way.
+    ///
+    /// What was read while it had an even value is still true as long as it has that same value.
+    /// It is odd while a commit is under way, and after a process died in one until the next
+    /// commit or read puts it right: an odd value says nothing, so whoever sees one reads anew.
     fn counter(&self) -> u64;
 
     fn meta(&self) -> Result<Meta>;
@@ -77,8 +88,9 @@ pub trait Store: Send + Sync {
     /// Deletes a record; CKR_OBJECT_HANDLE_INVALID if it is gone.
     fn delete(&self, object: &ObjectId) -> Result<()>;
 
-    /// The objects that match, in order of creation, at most `limit` after `after`.
-    fn find(&self, filter: &Filter, after: Option<&ObjectId>, limit: usize) -> Result<Vec<ObjectId>>;
+    /// The objects that match, in order of creation: at most `limit` of those whose `row` is above
+    /// `after` (0 to begin). Objects that are deleted meanwhile do not disturb the sequence.
+    fn find(&self, filter: &Filter, after: u64, limit: usize) -> Result<Vec<Found>>;
 
     fn count(&self) -> Result<u64>;
 }
