@@ -30,6 +30,10 @@ impl Channel for InProcess {
         self.hsm.begin(ticket, function, mechanism, key)
     }
 
+    fn digest_key(&self, ticket: &Ticket, digest: &mut dyn Operation, key: &Record) -> Result<()> {
+        self.hsm.digest_key(ticket, digest, key)
+    }
+
     fn resume(&self, ticket: &Ticket, state: &[u8]) -> Result<Box<dyn Operation>> {
         self.hsm.resume(ticket, state)
     }

@@ -21,6 +21,10 @@ pub trait Channel: Send + Sync {
         key: Option<&Record>,
     ) -> Result<Box<dyn Operation>>;
 
+    /// Feeds a digest that this channel began with the value of a secret key (C_DigestKey).
+    /// CKR_KEY_INDIGESTIBLE if it is not a secret key.
+    fn digest_key(&self, ticket: &Ticket, digest: &mut dyn Operation, key: &Record) -> Result<()>;
+
     /// Continues a digest whose state was saved by [`Operation::save`].
     fn resume(&self, ticket: &Ticket, state: &[u8]) -> Result<Box<dyn Operation>>;
 }

@@ -37,6 +37,11 @@ impl Hsm {
         Err(ErrorKind::FunctionNotSupported.into())
     }
 
+    /// C_DigestKey: opens the key and feeds its value to `digest`.
+    pub fn digest_key(&self, _ticket: &Ticket, _digest: &mut dyn Operation, _key: &Record) -> Result<()> {
+        Err(ErrorKind::FunctionNotSupported.into())
+    }
+
     pub fn resume(&self, _ticket: &Ticket, _state: &[u8]) -> Result<Box<dyn Operation>> {
         Err(ErrorKind::FunctionNotSupported.into())
     }
