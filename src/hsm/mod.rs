@@ -47,6 +47,12 @@ impl Hsm {
     }
 }
 
+/// To be called first in a forked child (pthread_atfork): it forgets its parent's secret memory,
+/// which reads as zeros there, and begins its own. Async-signal-safe.
+pub fn after_fork_in_child() {
+    crypto::after_fork_in_child();
+}
+
 fn digest_of_record(bytes: &[u8]) -> [u8; 32] {
     use sha2::Digest;
     sha2::Sha256::digest(bytes).into()

@@ -1,7 +1,14 @@
 //! Primitives and secret memory. Nothing here is written by hand: it wraps AWS-LC and the
 //! RustCrypto crates of the domain protocols.
 
+mod arena;
 pub(super) mod aws_lc;
 mod secret;
 
 pub(super) use secret::SecretBytes;
+
+/// To be called in a forked child before anything else: it must not use its parent's secret memory.
+/// Async-signal-safe.
+pub(super) fn after_fork_in_child() {
+    arena::after_fork_in_child();
+}
