@@ -3,6 +3,14 @@
 //! `C_GetMechanismList`, `C_GetMechanismInfo`, the parser of the parameter, the checks before an
 //! operation and the README's table all come from the row.
 
+mod aes;
+mod aes_mac;
+mod digest;
+mod generic_secret;
+mod hmac;
+mod mac;
+mod wrap;
+
 use std::sync::{Arc, LazyLock};
 
 use cryptoki_sys as ck;
@@ -13,6 +21,9 @@ use super::key::{Key, Secrets};
 use super::params::{Mechanism, MechanismType, ParamShape};
 use super::value::Attributes;
 use crate::error::{ErrorKind, Result};
+
+pub(super) use digest::resume as resume_digest;
+pub(super) use wrap::unpad_zeros;
 
 /// A mechanism as the table has it.
 pub(super) struct Row {
@@ -25,7 +36,8 @@ pub(super) struct Row {
     /// CKF_EC_* and the like; the usage flags follow from the functions below.
     pub(super) extra_flags: ck::CK_FLAGS,
     pub(super) params: ParamShape,
-    /// Key types that may be used with it; empty for a digest or a generator.
+    /// Key types that may be used with it; of a generator, those it makes, the first one being
+    /// implied. Empty for a digest.
     pub(super) key_types: &'static [ck::CK_KEY_TYPE],
     /// Encrypt and decrypt.
     pub(super) cipher: Option<BeginFn>,
@@ -42,6 +54,9 @@ pub(super) struct Row {
     /// Whether an unwrap tells, by failing or not, about the padding of the plaintext: such
     /// unwraps are off unless configured.
     pub(super) oracle_prone: bool,
+    /// The block to which wrapping fills a key up with zeros, 0 if it does not: what is unwrapped
+    /// goes through [`unpad_zeros`].
+    pub(super) zero_pad: usize,
 }
 
 /// Makes the operation. The key's usage, type and allowed mechanisms have been checked; `function`
@@ -99,6 +114,7 @@ impl Row {
         wrap: None,
         derive: None,
         oracle_prone: false,
+        zero_pad: 0,
     };
 
     fn flags(&self) -> ck::CK_FLAGS {
@@ -121,8 +137,14 @@ impl Row {
     }
 }
 
+/// The front of the caller's buffer, exactly `need` bytes; None if there is no buffer or too small
+/// a one, for which the answer is [`Outcome::Needed`](super::command::Outcome::Needed).
+fn room(output: Option<&mut [u8]>, need: usize) -> Option<&mut [u8]> {
+    output.and_then(|output| output.get_mut(..need))
+}
+
 /// The families' tables.
-const FAMILIES: &[&[Row]] = &[];
+const FAMILIES: &[&[Row]] = &[digest::ROWS, generic_secret::ROWS, hmac::ROWS, aes::ROWS, aes_mac::ROWS];
 
 static TABLE: LazyLock<Vec<&'static Row>> = LazyLock::new(|| {
     let mut rows: Vec<&'static Row> = FAMILIES.iter().flat_map(|family| family.iter()).collect();
@@ -192,7 +214,7 @@ pub(super) struct KeyType {
 }
 
 /// The families' key types.
-const KEY_TYPES: &[&[KeyType]] = &[];
+const KEY_TYPES: &[&[KeyType]] = &[generic_secret::KEY_TYPES, hmac::KEY_TYPES, aes::KEY_TYPES];
 
 /// The row of a key type, if it is supported.
 pub(super) fn key_type(kind: ck::CK_KEY_TYPE) -> Option<&'static KeyType> {

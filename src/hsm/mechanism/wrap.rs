@@ -1,0 +1,97 @@
+//! Wrapping with a cipher: what the families' `WrapFns` share.
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::BeginFn;
+use crate::error::{Error, ErrorKind, Result};
+use crate::hsm::command::{Function, Outcome};
+use crate::hsm::crypto::SecretBytes;
+use crate::hsm::key::Key;
+use crate::hsm::params::Mechanism;
+
+/// Encrypts a key's bytes in one call.
+pub(super) fn wrap_with(begin: BeginFn, mechanism: &Mechanism<'_>, key: &Arc<Key>, plain: &[u8]) -> Result<Vec<u8>> {
+    let wrapped = || -> Result<Vec<u8>> {
+        let mut operation = begin(mechanism, Function::Encrypt, Arc::clone(key))?;
+        let (Outcome::Needed(len) | Outcome::Written(len)) = operation.one_shot(plain, None)?;
+        let mut wrapped = vec![0; len];
+        match operation.one_shot(plain, Some(&mut wrapped))? {
+            Outcome::Written(len) => wrapped.truncate(len),
+            Outcome::Needed(_) => return Err(ErrorKind::GeneralError.into()),
+        }
+        Ok(wrapped)
+    };
+    wrapped().map_err(|error| match error.kind() {
+        ErrorKind::KeySizeRange => ErrorKind::WrappingKeySizeRange.into(),
+        ErrorKind::DataLenRange => ErrorKind::KeySizeRange.into(),
+        _ => error,
+    })
+}
+
+/// The same, of the bytes filled up with zeros to whole blocks of `block` bytes, at least `least`.
+pub(super) fn wrap_zero_padded(
+    begin: BeginFn,
+    mechanism: &Mechanism<'_>,
+    key: &Arc<Key>,
+    plain: &[u8],
+    block: usize,
+    least: usize,
+) -> Result<Vec<u8>> {
+    let mut padded = Zeroizing::new(vec![0; plain.len().next_multiple_of(block).max(least)]);
+    padded[..plain.len()].copy_from_slice(plain);
+    wrap_with(begin, mechanism, key, &padded)
+}
+
+/// Decrypts a key's bytes in one call.
+pub(super) fn unwrap_with(
+    begin: BeginFn,
+    mechanism: &Mechanism<'_>,
+    key: &Arc<Key>,
+    wrapped: &[u8],
+) -> Result<SecretBytes> {
+    let plain = || -> Result<SecretBytes> {
+        let mut operation = begin(mechanism, Function::Decrypt, Arc::clone(key))?;
+        let (Outcome::Needed(len) | Outcome::Written(len)) = operation.one_shot(wrapped, None)?;
+        let mut plain = Zeroizing::new(vec![0; len]);
+        match operation.one_shot(wrapped, Some(&mut plain))? {
+            Outcome::Written(len) => SecretBytes::copy_of(plain.get(..len).unwrap_or_default()),
+            Outcome::Needed(_) => Err(ErrorKind::GeneralError.into()),
+        }
+    };
+    plain().map_err(unwrap_error)
+}
+
+/// One error for every reason that lies in the wrapped bytes, another for their length.
+fn unwrap_error(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::KeySizeRange => ErrorKind::UnwrappingKeySizeRange.into(),
+        ErrorKind::EncryptedDataLenRange | ErrorKind::DataLenRange => ErrorKind::WrappedKeyLenRange.into(),
+        ErrorKind::EncryptedDataInvalid => ErrorKind::WrappedKeyInvalid.into(),
+        _ => error,
+    }
+}
+
+/// Cuts the zeros off that the wrapping side of a mechanism with [`super::Row::zero_pad`] added.
+/// `want` is the template's CKA_VALUE_LEN, if it has one: it must be the length of a value that
+/// would have been padded to this one, and what is cut must be zeros, or else the key could be
+/// shortened by whoever unwraps it. CKR_WRAPPED_KEY_INVALID.
+pub(in crate::hsm) fn unpad_zeros(zero_pad: usize, plain: SecretBytes, want: Option<u64>) -> Result<SecretBytes> {
+    let Some(want) = want else { return Ok(plain) };
+    let (value, padding) = usize::try_from(want)
+        .ok()
+        .and_then(|want| plain.expose().split_at_checked(want))
+        .ok_or(ErrorKind::WrappedKeyInvalid)?;
+    if padding.is_empty() {
+        return Ok(plain);
+    }
+    // A key wrap pads one 8-byte block to the least that it takes, two.
+    let least = if zero_pad == 8 { 16 } else { zero_pad };
+    let expected = value.len().checked_next_multiple_of(zero_pad.max(1)).map(|len| len.max(least));
+    let zeros = padding.iter().fold(0, |all, byte| all | byte) == 0;
+    if value.is_empty() || expected != Some(plain.len()) || !zeros {
+        return Err(ErrorKind::WrappedKeyInvalid.into());
+    }
+    SecretBytes::copy_of(value)
+}
