@@ -3,8 +3,10 @@
 
 mod arena;
 pub(super) mod aws_lc;
+mod entropy;
 mod secret;
 
+pub(super) use entropy::Entropy;
 pub(super) use secret::SecretBytes;
 
 /// To be called in a forked child before anything else: it must not use its parent's secret memory.

@@ -105,6 +105,11 @@ impl<S: Sink> Encoder<S> {
         self.head(BYTES, value.len() as u64).raw(value)
     }
 
+    /// The head of a byte string; its `len` bytes follow.
+    pub(in crate::hsm) fn bytes_head(&mut self, len: usize) -> &mut Self {
+        self.head(BYTES, len as u64)
+    }
+
     pub(in crate::hsm) fn text(&mut self, value: &str) -> &mut Self {
         self.head(TEXT, value.len() as u64).raw(value.as_bytes())
     }
