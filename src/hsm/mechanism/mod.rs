@@ -4,11 +4,16 @@
 //! operation and the README's table all come from the row.
 
 mod aes;
+mod aes_gcm;
 mod aes_mac;
 mod digest;
 mod generic_secret;
+mod hkdf;
 mod hmac;
+mod key_wrap;
 mod mac;
+mod pbkdf2;
+mod sp800_108;
 mod wrap;
 
 use std::sync::{Arc, LazyLock};
@@ -23,7 +28,7 @@ use super::value::Attributes;
 use crate::error::{ErrorKind, Result};
 
 pub(super) use digest::resume as resume_digest;
-pub(super) use wrap::unpad_zeros;
+pub(super) use wrap::{unpad_private_key, unpad_zeros};
 
 /// A mechanism as the table has it.
 pub(super) struct Row {
@@ -55,7 +60,7 @@ pub(super) struct Row {
     /// unwraps are off unless configured.
     pub(super) oracle_prone: bool,
     /// The block to which wrapping fills a key up with zeros, 0 if it does not: what is unwrapped
-    /// goes through [`unpad_zeros`].
+    /// goes through [`unpad_zeros`], or [`unpad_private_key`].
     pub(super) zero_pad: usize,
 }
 
@@ -144,7 +149,18 @@ fn room(output: Option<&mut [u8]>, need: usize) -> Option<&mut [u8]> {
 }
 
 /// The families' tables.
-const FAMILIES: &[&[Row]] = &[digest::ROWS, generic_secret::ROWS, hmac::ROWS, aes::ROWS, aes_mac::ROWS];
+const FAMILIES: &[&[Row]] = &[
+    digest::ROWS,
+    generic_secret::ROWS,
+    hmac::ROWS,
+    aes::ROWS,
+    aes_gcm::ROWS,
+    key_wrap::ROWS,
+    aes_mac::ROWS,
+    hkdf::ROWS,
+    pbkdf2::ROWS,
+    sp800_108::ROWS,
+];
 
 static TABLE: LazyLock<Vec<&'static Row>> = LazyLock::new(|| {
     let mut rows: Vec<&'static Row> = FAMILIES.iter().flat_map(|family| family.iter()).collect();
@@ -214,7 +230,7 @@ pub(super) struct KeyType {
 }
 
 /// The families' key types.
-const KEY_TYPES: &[&[KeyType]] = &[generic_secret::KEY_TYPES, hmac::KEY_TYPES, aes::KEY_TYPES];
+const KEY_TYPES: &[&[KeyType]] = &[generic_secret::KEY_TYPES, hmac::KEY_TYPES, hkdf::KEY_TYPES, aes::KEY_TYPES];
 
 /// The row of a key type, if it is supported.
 pub(super) fn key_type(kind: ck::CK_KEY_TYPE) -> Option<&'static KeyType> {

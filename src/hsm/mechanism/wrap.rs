@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use der::{Decode, Header, Reader, SliceReader};
 use zeroize::Zeroizing;
 
 use super::BeginFn;
@@ -94,4 +95,55 @@ pub(in crate::hsm) fn unpad_zeros(zero_pad: usize, plain: SecretBytes, want: Opt
         return Err(ErrorKind::WrappedKeyInvalid.into());
     }
     SecretBytes::copy_of(value)
+}
+
+/// The same for a private key, whose encoding says how long it is.
+pub(in crate::hsm) fn unpad_private_key(zero_pad: usize, plain: SecretBytes) -> Result<SecretBytes> {
+    if zero_pad == 0 {
+        return Ok(plain);
+    }
+    let len = encoded_len(plain.expose()).ok_or(ErrorKind::WrappedKeyInvalid)?;
+    unpad_zeros(zero_pad, plain, Some(len))
+}
+
+/// The length of the DER value at the front of `bytes`, header included.
+fn encoded_len(bytes: &[u8]) -> Option<u64> {
+    let mut reader = SliceReader::new(bytes).ok()?;
+    let header = Header::decode(&mut reader).ok()?;
+    Some(u64::from(u32::from(header.length())) + u64::from(u32::from(reader.position())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unpadded(zero_pad: usize, plain: &[u8], want: Option<u64>) -> Option<Vec<u8>> {
+        let plain = SecretBytes::copy_of(plain).unwrap();
+        unpad_zeros(zero_pad, plain, want).ok().map(|value| value.expose().to_vec())
+    }
+
+    #[test]
+    fn only_what_padding_added_is_cut() {
+        assert_eq!(unpadded(16, &[7; 32], None), Some(vec![7; 32]));
+        assert_eq!(unpadded(16, &[7; 32], Some(32)), Some(vec![7; 32]));
+        assert_eq!(unpadded(16, &[&[7; 24][..], &[0; 8]].concat(), Some(24)), Some(vec![7; 24]));
+        assert_eq!(unpadded(8, &[&[7; 5][..], &[0; 11]].concat(), Some(5)), Some(vec![7; 5]));
+        assert_eq!(unpadded(16, &[7; 32], Some(24)), None, "not zeros");
+        assert_eq!(unpadded(16, &[&[7; 16][..], &[0; 16]].concat(), Some(16)), None, "a whole block");
+        assert_eq!(unpadded(16, &[0; 16], Some(0)), None);
+        assert_eq!(unpadded(16, &[7; 16], Some(17)), None);
+        assert_eq!(unpadded(16, &[7; 16], Some(u64::MAX)), None);
+        assert_eq!(unpadded(0, &[7, 0], Some(1)), None, "nothing is padded");
+    }
+
+    #[test]
+    fn a_private_key_ends_where_its_encoding_says() {
+        let encoded = [&[0x30, 0x82, 0x00, 0x0b][..], &[1; 11]].concat();
+        let long = [&[0x30, 11][..], &[1; 11], &[0; 3]].concat();
+        let cut = |bytes: &[u8]| unpad_private_key(8, SecretBytes::copy_of(bytes).unwrap()).map(|key| key.len()).ok();
+        assert_eq!(cut(&encoded), None, "the length is not in its shortest form");
+        assert_eq!(cut(&long), Some(13));
+        assert_eq!(cut(&long[..13]), Some(13));
+        assert_eq!(cut(&[]), None);
+    }
 }
