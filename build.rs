@@ -1,1 +1,183 @@
-fn main() {}
+//! Linker settings of the module, and its C headers, which are written to OUT_DIR.
+//!
+//! `conclave.h` has the KMS_ functions, `conclave_pkcs11.h` the C_ functions and what PKCS#11
+//! declares; the first comes from `src/abi`, the second from there and from `cryptoki-sys`.
+//! `tests/headers.rs` compares them with `include/`.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use cbindgen::{Builder, Config, DocumentationStyle, ExportConfig, Language, Style};
+
+fn main() {
+    // Never unloaded (AWS-LC leaves a hook at the thread's end), own symbols first, nothing lazy.
+    for argument in ["-z,nodelete", "-z,now", "-z,relro", "-Bsymbolic", "-soname,libconclave.so"] {
+        println!("cargo:rustc-cdylib-link-arg=-Wl,{argument}");
+    }
+    for path in ["build.rs", "Cargo.lock", ENTRY, VENDOR] {
+        println!("cargo:rerun-if-changed={path}");
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    println!("cargo:rustc-env=CONCLAVE_HEADERS={}", out.display());
+    let bindings = fs::read_to_string(bindings()).expect("the bindings of cryptoki-sys can be read");
+    write(&out.join("conclave_pkcs11.h"), &pkcs11_header(&bindings, &out));
+    write(&out.join("conclave.h"), &vendor_header());
+}
+
+const ENTRY: &str = "src/abi/entry";
+const VENDOR: &str = "src/abi/vendor.rs";
+
+/// Macros by which other pkcs11.h files are known: p11-kit's, OASIS's and NSS's, the one in the
+/// public domain, opencryptoki's; and the one constant that all of them define.
+const OTHERS: &[&str] =
+    &["PKCS11_H", "_PKCS11_H_", "_PKCS11T_H_", "_PD_PKCS11_", "_PKCS11TYPES_H", "CRYPTOKI_H", "CKR_OK"];
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+fn config(style: Style) -> Config {
+    Config {
+        language: Language::C,
+        cpp_compat: true,
+        no_includes: true,
+        style,
+        documentation_style: DocumentationStyle::C,
+        line_length: 110,
+        ..Config::default()
+    }
+}
+
+fn vendor_header() -> String {
+    let mut config = config(Style::Both);
+    config.export.include = vec!["KMS_FUNCTION_LIST".to_owned()];
+    let items = Builder::new().with_config(config).with_src(VENDOR).generate();
+    let items = text_of(items.expect("cbindgen understands the vendor's functions"));
+    format!(
+        "/* Conclave: the vendor's functions. Licence: Apache-2.0.\n   \
+            Generated from {VENDOR}; `make headers` writes it anew. */\n\
+         #ifndef CONCLAVE_H\n#define CONCLAVE_H\n\n\
+         #include \"conclave_pkcs11.h\"\n\n\
+         /* The name that C_GetInterface takes; the interface's list is a KMS_FUNCTION_LIST. */\n\
+         #define KMS_INTERFACE_NAME \"Vendor Conclave\"\n\n{items}\n#endif /* CONCLAVE_H */\n"
+    )
+}
+
+fn pkcs11_header(bindings: &str, out: &Path) -> String {
+    let (constants, rest) = split_constants(bindings);
+    // `type` is no keyword in C, and C has no suffix on lengths.
+    let rest = rest.replace("pub type_:", "pub r#type:").replace("usize]", "]");
+    let types = out.join("pkcs11_types.rs");
+    write(&types, &rest);
+    let structs = names(&rest, "pub struct ");
+    let include = structs.iter().cloned().chain(names(&rest, "pub type ")).collect();
+
+    let mut config = config(Style::Tag);
+    config.export = ExportConfig { include, ..ExportConfig::default() };
+    let items = Builder::new().with_config(config).with_src(types).with_src(Path::new(ENTRY).join("mod.rs")).generate();
+    let items = text_of(items.expect("cbindgen understands the entry points"));
+
+    let mut defines = String::new();
+    for (name, value) in constants {
+        let _ = writeln!(defines, "#define {name} {value}");
+    }
+    let typedefs: String = structs.iter().map(|name| format!("typedef struct {name} {name};\n")).collect();
+    let absent: Vec<_> = OTHERS.iter().map(|name| format!("!defined({name})")).collect();
+    format!(
+        "/* PKCS#11 3.2 as Conclave has it. Licence: Apache-2.0.\n   \
+            Generated from {ENTRY} and from the bindings of cryptoki-sys; `make headers` writes it anew.\n\n   \
+            It gives way to another pkcs11.h that was included before it; include that one first. */\n\
+         #ifndef CONCLAVE_PKCS11_H\n#define CONCLAVE_PKCS11_H\n\n\
+         #if {}\n\n\
+         #define CK_PTR *\n#ifndef NULL_PTR\n#define NULL_PTR 0\n#endif\n\
+         #define CK_UNAVAILABLE_INFORMATION (~0UL)\n{defines}\n{typedefs}\n{items}\n\
+         #endif /* no other pkcs11.h */\n\n#endif /* CONCLAVE_PKCS11_H */\n",
+        absent.join(" && ")
+    )
+}
+
+fn text_of(bindings: cbindgen::Bindings) -> String {
+    let mut text = Vec::new();
+    bindings.write(&mut text);
+    let text = String::from_utf8(text).expect("cbindgen writes UTF-8");
+    // A parameter that the code does not use has an underscore before its name.
+    let mut clean = String::with_capacity(text.len());
+    let mut before = ' ';
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let first = matches!(before, ' ' | '*' | '(');
+        if !(first && character == '_' && characters.peek().is_some_and(char::is_ascii_alphabetic)) {
+            clean.push(character);
+        }
+        before = character;
+    }
+    clean
+}
+
+/// The integer constants, as names and C literals, and the text without any constant.
+fn split_constants(bindings: &str) -> (Vec<(String, String)>, String) {
+    let mut constants = Vec::new();
+    let mut rest = String::new();
+    let mut lines = bindings.lines();
+    while let Some(line) = lines.next() {
+        let Some(first) = line.strip_prefix("pub const ") else {
+            rest.push_str(line);
+            rest.push('\n');
+            continue;
+        };
+        let mut constant = first.to_owned();
+        while !constant.ends_with(';') {
+            constant.push_str(lines.next().expect("a constant ends with a semicolon"));
+        }
+        let (name, value) = constant.split_once(':').expect("a constant has a type");
+        let (kind, value) = value.split_once('=').expect("a constant has a value");
+        if let Ok(number) = value.trim().trim_end_matches(';').parse::<u64>() {
+            let small = matches!(kind.trim(), "CK_BBOOL" | "CK_BYTE");
+            constants.push((name.to_owned(), if small { number.to_string() } else { format!("{number:#x}UL") }));
+        }
+    }
+    (constants, rest)
+}
+
+/// The names of PKCS#11 that are declared with `keyword`.
+fn names(source: &str, keyword: &str) -> Vec<String> {
+    let declared = source.lines().filter_map(|line| line.strip_prefix(keyword));
+    let names = declared.map(|rest| rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or(""));
+    names.filter(|name| name.starts_with("CK_")).map(str::to_owned).collect()
+}
+
+/// The committed bindings of the cryptoki-sys that Cargo.lock names. A target's own differ only in
+/// the layout that the compiler computes.
+fn bindings() -> PathBuf {
+    let version = locked_version("cryptoki-sys").expect("Cargo.lock names cryptoki-sys");
+    let package = in_registry(&format!("cryptoki-sys-{version}")).or_else(in_metadata);
+    let package = package.expect("the source of cryptoki-sys is in cargo's registry or known to `cargo metadata`");
+    package.join("src/bindings/x86_64-unknown-linux-gnu.rs")
+}
+
+fn locked_version(package: &str) -> Option<String> {
+    let lock = fs::read_to_string("Cargo.lock").ok()?;
+    let entry = lock.split("[[package]]").find(|entry| entry.contains(&format!("name = \"{package}\"\n")))?;
+    let version = entry.lines().find_map(|line| line.strip_prefix("version = "))?;
+    Some(version.trim_matches('"').to_owned())
+}
+
+fn in_registry(directory: &str) -> Option<PathBuf> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))?;
+    let registries = fs::read_dir(home.join("registry/src")).ok()?;
+    registries.flatten().map(|registry| registry.path().join(directory)).find(|path| path.is_dir())
+}
+
+/// Where cargo says that the package is: vendored, or in a registry elsewhere.
+fn in_metadata() -> Option<PathBuf> {
+    let mut cargo = Command::new(env::var_os("CARGO")?);
+    let output = cargo.args(["metadata", "--format-version", "1", "--offline"]).output().ok()?;
+    let metadata = String::from_utf8(output.stdout).ok()?;
+    let paths = metadata.split("\"manifest_path\":\"").skip(1).filter_map(|rest| rest.split('"').next());
+    paths.map(|path| PathBuf::from(path).parent().map(Path::to_owned)).find_map(|path| {
+        path.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cryptoki-sys")))
+    })
+}
