@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use cryptoki_sys as ck;
 
 use super::crypto::SecretBytes;
+use super::separation::Marks;
 use super::value::{AttributeType, Attributes};
 use crate::error::{ErrorKind, Result};
 
@@ -46,12 +47,14 @@ impl Secrets {
 pub(super) struct Key {
     pub(super) attributes: Attributes,
     pub(super) secrets: Secrets,
+    /// What was decided of it when it was made.
+    pub(super) marks: Marks,
     engines: Engines,
 }
 
 impl Key {
     pub(super) fn new(attributes: Attributes, secrets: Secrets) -> Self {
-        Self { attributes, secrets, engines: Engines::default() }
+        Self { attributes, secrets, marks: 0, engines: Engines::default() }
     }
 
     /// CKA_CLASS.

@@ -1,12 +1,15 @@
 //! The HSM boundary. Key material exists in the clear below this module only, and its private
 //! submodules are the only place that can name a type which holds it.
 
+mod attribute;
 mod command;
 mod crypto;
 mod domain;
+mod draft;
 mod key;
 mod mechanism;
 mod params;
+mod separation;
 mod value;
 
 pub use command::{

@@ -1,0 +1,78 @@
+//! Opened records by the digest of their sealed bytes: bounded, so that steady use costs no
+//! unsealing and memory does not grow with the number of keys.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::command::{Record, View};
+use super::key::Key;
+
+const SHARDS: usize = 16;
+const PER_SHARD: usize = 64;
+
+/// An opened object and what it was opened as.
+pub(super) struct Open {
+    pub(super) key: Arc<Key>,
+    pub(super) view: Arc<View>,
+    /// The record it came from, whose columns and identity were checked.
+    pub(super) record: Record,
+}
+
+type Shard = HashMap<[u8; 32], Arc<Open>, BuildHasherDefault<DigestHasher>>;
+
+#[derive(Default)]
+pub(super) struct Cache([RwLock<Shard>; SHARDS]);
+
+impl Cache {
+    pub(super) fn get(&self, digest: &[u8; 32]) -> Option<Arc<Open>> {
+        self.shard(digest).read().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+    }
+
+    pub(super) fn put(&self, open: Arc<Open>) {
+        let digest = *open.record.sealed.digest();
+        let mut evicted = Vec::new();
+        let mut shard = self.shard(&digest).write().unwrap_or_else(PoisonError::into_inner);
+        if shard.len() >= PER_SHARD {
+            // Any will do: the map's order is that of a digest.
+            let victims: Vec<_> = shard.keys().take(PER_SHARD / 4).copied().collect();
+            evicted.extend(victims.iter().filter_map(|victim| shard.remove(victim)));
+        }
+        shard.insert(digest, open);
+        drop(shard);
+        drop(evicted);
+    }
+
+    pub(super) fn forget(&self, digest: &[u8; 32]) {
+        self.shard(digest).write().unwrap_or_else(PoisonError::into_inner).remove(digest);
+    }
+
+    pub(super) fn clear(&self) {
+        for shard in &self.0 {
+            let all = std::mem::take(&mut *shard.write().unwrap_or_else(PoisonError::into_inner));
+            drop(all);
+        }
+    }
+
+    fn shard(&self, digest: &[u8; 32]) -> &RwLock<Shard> {
+        &self.0[usize::from(digest[31]) % SHARDS]
+    }
+}
+
+/// A digest is its own hash.
+#[derive(Default)]
+struct DigestHasher(u64);
+
+impl Hasher for DigestHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_ne_bytes(*first);
+        }
+    }
+
+    fn write_usize(&mut self, _len: usize) {}
+}

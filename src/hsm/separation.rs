@@ -1,0 +1,174 @@
+//! The rules that close the classic attacks on the PKCS#11 API: what wraps does not decrypt, and
+//! what is sensitive is wrapped only by keys that can do nothing else with it.
+//!
+//! Decided at creation and kept in the sealed record as [`Marks`], so that no later change of an
+//! attribute and no older record can undo it.
+
+use cryptoki_sys as ck;
+
+use super::attribute::{self, Classes, PRIVATE, PUBLIC, SECRET};
+use super::key::Key;
+use super::value::{AttributeType, Attributes, Template};
+use super::{draft, mechanism};
+use crate::error::{ErrorKind, Result};
+
+/// What was decided of a key when it was made; sealed with it, inherited by copies.
+pub(super) type Marks = u64;
+/// It may wrap sensitive keys: it wraps and does nothing that would read what it wrapped, was
+/// generated here, always sensitive, never extractable.
+pub(super) const WRAP_ONLY: Marks = 1;
+/// It was made to wrap or unwrap, not to decrypt: it never decrypts.
+pub(super) const MADE_TO_WRAP: Marks = 1 << 1;
+/// It was made to decrypt: it never comes to wrap or unwrap.
+pub(super) const MADE_TO_DECRYPT: Marks = 1 << 2;
+
+/// What a template explicitly asks of a key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Usages {
+    wraps: bool,
+    decrypts: bool,
+    any: bool,
+}
+
+impl Usages {
+    /// Reads the usage flags that are true in the templates (of both halves of a pair).
+    pub(super) fn asked(templates: &[&Template<'_>]) -> Result<Self> {
+        let mut usages = Self::default();
+        for template in templates {
+            for (kind, _) in &template.0 {
+                let (wraps, decrypts) = match *kind {
+                    ck::CKA_WRAP | ck::CKA_UNWRAP => (true, false),
+                    ck::CKA_ENCRYPT | ck::CKA_DECRYPT => (false, true),
+                    ck::CKA_SIGN | ck::CKA_VERIFY | ck::CKA_SIGN_RECOVER | ck::CKA_VERIFY_RECOVER | ck::CKA_DERIVE => {
+                        (false, false)
+                    }
+                    _ => continue,
+                };
+                if draft::bool_in(template, *kind)? == Some(true) {
+                    usages.any = true;
+                    usages.wraps |= wraps;
+                    usages.decrypts |= decrypts;
+                }
+            }
+        }
+        Ok(usages)
+    }
+}
+
+/// The default of a usage flag: true if keys of this type can do it, unless the template asked
+/// for the other side of wrap and decrypt.
+pub(super) fn default_usage(kind: AttributeType, class: Classes, sub: Option<u64>, asked: Usages) -> bool {
+    let able = sub.is_some_and(|sub| attribute::usages_of(class, sub).contains(&kind));
+    let separate = match kind {
+        ck::CKA_WRAP | ck::CKA_UNWRAP => asked.decrypts,
+        ck::CKA_ENCRYPT | ck::CKA_DECRYPT => asked.wraps,
+        _ => false,
+    };
+    able && !separate
+}
+
+/// The marks of a new secret or private key. A public key has those of its private half.
+pub(super) fn marks_of_new(attributes: &Attributes, class: Classes) -> Marks {
+    if class & (PRIVATE | SECRET) == 0 {
+        return 0;
+    }
+    let wraps = attributes.flag(ck::CKA_WRAP) || attributes.flag(ck::CKA_UNWRAP);
+    // A secret key that encrypts could make the key stream of what it wrapped.
+    let reads = attributes.flag(ck::CKA_DECRYPT) || (class == SECRET && attributes.flag(ck::CKA_ENCRYPT));
+    let confined = attributes.flag(ck::CKA_LOCAL)
+        && attributes.flag(ck::CKA_ALWAYS_SENSITIVE)
+        && attributes.flag(ck::CKA_NEVER_EXTRACTABLE);
+    let mut marks = 0;
+    if reads {
+        marks |= MADE_TO_DECRYPT;
+    } else if wraps {
+        marks |= MADE_TO_WRAP;
+        if confined {
+            marks |= WRAP_ONLY;
+        }
+    }
+    marks
+}
+
+/// DECRYPT cannot be added to a wrapping key, nor WRAP to a decrypting one.
+pub(super) fn check_change(current: &Key, changed: &Attributes) -> Result<()> {
+    let gains = |kind| changed.flag(kind) && !current.attributes.flag(kind);
+    let secret = current.class() == ck::CKO_SECRET_KEY;
+    let reads = gains(ck::CKA_DECRYPT) || (secret && gains(ck::CKA_ENCRYPT));
+    let wraps = gains(ck::CKA_UNWRAP) || (secret && gains(ck::CKA_WRAP));
+    let wrapper = current.marks & MADE_TO_WRAP != 0
+        || (secret && current.attributes.flag(ck::CKA_WRAP))
+        || current.attributes.flag(ck::CKA_UNWRAP);
+    let decrypter = current.marks & MADE_TO_DECRYPT != 0 || current.attributes.flag(ck::CKA_DECRYPT);
+    let both = wraps && reads;
+    if both || (reads && wrapper) || (wraps && decrypter) {
+        return Err(ErrorKind::TemplateInconsistent
+            .with("a key that wraps cannot come to decrypt, nor one that decrypts to wrap"));
+    }
+    Ok(())
+}
+
+/// Whether `wrapping` may wrap `key` with this mechanism. The caller has checked CKA_WRAP.
+pub(super) fn check_wrap(wrapping: &Key, key: &Key, mechanism: ck::CK_MECHANISM_TYPE, separation: bool) -> Result<()> {
+    let attributes = &key.attributes;
+    if !matches!(key.class(), ck::CKO_SECRET_KEY | ck::CKO_PRIVATE_KEY) {
+        return Err(ErrorKind::KeyNotWrappable.with("only secret and private keys are wrapped"));
+    }
+    if !attributes.flag(ck::CKA_EXTRACTABLE) {
+        return Err(ErrorKind::KeyUnextractable.into());
+    }
+    let trusted = wrapping.attributes.flag(ck::CKA_TRUSTED);
+    if attributes.flag(ck::CKA_WRAP_WITH_TRUSTED) && !trusted {
+        return Err(ErrorKind::KeyNotWrappable.with("CKA_WRAP_WITH_TRUSTED asks for a trusted wrapping key"));
+    }
+    if let Some(super::value::Value::Template(wanted)) = wrapping.attributes.get(ck::CKA_WRAP_TEMPLATE) {
+        if !draft::matches(attributes, wanted) {
+            return Err(ErrorKind::KeyHandleInvalid.with("the key does not match CKA_WRAP_TEMPLATE"));
+        }
+    }
+    if !attributes.flag(ck::CKA_SENSITIVE) || !separation {
+        return Ok(());
+    }
+    let reads = wrapping.attributes.flag(ck::CKA_DECRYPT)
+        || (wrapping.class() == ck::CKO_SECRET_KEY && wrapping.attributes.flag(ck::CKA_ENCRYPT));
+    if !(wrapping.marks & WRAP_ONLY != 0 || (trusted && !reads)) {
+        return Err(ErrorKind::KeyNotWrappable.with(
+            "a sensitive key is wrapped only by a trusted key, or by one made here to wrap and nothing else \
+             (CKA_WRAP without CKA_ENCRYPT and CKA_DECRYPT, sensitive, not extractable)",
+        ));
+    }
+    // With a caller's IV, two wraps under one key stream give the difference of the keys.
+    if matches!(mechanism, ck::CKM_AES_CTR | ck::CKM_AES_GCM) {
+        return Err(ErrorKind::KeyNotWrappable.with("a sensitive key is not wrapped with a stream mode"));
+    }
+    let needed = strength(key).min(112);
+    if strength(wrapping) < needed {
+        return Err(ErrorKind::WrappingKeySizeRange.with("the wrapping key is weaker than the key"));
+    }
+    Ok(())
+}
+
+/// What an unwrap gives is as secret as what the unwrapping key could have wrapped: if that key
+/// does not decrypt, neither does unwrapping with it show the plaintext.
+pub(super) fn check_unwrapped(unwrapping: &Key, new: &Attributes) -> Result<()> {
+    let decrypts = unwrapping.attributes.flag(ck::CKA_DECRYPT);
+    if !decrypts && !new.flag(ck::CKA_SENSITIVE) {
+        return Err(ErrorKind::TemplateInconsistent
+            .with("a key unwrapped by a key without CKA_DECRYPT must be CKA_SENSITIVE"));
+    }
+    Ok(())
+}
+
+/// The marks of a public key made with a private half: it wraps only if that half unwraps only.
+pub(super) fn marks_of_public(private: Marks) -> Marks {
+    private & (WRAP_ONLY | MADE_TO_WRAP)
+}
+
+fn strength(key: &Key) -> u32 {
+    mechanism::key_type(key.key_type()).map_or(0, |row| (row.strength)(key))
+}
+
+/// Whether the class takes part in the rules at all.
+pub(super) fn concerns(class: Classes) -> bool {
+    class & (PUBLIC | PRIVATE | SECRET) != 0
+}
