@@ -57,6 +57,10 @@ impl Key {
         Self { attributes, secrets, marks: 0, engines: Engines::default() }
     }
 
+    pub(super) fn from_parts((attributes, secrets, marks): (Attributes, Secrets, Marks)) -> Self {
+        Self { marks, ..Self::new(attributes, secrets) }
+    }
+
     /// CKA_CLASS.
     pub(super) fn class(&self) -> ck::CK_OBJECT_CLASS {
         self.attributes.ulong(ck::CKA_CLASS).unwrap_or(ck::CK_UNAVAILABLE_INFORMATION)

@@ -26,6 +26,12 @@ impl Attributes {
         Self::default()
     }
 
+    /// From items in strictly ascending order of their types.
+    pub(super) fn from_sorted(items: Vec<(AttributeType, Value)>) -> Self {
+        debug_assert!(items.is_sorted_by(|a, b| a.0 < b.0));
+        Self(items)
+    }
+
     pub fn get(&self, kind: AttributeType) -> Option<&Value> {
         self.position(kind).ok().map(|at| &self.0[at].1)
     }
