@@ -2,13 +2,19 @@
 //! submodules are the only place that can name a type which holds it.
 
 mod attribute;
+mod build;
+mod cache;
 mod command;
 mod crypto;
 mod domain;
 mod draft;
 mod key;
+mod login;
 mod mechanism;
+mod objects;
 mod params;
+mod random;
+mod record;
 mod separation;
 mod value;
 
@@ -20,33 +26,100 @@ pub use mechanism::{MechanismInfo, mechanism_info, mechanisms};
 pub use params::{HkdfSalt, Mechanism, MechanismType, Oaep, ParamShape, Params, PrfData, Pss, Secret};
 pub use value::{AttributeType, Attributes, Raw, Template, Value};
 
-use crate::error::{ErrorKind, Result};
+use std::sync::Arc;
 
-/// An HSM instance. See `core.rs` for the command set.
-pub struct Hsm {}
+use cryptoki_sys as ck;
+
+use crate::error::Result;
+
+/// What the configuration says of the HSM's rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// The rules of `separation.rs`; off for compatibility tests only.
+    pub key_separation: bool,
+    /// Whether C_UnwrapKey takes CKM_RSA_PKCS.
+    pub pkcs1_unwrap: bool,
+    /// Whether C_UnwrapKey takes CKM_AES_CBC_PAD.
+    pub cbc_pad_unwrap: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { key_separation: true, pkcs1_unwrap: false, cbc_pad_unwrap: false }
+    }
+}
+
+impl Settings {
+    /// Whether a mechanism whose unwrap is a padding oracle may be used.
+    pub fn allows_oracle(&self, mechanism: MechanismType) -> bool {
+        match mechanism {
+            ck::CKM_RSA_PKCS => self.pkcs1_unwrap,
+            _ => self.cbc_pad_unwrap,
+        }
+    }
+}
+
+/// In whose name a command is executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Public,
+    User,
+    So,
+}
+
+/// An HSM instance: the command set over the domain's keys and the records it is given.
+pub struct Hsm {
+    settings: Settings,
+    /// Seals session objects; lives and dies with this instance.
+    instance: Arc<domain::Sealer>,
+    login: login::Login,
+    cache: cache::Cache,
+}
 
 impl Hsm {
-    pub fn call(&self, _ticket: &Ticket, _command: Command<'_>) -> Result<Reply> {
-        Err(ErrorKind::FunctionNotSupported.into())
+    pub fn new(settings: Settings) -> Result<Self> {
+        Ok(Self {
+            settings,
+            instance: Arc::new(domain::Sealer::of_instance()?),
+            login: login::Login::default(),
+            cache: cache::Cache::default(),
+        })
     }
 
-    pub fn begin(
-        &self,
-        _ticket: &Ticket,
-        _function: Function,
-        _mechanism: &Mechanism<'_>,
-        _key: Option<&Record>,
-    ) -> Result<Box<dyn Operation>> {
-        Err(ErrorKind::FunctionNotSupported.into())
-    }
-
-    /// C_DigestKey: opens the key and feeds its value to `digest`.
-    pub fn digest_key(&self, _ticket: &Ticket, _digest: &mut dyn Operation, _key: &Record) -> Result<()> {
-        Err(ErrorKind::FunctionNotSupported.into())
-    }
-
-    pub fn resume(&self, _ticket: &Ticket, _state: &[u8]) -> Result<Box<dyn Operation>> {
-        Err(ErrorKind::FunctionNotSupported.into())
+    /// Executes one command in the name of the ticket's holder.
+    pub fn call(&self, ticket: &Ticket, command: Command<'_>) -> Result<Reply> {
+        match command {
+            Command::Found { label, serial, so_pin, cost } => self.found(label, serial, so_pin, cost),
+            Command::Adopt { domain } => self.adopt(domain),
+            Command::Login { pin, record, domain } => self.log_in(pin, record, domain),
+            Command::Logout => self.log_out(),
+            Command::CheckPin { pin, record } => self.check_pin(ticket, pin, record),
+            Command::InitPin { role, pin, record, others, cost } => {
+                self.init_pin(ticket, role, pin, record, others, cost)
+            }
+            Command::SetPin { old, new, record, others, domain, cost } => {
+                self.set_pin(old, new, record, others, domain, cost)
+            }
+            Command::Create { template, place } => self.create(ticket, template, place),
+            Command::GenerateKey { mechanism, template, place } => self.generate(ticket, mechanism, template, place),
+            Command::GenerateKeyPair { mechanism, public, public_place, private, private_place } => {
+                self.generate_pair(ticket, mechanism, (public, public_place), (private, private_place))
+            }
+            Command::Copy { source, template, place } => self.copy(ticket, source, template, place),
+            Command::SetAttributes { record, template } => self.set_attributes(ticket, record, template),
+            Command::CheckDestroy { record } => self.check_destroy(ticket, record),
+            Command::View { record } => self.view(ticket, record),
+            Command::Reveal { record, attribute } => self.reveal(ticket, record, attribute),
+            Command::IndexTag { column, value } => self.index_tag(ticket, column, value),
+            Command::Wrap { mechanism, wrapping, key } => self.wrap(ticket, mechanism, wrapping, key),
+            Command::Unwrap { mechanism, unwrapping, wrapped, template, place } => {
+                self.unwrap(ticket, mechanism, unwrapping, wrapped, (template, place))
+            }
+            Command::Derive { mechanism, base, salt_key, template, place, additional_places } => {
+                self.derive(ticket, mechanism, (base, salt_key), template, (place, additional_places))
+            }
+            Command::Random { output } => random::fill(output).map(|()| Reply::Done),
+        }
     }
 }
 
@@ -54,6 +127,7 @@ impl Hsm {
 /// which reads as zeros there, and begins its own. Async-signal-safe.
 pub fn after_fork_in_child() {
     crypto::after_fork_in_child();
+    random::after_fork_in_child();
 }
 
 fn digest_of_record(bytes: &[u8]) -> [u8; 32] {

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use zeroize::Zeroize;
 
-use crate::error::{ErrorKind, Result};
+use super::crypto::aws_lc;
+use crate::error::Result;
 
 const BUFFER: usize = 1024;
 /// Requests up to this many bytes come from the buffer.
@@ -33,14 +34,14 @@ pub(super) fn after_fork_in_child() {
 /// Fills `output` with random bytes.
 pub(super) fn fill(output: &mut [u8]) -> Result<()> {
     if output.len() > SMALL {
-        return aws_lc_rs::rand::fill(output).map_err(|_| ErrorKind::RandomNoRng.into());
+        return aws_lc::random::fill(output);
     }
     UNUSED.with(|buffer| {
         let mut buffer = buffer.borrow_mut();
         let buffer = &mut *buffer;
         let forks = FORKS.load(Ordering::Relaxed);
         if buffer.forks != forks || BUFFER - buffer.at < output.len() {
-            aws_lc_rs::rand::fill(&mut buffer.bytes).map_err(|_| ErrorKind::RandomNoRng)?;
+            aws_lc::random::fill(&mut buffer.bytes)?;
             buffer.at = 0;
             buffer.forks = forks;
         }

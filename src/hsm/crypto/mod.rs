@@ -14,3 +14,9 @@ pub(super) use secret::SecretBytes;
 pub(super) fn after_fork_in_child() {
     arena::after_fork_in_child();
 }
+
+/// SHA-1, for the identifiers and check values that the standards define with it.
+pub(super) fn sha1(data: &[u8]) -> [u8; 20] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, data);
+    digest.as_ref().first_chunk().copied().unwrap_or_default()
+}

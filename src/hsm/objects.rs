@@ -1,0 +1,366 @@
+//! The commands about objects: opening and sealing records, and what the ticket's holder may do
+//! with them.
+
+use std::sync::Arc;
+
+use cryptoki_sys as ck;
+
+use super::cache::Open;
+use super::command::{Columns, IndexColumn, ObjectId, Outcome, Place, Record, Reply, Sealed, Ticket, View};
+use super::domain::Sealer;
+use super::key::Key;
+use super::mechanism::{self, Row};
+use super::params::{Mechanism, MechanismType};
+use super::value::{AttributeType, Attributes, Template, Value};
+use super::{Access, Function, Hsm, Operation, build, random, record, separation};
+use crate::error::{Error, ErrorKind, Result};
+
+impl Hsm {
+    pub(super) fn create(&self, ticket: &Ticket, template: &Template<'_>, place: Place) -> Result<Reply> {
+        let access = self.access(ticket);
+        let key = build::create(template, access == Access::So)?;
+        self.new_record(access, key, place).map(one)
+    }
+
+    pub(super) fn generate(
+        &self,
+        ticket: &Ticket,
+        mechanism: &Mechanism<'_>,
+        template: &Template<'_>,
+        place: Place,
+    ) -> Result<Reply> {
+        let key = build::generate(mechanism::row(mechanism.kind)?, mechanism, template)?;
+        self.new_record(self.access(ticket), key, place).map(one)
+    }
+
+    pub(super) fn generate_pair(
+        &self,
+        ticket: &Ticket,
+        mechanism: &Mechanism<'_>,
+        (public, public_place): (&Template<'_>, Place),
+        (private, private_place): (&Template<'_>, Place),
+    ) -> Result<Reply> {
+        let access = self.access(ticket);
+        let (public, private) = build::generate_pair(mechanism::row(mechanism.kind)?, mechanism, public, private)?;
+        Ok(Reply::Records(vec![
+            self.new_record(access, public, public_place)?,
+            self.new_record(access, private, private_place)?,
+        ]))
+    }
+
+    pub(super) fn copy(
+        &self,
+        ticket: &Ticket,
+        source: &Record,
+        template: &Template<'_>,
+        place: Place,
+    ) -> Result<Reply> {
+        let access = self.access(ticket);
+        let source = self.open(access, source)?;
+        let key = build::copy(&source.key, template, access == Access::So, &self.settings)?;
+        self.new_record(access, key, place).map(one)
+    }
+
+    pub(super) fn set_attributes(&self, ticket: &Ticket, source: &Record, template: &Template<'_>) -> Result<Reply> {
+        let access = self.access(ticket);
+        let open = self.open(access, source)?;
+        let key = build::set_attributes(&open.key, template, access == Access::So, &self.settings)?;
+        let generation = source.generation.checked_add(1).ok_or(ErrorKind::DeviceError)?;
+        let record = self.seal(access, key, source.object, generation)?;
+        self.cache.forget(source.sealed.digest());
+        Ok(one(record))
+    }
+
+    pub(super) fn check_destroy(&self, ticket: &Ticket, record: &Record) -> Result<Reply> {
+        let access = self.access(ticket);
+        let open = self.open(access, record)?;
+        if open.key.attributes.flag(ck::CKA_TOKEN) && access == Access::Public {
+            return Err(ErrorKind::UserNotLoggedIn.into());
+        }
+        if !open.key.attributes.flag(ck::CKA_DESTROYABLE) {
+            return Err(ErrorKind::ActionProhibited.with("CKA_DESTROYABLE is false"));
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn view(&self, ticket: &Ticket, record: &Record) -> Result<Reply> {
+        self.open(self.access(ticket), record).map(|open| Reply::View(Arc::clone(&open.view)))
+    }
+
+    pub(super) fn reveal(&self, ticket: &Ticket, record: &Record, kind: AttributeType) -> Result<Reply> {
+        let open = self.open_with_secrets(self.access(ticket), record)?;
+        let secret = open.key.secrets.get(kind).ok_or(ErrorKind::AttributeTypeInvalid)?;
+        if !is_revealable(&open.key.attributes) {
+            return Err(ErrorKind::AttributeSensitive.into());
+        }
+        Ok(Reply::Secret(secret.to_vec().into()))
+    }
+
+    pub(super) fn index_tag(&self, ticket: &Ticket, column: IndexColumn, value: &[u8]) -> Result<Reply> {
+        if self.access(ticket) == Access::Public {
+            return Err(ErrorKind::UserNotLoggedIn.into());
+        }
+        Ok(Reply::Bytes(self.opened()?.index_key().tag(column, value)?.to_vec()))
+    }
+
+    pub(super) fn wrap(
+        &self,
+        ticket: &Ticket,
+        mechanism: &Mechanism<'_>,
+        wrapping: &Record,
+        key: &Record,
+    ) -> Result<Reply> {
+        let access = self.access(ticket);
+        let row = mechanism::row(mechanism.kind)?;
+        let functions = row.wrap.ok_or(ErrorKind::MechanismInvalid)?;
+        let wrapping = self.open_with_secrets(access, wrapping)?;
+        check_key(row, &wrapping.key, ck::CKA_WRAP, ErrorKind::WrappingKeyTypeInconsistent)?;
+        let key = self.open_with_secrets(access, key)?;
+        separation::check_wrap(&wrapping.key, &key.key, mechanism.kind, self.settings.key_separation)?;
+        let wrapped = match mechanism::key_type(key.key.key_type()).and_then(|row| row.to_pkcs8) {
+            Some(_) if !functions.private_keys => {
+                return Err(ErrorKind::KeyNotWrappable.with("this mechanism wraps secret keys only"));
+            }
+            Some(encode) => (functions.wrap)(mechanism, &wrapping.key, encode(&key.key)?.expose())?,
+            None => (functions.wrap)(mechanism, &wrapping.key, key.key.secret(ck::CKA_VALUE)?)?,
+        };
+        Ok(Reply::Bytes(wrapped))
+    }
+
+    pub(super) fn unwrap(
+        &self,
+        ticket: &Ticket,
+        mechanism: &Mechanism<'_>,
+        unwrapping: &Record,
+        wrapped: &[u8],
+        (template, place): (&Template<'_>, Place),
+    ) -> Result<Reply> {
+        let access = self.access(ticket);
+        let row = mechanism::row(mechanism.kind)?;
+        let functions = row.wrap.ok_or(ErrorKind::MechanismInvalid)?;
+        if row.oracle_prone && !self.settings.allows_oracle(mechanism.kind) {
+            return Err(ErrorKind::MechanismInvalid.with("unwrapping with this mechanism is off unless configured"));
+        }
+        let unwrapping = self.open_with_secrets(access, unwrapping)?;
+        check_key(row, &unwrapping.key, ck::CKA_UNWRAP, ErrorKind::UnwrappingKeyTypeInconsistent)?;
+        let plain = (functions.unwrap)(mechanism, &unwrapping.key, wrapped)?;
+        let zero_padded = matches!(mechanism.kind, ck::CKM_AES_ECB | ck::CKM_AES_CBC);
+        let key = build::unwrap(plain, &unwrapping.key, template, zero_padded, &self.settings)?;
+        self.new_record(access, key, place).map(one)
+    }
+
+    pub(super) fn derive(
+        &self,
+        ticket: &Ticket,
+        mechanism: &Mechanism<'_>,
+        (base, salt_key): (&Record, Option<&Record>),
+        template: &Template<'_>,
+        (place, additional_places): (Place, &[Place]),
+    ) -> Result<Reply> {
+        let access = self.access(ticket);
+        let row = mechanism::row(mechanism.kind)?;
+        let base = self.open_with_secrets(access, base)?;
+        check_key(row, &base.key, ck::CKA_DERIVE, ErrorKind::KeyTypeInconsistent)?;
+        let salt_key = salt_key.map(|record| self.open_with_secrets(access, record)).transpose()?;
+        let keys = build::derive(row, mechanism, &base.key, salt_key.as_ref().map(|open| &*open.key), template)?;
+        let places = std::iter::once(place).chain(additional_places.iter().copied().chain(std::iter::repeat(place)));
+        keys.into_iter()
+            .zip(places)
+            .map(|(key, place)| self.new_record(access, key, place))
+            .collect::<Result<_>>()
+            .map(Reply::Records)
+    }
+
+    /// Begins a streaming operation; `key` is None for a digest.
+    pub fn begin(
+        &self,
+        ticket: &Ticket,
+        function: Function,
+        mechanism: &Mechanism<'_>,
+        key: Option<&Record>,
+    ) -> Result<Box<dyn Operation>> {
+        let row = mechanism::row(mechanism.kind)?;
+        let (begin, usage) = match function {
+            Function::Digest => return row.digest.ok_or(ErrorKind::MechanismInvalid)?(mechanism),
+            Function::Encrypt => (row.cipher, ck::CKA_ENCRYPT),
+            Function::Decrypt => (row.cipher, ck::CKA_DECRYPT),
+            Function::Sign => (row.sign, ck::CKA_SIGN),
+            Function::Verify => (row.sign, ck::CKA_VERIFY),
+            Function::SignRecover => (row.recover, ck::CKA_SIGN_RECOVER),
+            Function::VerifyRecover => (row.recover, ck::CKA_VERIFY_RECOVER),
+        };
+        let begin = begin.ok_or(ErrorKind::MechanismInvalid)?;
+        let open = self.open_with_secrets(self.access(ticket), key.ok_or(ErrorKind::KeyHandleInvalid)?)?;
+        check_key(row, &open.key, usage, ErrorKind::KeyTypeInconsistent)?;
+        begin(mechanism, function, Arc::clone(&open.key))
+    }
+
+    /// C_DigestKey: feeds the value of a key that could be read anyway.
+    pub fn digest_key(&self, ticket: &Ticket, digest: &mut dyn Operation, key: &Record) -> Result<()> {
+        let open = self.open_with_secrets(self.access(ticket), key)?;
+        let attributes = &open.key.attributes;
+        if open.key.class() != ck::CKO_SECRET_KEY || !is_revealable(attributes) {
+            return Err(ErrorKind::KeyIndigestible.with("only a secret key whose value may be read is digested"));
+        }
+        match digest.update(open.key.secret(ck::CKA_VALUE)?, None)? {
+            Outcome::Written(_) => Ok(()),
+            Outcome::Needed(_) => Err(ErrorKind::GeneralError.into()),
+        }
+    }
+
+    /// Continues a digest from a saved state.
+    pub fn resume(&self, _ticket: &Ticket, state: &[u8]) -> Result<Box<dyn Operation>> {
+        mechanism::resume_digest(state)
+    }
+
+    /// A record's object, from the cache or unsealed, with everything about it checked.
+    fn open(&self, access: Access, record: &Record) -> Result<Arc<Open>> {
+        if let Some(open) = self.cache.get(record.sealed.digest()) {
+            if open.record != *record {
+                return Err(altered(record));
+            }
+            return may_see(access, &open.key).map(|()| open);
+        }
+        let key = match self.sealer_of(record)? {
+            Some(sealer) => record::open(record, &sealer)?,
+            None => record::read_unverified(record)?.0,
+        };
+        if self.columns(&key.attributes)? != record.columns || unique_id(&key.attributes) != record::hex(&record.object)
+        {
+            return Err(altered(record));
+        }
+        may_see(access, &key)?;
+        let open = Arc::new(Open { view: Arc::new(view(&key)), key: Arc::new(key), record: record.clone() });
+        self.cache.put(Arc::clone(&open));
+        Ok(open)
+    }
+
+    /// Like [`Self::open`], for a use of the key: what is sealed must have been opened.
+    fn open_with_secrets(&self, access: Access, record: &Record) -> Result<Arc<Open>> {
+        let open = self.open(access, record)?;
+        let needs = matches!(open.key.class(), ck::CKO_SECRET_KEY | ck::CKO_PRIVATE_KEY);
+        if needs && open.key.secrets.is_empty() {
+            return Err(ErrorKind::UserNotLoggedIn.into());
+        }
+        Ok(open)
+    }
+
+    /// What sealed the record: this instance, or the domain; None if the domain is not open.
+    fn sealer_of(&self, record: &Record) -> Result<Option<Arc<Sealer>>> {
+        let key_id = super::domain::key_id_of(record.sealed.as_bytes())?;
+        if key_id == *self.instance.key_id() {
+            return Ok(Some(Arc::clone(&self.instance)));
+        }
+        match self.opened() {
+            Ok(domain) => domain.sealer_for(&key_id).map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn new_record(&self, access: Access, mut key: Key, place: Place) -> Result<Record> {
+        let object: ObjectId = random::array()?;
+        key.attributes.set(ck::CKA_TOKEN, Value::Bool(place == Place::Token));
+        key.attributes.set(ck::CKA_UNIQUE_ID, Value::Bytes(record::hex(&object).into_bytes()));
+        self.seal(access, key, object, 1)
+    }
+
+    /// Seals an object and keeps it opened, since it is likely to be used next.
+    fn seal(&self, access: Access, key: Key, object: ObjectId, generation: u64) -> Result<Record> {
+        may_see(access, &key)?;
+        let sealer = if key.attributes.flag(ck::CKA_TOKEN) {
+            if access == Access::Public {
+                return Err(ErrorKind::UserNotLoggedIn.with("token objects are made and changed after login"));
+            }
+            self.opened()?.sealer()?
+        } else {
+            Arc::clone(&self.instance)
+        };
+        let sealed = Sealed::new(record::seal(&key, &object, generation, &sealer)?);
+        let record = Record { object, generation, columns: self.columns(&key.attributes)?, sealed };
+        self.cache.put(Arc::new(Open {
+            view: Arc::new(view(&key)),
+            key: Arc::new(key),
+            record: record.clone(),
+        }));
+        Ok(record)
+    }
+
+    fn columns(&self, attributes: &Attributes) -> Result<Columns> {
+        let private = attributes.flag(ck::CKA_PRIVATE);
+        let hidden = private && attributes.flag(ck::CKA_TOKEN);
+        let column = |kind, column| -> Result<Option<Vec<u8>>> {
+            match attributes.bytes(kind) {
+                None => Ok(None),
+                Some(value) if hidden => Ok(Some(self.opened()?.index_key().tag(column, value)?.to_vec())),
+                Some(value) => Ok(Some(value.to_vec())),
+            }
+        };
+        Ok(Columns {
+            class: attributes.ulong(ck::CKA_CLASS).unwrap_or(ck::CK_UNAVAILABLE_INFORMATION),
+            key_type: attributes.ulong(ck::CKA_KEY_TYPE).or_else(|| attributes.ulong(ck::CKA_CERTIFICATE_TYPE)),
+            private,
+            label: column(ck::CKA_LABEL, IndexColumn::Label)?,
+            id: column(ck::CKA_ID, IndexColumn::Id)?,
+        })
+    }
+}
+
+/// Private objects are the user's; the SO never sees them.
+fn may_see(access: Access, key: &Key) -> Result<()> {
+    if key.attributes.flag(ck::CKA_PRIVATE) && access != Access::User {
+        return Err(ErrorKind::UserNotLoggedIn.into());
+    }
+    Ok(())
+}
+
+/// The key's usage, type and allowed mechanisms.
+fn check_key(row: &Row, key: &Key, usage: AttributeType, wrong_type: ErrorKind) -> Result<()> {
+    if !key.attributes.flag(usage) {
+        return Err(ErrorKind::KeyFunctionNotPermitted.with(format!("the key's attribute {usage:#x} is false")));
+    }
+    if !row.key_types.contains(&key.key_type()) {
+        return Err(wrong_type.into());
+    }
+    match key.attributes.get(ck::CKA_ALLOWED_MECHANISMS) {
+        Some(Value::Mechanisms(allowed)) if !allows(allowed, row.kind) => {
+            Err(ErrorKind::MechanismInvalid.with("CKA_ALLOWED_MECHANISMS does not list the mechanism"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An empty list allows all (PKCS#11 3.2 §4.8).
+fn allows(allowed: &[MechanismType], kind: MechanismType) -> bool {
+    allowed.is_empty() || allowed.contains(&kind)
+}
+
+fn is_revealable(attributes: &Attributes) -> bool {
+    !attributes.flag(ck::CKA_SENSITIVE) && attributes.flag(ck::CKA_EXTRACTABLE)
+}
+
+fn view(key: &Key) -> View {
+    let revealable = is_revealable(&key.attributes);
+    let secrets = match mechanism::key_type(key.key_type()) {
+        // Also those that are sealed and not opened yet.
+        Some(row) if matches!(key.class(), ck::CKO_SECRET_KEY | ck::CKO_PRIVATE_KEY) => row
+            .secrets
+            .iter()
+            .filter(|kind| key.secrets.is_empty() || key.secrets.get(**kind).is_some())
+            .map(|kind| (*kind, revealable))
+            .collect(),
+        _ => Vec::new(),
+    };
+    View { attributes: key.attributes.clone(), secrets }
+}
+
+fn unique_id(attributes: &Attributes) -> &str {
+    attributes.bytes(ck::CKA_UNIQUE_ID).and_then(|id| std::str::from_utf8(id).ok()).unwrap_or_default()
+}
+
+fn altered(record: &Record) -> Error {
+    ErrorKind::DeviceError.with(format!("the row of object {} does not fit its sealed record", record::hex(&record.object)))
+}
+
+fn one(record: Record) -> Reply {
+    Reply::Records(vec![record])
+}
