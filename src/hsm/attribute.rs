@@ -118,8 +118,8 @@ const X509: &[u64] = &[ck::CKC_X_509];
 const X509_ATTRIBUTE: &[u64] = &[ck::CKC_X_509_ATTR_CERT];
 const X509_OR_WTLS: &[u64] = &[ck::CKC_X_509, ck::CKC_WTLS];
 
-use Missing::{Absent, Empty, Usage};
 use Form::{BigInt, Bool, Bytes, Date, Mechanisms, Template, Text, Ulong};
+use Missing::{Absent, Empty, Usage};
 
 const TRUE: Missing = Missing::Bool(true);
 const FALSE: Missing = Missing::Bool(false);
@@ -154,10 +154,7 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         Rule { default: Empty, ..typed(ck::CKA_ID, Bytes, CERTIFICATE, X509, MODIFY) },
         Rule { default: Empty, ..typed(ck::CKA_ISSUER, Bytes, CERTIFICATE, X509_OR_WTLS, MODIFY) },
         Rule { default: Empty, ..typed(ck::CKA_SERIAL_NUMBER, Bytes, CERTIFICATE, X509, MODIFY) },
-        Rule {
-            default: Missing::Ulong(0),
-            ..typed(ck::CKA_JAVA_MIDP_SECURITY_DOMAIN, Ulong, CERTIFICATE, X509, 0)
-        },
+        Rule { default: Missing::Ulong(0), ..typed(ck::CKA_JAVA_MIDP_SECURITY_DOMAIN, Ulong, CERTIFICATE, X509, 0) },
         Rule { default: Empty, ..typed(ck::CKA_HASH_OF_SUBJECT_PUBLIC_KEY, Bytes, CERTIFICATE, X509_OR_WTLS, 0) },
         Rule { default: Empty, ..typed(ck::CKA_HASH_OF_ISSUER_PUBLIC_KEY, Bytes, CERTIFICATE, X509_OR_WTLS, 0) },
         Rule {
@@ -175,13 +172,7 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         rule(ck::CKA_END_DATE, Date, KEYS, MODIFY, Empty),
         rule(ck::CKA_DERIVE, Bool, KEYS, MODIFY, Usage),
         rule(ck::CKA_LOCAL, Bool, KEYS, HSM_ONLY, FALSE),
-        rule(
-            ck::CKA_KEY_GEN_MECHANISM,
-            Ulong,
-            KEYS,
-            HSM_ONLY,
-            Missing::Ulong(ck::CK_UNAVAILABLE_INFORMATION),
-        ),
+        rule(ck::CKA_KEY_GEN_MECHANISM, Ulong, KEYS, HSM_ONLY, Missing::Ulong(ck::CK_UNAVAILABLE_INFORMATION)),
         rule(ck::CKA_ALLOWED_MECHANISMS, Mechanisms, KEYS, MODIFY, Absent),
         // Public and private keys (§4.9, §4.10)
         rule(ck::CKA_SUBJECT, Bytes, PUBLIC | PRIVATE, MODIFY, Empty),

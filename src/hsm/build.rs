@@ -76,8 +76,7 @@ pub(super) fn unwrap(
     let enforced = enforced(unwrapping, ck::CKA_UNWRAP_TEMPLATE);
     let encoded = draft::encode_values(&enforced);
     let template = draft::merge(template, &enforced, &encoded)?;
-    let mut draft =
-        Draft::new(&template, Origin::Unwrap, Implied::NOTHING, false, Usages::asked(&[&template])?)?;
+    let mut draft = Draft::new(&template, Origin::Unwrap, Implied::NOTHING, false, Usages::asked(&[&template])?)?;
     match draft.class {
         ck::CKO_SECRET_KEY => {
             let length = draft.attributes.ulong(ck::CKA_VALUE_LEN);

@@ -197,7 +197,11 @@ pub(super) fn matches(attributes: &Attributes, wanted: &Attributes) -> bool {
 
 /// Adds the attributes of a key's unwrap or derive template: one that the caller gives otherwise
 /// is CKR_TEMPLATE_INCONSISTENT. The bytes of `encoded` back the result.
-pub(super) fn merge<'a>(template: &Template<'a>, enforced: &Attributes, encoded: &'a [Vec<u8>]) -> Result<Template<'a>> {
+pub(super) fn merge<'a>(
+    template: &Template<'a>,
+    enforced: &Attributes,
+    encoded: &'a [Vec<u8>],
+) -> Result<Template<'a>> {
     let mut merged = template.clone();
     for ((kind, value), bytes) in enforced.iter().zip(encoded) {
         match template.get(kind) {
@@ -251,8 +255,9 @@ fn sub_type(template: &Template<'_>, bit: Classes, implied: Implied) -> Result<O
 }
 
 fn find(kind: AttributeType, class: Classes, sub: Option<u64>) -> Result<&'static Rule> {
-    attribute::find(kind, class, sub)
-        .ok_or_else(|| ErrorKind::AttributeTypeInvalid.with(format!("attribute {kind:#x} does not belong to the object")))
+    attribute::find(kind, class, sub).ok_or_else(|| {
+        ErrorKind::AttributeTypeInvalid.with(format!("attribute {kind:#x} does not belong to the object"))
+    })
 }
 
 fn material(kind: AttributeType, raw: &Raw<'_>) -> Result<SecretBytes> {
@@ -324,9 +329,7 @@ fn boolean(kind: AttributeType, raw: &Raw<'_>) -> Result<bool> {
 
 fn ulong(kind: AttributeType, raw: &Raw<'_>) -> Result<u64> {
     match raw {
-        Raw::Bytes(bytes) => {
-            (*bytes).try_into().map(ck::CK_ULONG::from_ne_bytes).map_err(|_| invalid(kind))
-        }
+        Raw::Bytes(bytes) => (*bytes).try_into().map(ck::CK_ULONG::from_ne_bytes).map_err(|_| invalid(kind)),
         Raw::Template(_) => Err(invalid(kind)),
     }
 }

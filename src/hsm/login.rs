@@ -18,9 +18,15 @@ pub(super) struct Login {
 
 pub(super) struct Opened {}
 impl Opened {
-    pub(super) fn index_key(&self) -> &super::domain::IndexKey { unimplemented!() }
-    pub(super) fn sealer(&self) -> Result<Arc<super::domain::Sealer>> { unimplemented!() }
-    pub(super) fn sealer_for(&self, _: &super::domain::KeyId) -> Result<Arc<super::domain::Sealer>> { unimplemented!() }
+    pub(super) fn index_key(&self) -> &super::domain::IndexKey {
+        unreachable!("nothing opens the domain yet")
+    }
+    pub(super) fn sealer(&self) -> Result<Arc<super::domain::Sealer>> {
+        Err(ErrorKind::FunctionNotSupported.into())
+    }
+    pub(super) fn sealer_for(&self, _: &super::domain::KeyId) -> Result<Arc<super::domain::Sealer>> {
+        Err(ErrorKind::FunctionNotSupported.into())
+    }
 }
 
 impl Hsm {
@@ -45,11 +51,41 @@ impl Hsm {
         let opened = self.login.opened.read().unwrap_or_else(PoisonError::into_inner);
         opened.clone().ok_or_else(|| ErrorKind::UserNotLoggedIn.into())
     }
-    pub(super) fn found(&self, _: &str, _: &str, _: &[u8], _: PinCost) -> Result<Reply> { unimplemented!() }
-    pub(super) fn adopt(&self, _: &DomainToken) -> Result<Reply> { unimplemented!() }
-    pub(super) fn log_in(&self, _: &[u8], _: &PinRecord, _: &DomainToken) -> Result<Reply> { unimplemented!() }
-    pub(super) fn log_out(&self) -> Result<Reply> { unimplemented!() }
-    pub(super) fn check_pin(&self, _: &Ticket, _: &[u8], _: &PinRecord) -> Result<Reply> { unimplemented!() }
-    pub(super) fn init_pin(&self, _: &Ticket, _: Role, _: &[u8], _: Option<&PinRecord>, _: &[PinRecord], _: PinCost) -> Result<Reply> { unimplemented!() }
-    pub(super) fn set_pin(&self, _: &[u8], _: &[u8], _: &PinRecord, _: &[PinRecord], _: &DomainToken, _: PinCost) -> Result<Reply> { unimplemented!() }
+    pub(super) fn found(&self, _: &str, _: &str, _: &[u8], _: PinCost) -> Result<Reply> {
+        Err(ErrorKind::FunctionNotSupported.into())
+    }
+    pub(super) fn adopt(&self, _: &DomainToken) -> Result<Reply> {
+        Err(ErrorKind::FunctionNotSupported.into())
+    }
+    pub(super) fn log_in(&self, _: &[u8], _: &PinRecord, _: &DomainToken) -> Result<Reply> {
+        Err(ErrorKind::FunctionNotSupported.into())
+    }
+    pub(super) fn log_out(&self) -> Result<Reply> {
+        Err(ErrorKind::FunctionNotSupported.into())
+    }
+    pub(super) fn check_pin(&self, _: &Ticket, _: &[u8], _: &PinRecord) -> Result<Reply> {
+        Err(ErrorKind::FunctionNotSupported.into())
+    }
+    pub(super) fn init_pin(
+        &self,
+        _: &Ticket,
+        _: Role,
+        _: &[u8],
+        _: Option<&PinRecord>,
+        _: &[PinRecord],
+        _: PinCost,
+    ) -> Result<Reply> {
+        Err(ErrorKind::FunctionNotSupported.into())
+    }
+    pub(super) fn set_pin(
+        &self,
+        _: &[u8],
+        _: &[u8],
+        _: &PinRecord,
+        _: &[PinRecord],
+        _: &DomainToken,
+        _: PinCost,
+    ) -> Result<Reply> {
+        Err(ErrorKind::FunctionNotSupported.into())
+    }
 }

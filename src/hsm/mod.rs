@@ -134,3 +134,6 @@ fn digest_of_record(bytes: &[u8]) -> [u8; 32] {
     use sha2::Digest;
     sha2::Sha256::digest(bytes).into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -223,7 +223,7 @@ impl Hsm {
         }
         let key = match self.sealer_of(record)? {
             Some(sealer) => record::open(record, &sealer)?,
-            None => record::read_unverified(record)?.0,
+            None => record::read_unverified(record)?,
         };
         if self.columns(&key.attributes)? != record.columns || unique_id(&key.attributes) != record::hex(&record.object)
         {
@@ -277,11 +277,7 @@ impl Hsm {
         };
         let sealed = Sealed::new(record::seal(&key, &object, generation, &sealer)?);
         let record = Record { object, generation, columns: self.columns(&key.attributes)?, sealed };
-        self.cache.put(Arc::new(Open {
-            view: Arc::new(view(&key)),
-            key: Arc::new(key),
-            record: record.clone(),
-        }));
+        self.cache.put(Arc::new(Open { view: Arc::new(view(&key)), key: Arc::new(key), record: record.clone() }));
         Ok(record)
     }
 
@@ -358,7 +354,8 @@ fn unique_id(attributes: &Attributes) -> &str {
 }
 
 fn altered(record: &Record) -> Error {
-    ErrorKind::DeviceError.with(format!("the row of object {} does not fit its sealed record", record::hex(&record.object)))
+    ErrorKind::DeviceError
+        .with(format!("the row of object {} does not fit its sealed record", record::hex(&record.object)))
 }
 
 fn one(record: Record) -> Reply {

@@ -74,19 +74,22 @@ pub(super) fn open(record: &Record, sealer: &Sealer) -> Result<Key> {
 
 /// Reads the clear attributes of a public object without verifying them; what only a verified
 /// object may claim (TRUSTED, WRAP) is taken away. CKR_USER_NOT_LOGGED_IN for a private object.
-/// The flag says whether it has key material.
-pub(super) fn read_unverified(record: &Record) -> Result<(Key, bool)> {
+/// Only token objects are ever read so.
+pub(super) fn read_unverified(record: &Record) -> Result<Key> {
     if record.columns.private {
         return Err(ErrorKind::UserNotLoggedIn.into());
     }
     let clear = domain::unverified(kind_of(record.columns.class), record.sealed.as_bytes())?;
     let mut public = read_public(clear).map_err(|malformed| damaged(record, malformed.0))?;
+    if !public.attributes.flag(ck::CKA_TOKEN) {
+        return Err(damaged(record, "a session object of another instance"));
+    }
     for claimed in [ck::CKA_TRUSTED, ck::CKA_WRAP] {
         if public.attributes.flag(claimed) {
             public.attributes.set(claimed, Value::Bool(false));
         }
     }
-    Ok((Key::from_parts((public.attributes, Secrets::new(), 0)), public.sealed.is_some()))
+    Ok(Key::from_parts((public.attributes, Secrets::new(), 0)))
 }
 
 struct Public<'a> {
@@ -141,7 +144,7 @@ fn write_secrets<S: Sink>(out: &mut Encoder<S>, secrets: &Secrets) {
     }
 }
 
-fn write_attributes<S: Sink>(out: &mut Encoder<S>, attributes: &Attributes) {
+fn write_attributes<'e, S: Sink>(out: &'e mut Encoder<S>, attributes: &Attributes) -> &'e mut Encoder<S> {
     out.map(attributes.len());
     for (kind, value) in attributes.iter() {
         out.uint(kind);
@@ -152,12 +155,10 @@ fn write_attributes<S: Sink>(out: &mut Encoder<S>, attributes: &Attributes) {
             Value::Mechanisms(list) => out.list(list, |out, mechanism| {
                 out.uint(*mechanism);
             }),
-            Value::Template(nested) => {
-                write_attributes(out, nested);
-                out
-            }
+            Value::Template(nested) => write_attributes(out, nested),
         };
     }
+    out
 }
 
 fn read_attributes(d: &mut Decoder<'_>, nesting: bool) -> Decoded<Attributes> {

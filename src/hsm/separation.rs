@@ -153,8 +153,9 @@ pub(super) fn check_wrap(wrapping: &Key, key: &Key, mechanism: ck::CK_MECHANISM_
 pub(super) fn check_unwrapped(unwrapping: &Key, new: &Attributes) -> Result<()> {
     let decrypts = unwrapping.attributes.flag(ck::CKA_DECRYPT);
     if !decrypts && !new.flag(ck::CKA_SENSITIVE) {
-        return Err(ErrorKind::TemplateInconsistent
-            .with("a key unwrapped by a key without CKA_DECRYPT must be CKA_SENSITIVE"));
+        return Err(
+            ErrorKind::TemplateInconsistent.with("a key unwrapped by a key without CKA_DECRYPT must be CKA_SENSITIVE")
+        );
     }
     Ok(())
 }

@@ -194,7 +194,7 @@ impl From<Malformed> for Error {
     }
 }
 
-type Decoded<T> = std::result::Result<T, Malformed>;
+pub(in crate::hsm) type Decoded<T> = std::result::Result<T, Malformed>;
 
 /// Reads items one after the other; each method fails unless the next item is what it names.
 #[derive(Clone)]
