@@ -1,7 +1,18 @@
 //! The store: sealed records and the columns to find them by. It never sees a key in the clear.
 
-use crate::error::Result;
+use std::path::Path;
+
+use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::{DomainToken, ObjectId, PinRecord, Record, Role};
+
+mod counter;
+mod directory;
+pub mod fork;
+mod lock;
+mod sqlite;
+
+pub use directory::{Directory, Slot};
+pub use sqlite::SqliteStore;
 
 /// A token's own rows.
 #[derive(Debug, Clone)]
@@ -93,4 +104,16 @@ pub trait Store: Send + Sync {
     fn find(&self, filter: &Filter, after: u64, limit: usize) -> Result<Vec<Found>>;
 
     fn count(&self) -> Result<u64>;
+}
+
+/// What a failed call of the file system means to a caller of PKCS#11.
+fn io_error(path: &Path, error: &std::io::Error) -> Error {
+    use std::io::ErrorKind as Io;
+    let kind = match error.kind() {
+        Io::NotFound => ErrorKind::DeviceRemoved,
+        Io::StorageFull | Io::QuotaExceeded => ErrorKind::DeviceMemory,
+        Io::ReadOnlyFilesystem => ErrorKind::TokenWriteProtected,
+        _ => ErrorKind::DeviceError,
+    };
+    kind.with(format!("{}: {error}", path.display()))
 }

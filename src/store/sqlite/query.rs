@@ -1,0 +1,173 @@
+//! The reads.
+
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OptionalExtension, Result, Row, params_from_iter};
+
+use crate::hsm::{Columns, DomainToken, ObjectId, PinRecord, Record, Role, Sealed};
+use crate::store::{Filter, Found, Meta, Pin};
+
+/// None if the token was destroyed.
+pub(super) fn meta(on: &Connection) -> Result<Option<Meta>> {
+    // One transaction, so that all is of one moment; dropping it ends it.
+    let on = on.unchecked_transaction()?;
+    let names = on
+        .prepare_cached("SELECT label, serial FROM meta")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((label, serial)) = names else { return Ok(None) };
+    let domain = on
+        .prepare_cached("SELECT version, bytes FROM domain ORDER BY version DESC LIMIT 1")?
+        .query_row([], |row| Ok(DomainToken { version: row.get::<_, i64>(0)?.cast_unsigned(), bytes: row.get(1)? }))?;
+    let pins = on
+        .prepare_cached("SELECT role, name, generation, failures, sealed FROM pins ORDER BY role, name")?
+        .query_map([], pin)?
+        .collect::<Result<_>>()?;
+    Ok(Some(Meta { label, serial, domain, pins }))
+}
+
+fn pin(row: &Row<'_>) -> Result<Pin> {
+    let role = match row.get(0)? {
+        0 => Role::So,
+        1 => Role::User,
+        2 => Role::Named(row.get(1)?),
+        other => return Err(rusqlite::Error::IntegralValueOutOfRange(0, other)),
+    };
+    let record = PinRecord { role, generation: row.get::<_, i64>(2)?.cast_unsigned(), sealed: row.get(4)? };
+    Ok(Pin { record, failures: row.get(3)? })
+}
+
+pub(super) fn get(on: &Connection, object: &ObjectId) -> Result<Option<Record>> {
+    on.prepare_cached(
+        "SELECT generation, class, key_type, private, label, ckaid, sealed FROM objects WHERE object = ?1",
+    )?
+    .query_row([object], |row| {
+        let number = |index| row.get::<_, Option<i64>>(index).map(|number| number.map(i64::cast_unsigned));
+        Ok(Record {
+            object: *object,
+            generation: row.get::<_, i64>(0)?.cast_unsigned(),
+            columns: Columns {
+                class: row.get::<_, i64>(1)?.cast_unsigned(),
+                key_type: number(2)?,
+                private: row.get(3)?,
+                label: row.get(4)?,
+                id: row.get(5)?,
+            },
+            sealed: Sealed::new(row.get(6)?),
+        })
+    })
+    .optional()
+}
+
+pub(super) fn find(on: &Connection, filter: &Filter, after: u64, limit: usize) -> Result<Vec<Found>> {
+    let Some((sql, mut values)) = search(filter) else { return Ok(Vec::new()) };
+    values.push(integer(after));
+    values.push(integer(limit.try_into().unwrap_or(u64::MAX)));
+    on.prepare_cached(&sql)?
+        .query_map(params_from_iter(values), |row| {
+            Ok(Found { row: row.get::<_, i64>(0)?.cast_unsigned(), object: row.get(1)? })
+        })?
+        .collect()
+}
+
+pub(super) fn count(on: &Connection) -> Result<u64> {
+    on.prepare_cached("SELECT count(*) FROM objects")?.query_row([], |row| Ok(row.get::<_, i64>(0)?.cast_unsigned()))
+}
+
+/// The query for a filter and its values, without the last two: `after` and the limit. None if
+/// nothing can match.
+///
+/// One index is chosen here and the other columns are kept from SQLite's planner by a `+`: it has
+/// no statistics, and might take the class for as selective as the label.
+fn search(filter: &Filter) -> Option<(String, Vec<ToSqlOutput<'_>>)> {
+    let mut search = Search { sql: "SELECT row, object FROM objects WHERE ".to_owned(), values: Vec::new() };
+    let mut indexed = false;
+    if let Some(object) = &filter.object {
+        search.any("object", [object.as_slice()].into_iter(), &mut indexed);
+    }
+    for (name, any) in [("ckaid", &filter.ids), ("label", &filter.labels)] {
+        match any {
+            Some(any) if any.is_empty() => return None,
+            Some(any) => search.any(name, any.iter().map(Vec::as_slice), &mut indexed),
+            None => {}
+        }
+    }
+    // Class and key type have an index in common; neither of the others is worth one.
+    let by_class = !indexed && filter.class.is_some();
+    search.equal("class", filter.class, by_class);
+    search.equal("key_type", filter.key_type, by_class);
+    search.equal("private", filter.private.map(u64::from), false);
+    search.sql.push_str("row > ? ORDER BY row LIMIT ?");
+    Some((search.sql, search.values))
+}
+
+struct Search<'a> {
+    sql: String,
+    values: Vec<ToSqlOutput<'a>>,
+}
+
+impl<'a> Search<'a> {
+    /// The column has one of the values. By its index, unless one was chosen already.
+    fn any(&mut self, name: &str, values: impl ExactSizeIterator<Item = &'a [u8]>, indexed: &mut bool) {
+        self.column(name, !std::mem::replace(indexed, true));
+        self.sql.push_str(" IN (?");
+        self.sql.extend(std::iter::repeat_n(",?", values.len().saturating_sub(1)));
+        self.sql.push_str(") AND ");
+        self.values.extend(values.map(|value| ToSqlOutput::Borrowed(ValueRef::Blob(value))));
+    }
+
+    fn equal(&mut self, name: &str, value: Option<u64>, by_index: bool) {
+        if let Some(value) = value {
+            self.column(name, by_index);
+            self.sql.push_str(" = ? AND ");
+            self.values.push(integer(value));
+        }
+    }
+
+    fn column(&mut self, name: &str, by_index: bool) {
+        self.sql.push_str(if by_index { "" } else { "+" });
+        self.sql.push_str(name);
+    }
+}
+
+/// The bit pattern, as the columns have it.
+fn integer(number: u64) -> ToSqlOutput<'static> {
+    ToSqlOutput::Borrowed(ValueRef::Integer(number.cast_signed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::schema;
+
+    fn plan(connection: &Connection, filter: &Filter) -> String {
+        let (sql, mut values) = search(filter).unwrap();
+        values.extend([integer(0), integer(10)]);
+        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let rows = statement.query_map(params_from_iter(values), |row| row.get::<_, String>(3)).unwrap();
+        rows.map(|row| row.unwrap()).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn each_search_uses_the_index_it_should() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = schema::for_tests(&dir.path().join("token.db"));
+        let class = Some(4);
+        let one = Some(vec![b"a".to_vec()]);
+        let two = Some(vec![b"a".to_vec(), b"b".to_vec()]);
+        let filter = Filter::default;
+        for (filter, index) in [
+            (Filter { labels: one.clone(), ..filter() }, "INDEX objects_label (label=?"),
+            (Filter { labels: two.clone(), ..filter() }, "INDEX objects_label (label=?"),
+            (Filter { labels: two.clone(), class, key_type: Some(1), ..filter() }, "INDEX objects_label (label=?"),
+            (Filter { ids: two.clone(), class, ..filter() }, "INDEX objects_ckaid (ckaid=?"),
+            (Filter { ids: one, labels: two, private: Some(true), ..filter() }, "INDEX objects_ckaid (ckaid=?"),
+            (Filter { class, ..filter() }, "INDEX objects_class (class=?"),
+            (Filter { class, key_type: Some(3), ..filter() }, "INDEX objects_class_type (class=? AND key_type=?"),
+            (Filter { object: Some([1; 16]), class, ..filter() }, "INDEX sqlite_autoindex_objects_1 (object=?"),
+            (filter(), "USING INTEGER PRIMARY KEY (rowid>?)"),
+        ] {
+            let plan = plan(&connection, &filter);
+            assert!(plan.contains(index), "{filter:?}: {plan}");
+        }
+    }
+}

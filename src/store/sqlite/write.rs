@@ -1,0 +1,286 @@
+//! The writes, as data: what one transaction can do to a token.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use super::schema::sql_error;
+use crate::error::{Error, ErrorKind, Result};
+use crate::hsm::{DomainToken, ObjectId, PinRecord, Record, Role};
+
+/// One write. Owned, since it may be carried out by the thread that commits for others.
+pub(super) enum Write {
+    Reset {
+        label: String,
+        serial: String,
+        domain: DomainToken,
+        so_pin: PinRecord,
+    },
+    /// Deletes everything; the token is gone.
+    Erase,
+    CommitDomain {
+        domain: DomainToken,
+        pins: Vec<PinRecord>,
+    },
+    /// Answers the number of failures, with this attempt.
+    BeginAttempt {
+        role: Role,
+        limit: u32,
+    },
+    EndAttempt {
+        role: Role,
+    },
+    Insert(Vec<Record>),
+    Replace(Record),
+    Delete(ObjectId),
+}
+
+/// The write was refused, or SQLite failed.
+pub(super) enum Failure {
+    Refused(Error),
+    Sql(rusqlite::Error),
+}
+
+impl Failure {
+    pub(super) fn into_error(self, path: &Path) -> Error {
+        match self {
+            Self::Refused(error) => error,
+            Self::Sql(error) => sql_error(path, error),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+type Applied = std::result::Result<u32, Failure>;
+
+/// Commits the writes in one transaction; each stands or falls by itself. `mark` is called before
+/// the commit and what it answers is dropped after it. The outer error is the whole transaction's.
+pub(super) fn commit<M>(
+    connection: &mut Connection,
+    path: &Path,
+    writes: &[Write],
+    mark: impl FnOnce() -> M,
+) -> Result<Vec<Result<u32>>> {
+    let failed = |error| sql_error(path, error);
+    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    let mut results = Vec::with_capacity(writes.len());
+    for write in writes {
+        results.push(match write.apply_in_savepoint(&mut transaction) {
+            Err(Failure::Sql(error)) if is_fatal(&error) => return Err(failed(error)),
+            applied => applied.map_err(|failure| failure.into_error(path)),
+        });
+    }
+    if results.iter().all(Result::is_err) {
+        transaction.rollback().map_err(failed)?;
+        return Ok(results);
+    }
+    let mark = mark();
+    let committed = transaction.commit().map_err(failed);
+    drop(mark);
+    committed.map(|()| results)
+}
+
+impl Write {
+    /// Commits this write by itself.
+    pub(super) fn commit_alone(&self, connection: &mut Connection) -> Applied {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let answer = self.apply(&transaction)?;
+        transaction.commit()?;
+        Ok(answer)
+    }
+
+    fn apply_in_savepoint(&self, transaction: &mut Transaction<'_>) -> Applied {
+        let savepoint = transaction.savepoint()?;
+        let answer = self.apply(&savepoint)?;
+        savepoint.commit()?;
+        Ok(answer)
+    }
+
+    fn apply(&self, on: &Connection) -> Applied {
+        if !matches!(self, Self::Reset { .. }) {
+            on.prepare_cached("SELECT 1 FROM meta")?.query_row([], |_| Ok(())).optional()?.ok_or_else(removed)?;
+        }
+        match self {
+            Self::Reset { label, serial, domain, so_pin } => {
+                erase(on)?;
+                on.execute("INSERT INTO meta (one, label, serial) VALUES (1, ?1, ?2)", params![label, serial])?;
+                insert_domain(on, domain)?;
+                put_pin(on, so_pin)?;
+            }
+            Self::Erase => erase(on)?,
+            Self::CommitDomain { domain, pins } => commit_domain(on, domain, pins)?,
+            Self::BeginAttempt { role, limit } => return begin_attempt(on, role, *limit),
+            Self::EndAttempt { role } => {
+                let (kind, name) = role_columns(role);
+                on.prepare_cached("UPDATE pins SET failures = 0 WHERE role = ?1 AND name = ?2")?
+                    .execute(params![kind, name])?;
+            }
+            Self::Insert(records) => records.iter().try_for_each(|record| insert(on, record))?,
+            Self::Replace(record) => replace(on, record)?,
+            Self::Delete(object) => {
+                if on.prepare_cached("DELETE FROM objects WHERE object = ?1")?.execute([object])? == 0 {
+                    return Err(gone().into());
+                }
+            }
+        }
+        Ok(0)
+    }
+}
+
+fn erase(on: &Connection) -> std::result::Result<(), Failure> {
+    Ok(on.execute_batch("DELETE FROM objects; DELETE FROM pins; DELETE FROM domain; DELETE FROM meta;")?)
+}
+
+fn insert_domain(on: &Connection, domain: &DomainToken) -> std::result::Result<(), Failure> {
+    on.prepare_cached("INSERT INTO domain (version, bytes) VALUES (?1, ?2)")?
+        .execute(params![domain.version.cast_signed(), domain.bytes])?;
+    Ok(())
+}
+
+fn put_pin(on: &Connection, pin: &PinRecord) -> std::result::Result<(), Failure> {
+    let (kind, name) = role_columns(&pin.role);
+    on.prepare_cached(
+        "INSERT OR REPLACE INTO pins (role, name, generation, failures, sealed) VALUES (?1, ?2, ?3, 0, ?4)",
+    )?
+    .execute(params![kind, name, pin.generation.cast_signed(), pin.sealed])?;
+    Ok(())
+}
+
+/// Compare and set: the newest version must be the one before. The two newest are kept.
+fn commit_domain(on: &Connection, domain: &DomainToken, pins: &[PinRecord]) -> std::result::Result<(), Failure> {
+    let newest: Option<i64> = on.prepare_cached("SELECT max(version) FROM domain")?.query_row([], |row| row.get(0))?;
+    let newest = newest.map_or(0, i64::cast_unsigned);
+    if newest.checked_add(1) != Some(domain.version) {
+        return Err(changed("the domain").into());
+    }
+    insert_domain(on, domain)?;
+    on.prepare_cached("DELETE FROM domain WHERE version < ?1")?.execute([newest.cast_signed()])?;
+    for pin in pins {
+        let (kind, name) = role_columns(&pin.role);
+        let stored: Option<i64> = on
+            .prepare_cached("SELECT generation FROM pins WHERE role = ?1 AND name = ?2")?
+            .query_row(params![kind, name], |row| row.get(0))
+            .optional()?;
+        if stored.is_some_and(|stored| stored.cast_unsigned() >= pin.generation) {
+            return Err(changed("the PIN").into());
+        }
+        put_pin(on, pin)?;
+    }
+    Ok(())
+}
+
+fn begin_attempt(on: &Connection, role: &Role, limit: u32) -> Applied {
+    let (kind, name) = role_columns(role);
+    let failures: Option<u32> = on
+        .prepare_cached("SELECT failures FROM pins WHERE role = ?1 AND name = ?2")?
+        .query_row(params![kind, name], |row| row.get(0))
+        .optional()?;
+    let failures = failures.ok_or_else(|| ErrorKind::UserPinNotInitialized.with("there is no PIN for this user"))?;
+    if failures >= limit {
+        return Err(Error::from(ErrorKind::PinLocked).into());
+    }
+    on.prepare_cached("UPDATE pins SET failures = ?3 WHERE role = ?1 AND name = ?2")?.execute(params![
+        kind,
+        name,
+        failures + 1
+    ])?;
+    Ok(failures + 1)
+}
+
+fn insert(on: &Connection, record: &Record) -> std::result::Result<(), Failure> {
+    let columns = &record.columns;
+    on.prepare_cached(
+        "INSERT INTO objects (object, generation, class, key_type, private, label, ckaid, sealed)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?
+    .execute(params![
+        record.object,
+        record.generation.cast_signed(),
+        columns.class.cast_signed(),
+        columns.key_type.map(u64::cast_signed),
+        columns.private,
+        columns.label,
+        columns.id,
+        record.sealed.as_bytes(),
+    ])?;
+    Ok(())
+}
+
+fn replace(on: &Connection, record: &Record) -> std::result::Result<(), Failure> {
+    let columns = &record.columns;
+    let rows = on
+        .prepare_cached(
+            "UPDATE objects SET generation = ?2, class = ?3, key_type = ?4, private = ?5, label = ?6, ckaid = ?7,
+             sealed = ?8 WHERE object = ?1 AND generation = ?9",
+        )?
+        .execute(params![
+            record.object,
+            record.generation.cast_signed(),
+            columns.class.cast_signed(),
+            columns.key_type.map(u64::cast_signed),
+            columns.private,
+            columns.label,
+            columns.id,
+            record.sealed.as_bytes(),
+            record.generation.wrapping_sub(1).cast_signed(),
+        ])?;
+    if rows > 0 {
+        return Ok(());
+    }
+    let known = on
+        .prepare_cached("SELECT 1 FROM objects WHERE object = ?1")?
+        .query_row([record.object], |_| Ok(()))
+        .optional()?;
+    Err(if known.is_some() { changed("the object") } else { gone() }.into())
+}
+
+/// The two columns that name a role.
+pub(super) fn role_columns(role: &Role) -> (i64, &str) {
+    match role {
+        Role::So => (0, ""),
+        Role::User => (1, ""),
+        Role::Named(name) => (2, name),
+    }
+}
+
+/// An error after which the rest of the transaction cannot go on.
+fn is_fatal(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode as Code;
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            Code::DiskFull
+                | Code::OutOfMemory
+                | Code::SystemIoFailure
+                | Code::DatabaseCorrupt
+                | Code::NotADatabase
+                | Code::ReadOnly
+                | Code::DatabaseBusy
+                | Code::OperationInterrupted
+        )
+    )
+}
+
+/// No `meta` row: the token was destroyed while this process had it open.
+pub(super) fn removed() -> Error {
+    ErrorKind::DeviceRemoved.with("the token was destroyed")
+}
+
+fn gone() -> Error {
+    ErrorKind::ObjectHandleInvalid.with("the object was deleted")
+}
+
+fn changed(what: &str) -> Error {
+    ErrorKind::FunctionFailed.with(format!("{what} was changed by another in between"))
+}
