@@ -129,6 +129,7 @@ kinds! {
     RandomNoRng = CKR_RANDOM_NO_RNG, "there is no random number generator";
     RandomSeedNotSupported = CKR_RANDOM_SEED_NOT_SUPPORTED, "the generator takes no seed";
     SavedStateInvalid = CKR_SAVED_STATE_INVALID, "the saved state is not valid";
+    SessionAsyncNotSupported = CKR_SESSION_ASYNC_NOT_SUPPORTED, "asynchronous sessions are not supported";
     SessionClosed = CKR_SESSION_CLOSED, "the session was closed during the call";
     SessionCount = CKR_SESSION_COUNT, "there are too many sessions";
     SessionExists = CKR_SESSION_EXISTS, "a session with the token is open";

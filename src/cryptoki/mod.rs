@@ -1,13 +1,38 @@
 //! What PKCS#11 calls the library and the token: slots, sessions, handles, login and operation
 //! state. It holds handles and sealed records, never key material.
 //!
-//! [`Module`] has one method per group of C_ functions; the ABI translates and calls it.
+//! [`Module`] has one method per group of C_ functions; the ABI translates and calls it. The methods
+//! are in one file per section of the standard.
+//!
+//! Locks are taken in this order, and none is held while the HSM computes but the session's own and,
+//! for PINs, a gate: session, gate, slot, `Token::held`, `Token::login`, session objects, object
+//! names, object shard.
+
+mod backend;
+mod builtin;
+mod find;
+mod handle;
+mod key;
+mod login;
+mod object;
+mod objects;
+mod operation;
+mod session;
+mod slot;
+mod token;
+
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cryptoki_sys as ck;
 use zeroize::Zeroizing;
 
+use self::backend::Backend;
+use self::handle::Handles;
+use self::session::Sessions;
+use self::slot::Slots;
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{AttributeType, Function, Mechanism, MechanismInfo, MechanismType, Outcome, Template, Value};
+use crate::hsm::{AttributeType, PinCost, Value};
 
 pub type SlotId = ck::CK_SLOT_ID;
 pub type SessionHandle = ck::CK_SESSION_HANDLE;
@@ -62,262 +87,67 @@ pub trait AttributeSource {
     fn read(&self, kind: AttributeType) -> Result<Readable<'_>>;
 }
 
-/// The library between C_Initialize and C_Finalize.
-pub struct Module {}
+/// No PIN is longer.
+const MAX_PIN_LEN: usize = 255;
 
-macro_rules! later {
-    () => {
-        Err(ErrorKind::FunctionNotSupported.into())
-    };
+/// What the configuration says about this layer.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    /// Shortest PIN that may be set.
+    min_pin_len: usize,
+    pin_cost: PinCost,
+    generates_zero_iv: bool,
 }
 
-#[allow(unused_variables)]
+/// The library between C_Initialize and C_Finalize.
+pub struct Module {
+    closed: AtomicBool,
+    settings: Settings,
+    backend: Box<dyn Backend>,
+    handles: Handles,
+    slots: RwLock<Slots>,
+    sessions: Sessions,
+}
+
 impl Module {
     /// Reads the configuration and finds the slots. Does nothing that grows with the number of keys.
-    pub fn new(options: Options) -> Result<Self> {
-        later!()
+    pub fn new(_options: Options) -> Result<Self> {
+        Err(ErrorKind::FunctionNotSupported.into())
+    }
+
+    fn over(backend: Box<dyn Backend>, settings: Settings) -> Result<Self> {
+        let module = Self {
+            closed: AtomicBool::new(false),
+            settings,
+            backend,
+            handles: Handles::new(),
+            slots: RwLock::default(),
+            sessions: Sessions::new(),
+        };
+        module.refresh_slots()?;
+        Ok(module)
     }
 
     /// Closes all sessions and lets go of everything. A late caller finds it empty, not freed.
-    pub fn finalize(&self) {}
+    /// Does not wait for calls that are inside; they end on what they hold.
+    pub fn finalize(&self) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.abandon_sessions();
+        self.slots.write().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+    }
+
+    /// CKR_CRYPTOKI_NOT_INITIALIZED after [`Self::finalize`].
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(ErrorKind::CryptokiNotInitialized.into());
+        }
+        Ok(())
+    }
 
     /// Whether an all-zero IV of CKM_AES_GCM is replaced by a generated one (`gcm_zero_iv`).
     pub fn generates_zero_iv(&self) -> bool {
-        false
-    }
-
-    // Slots and tokens (PKCS#11 3.2 §5.5)
-
-    pub fn slot_list(&self, token_present: bool) -> Result<Vec<SlotId>> {
-        later!()
-    }
-    pub fn slot_info(&self, slot: SlotId) -> Result<SlotInfo> {
-        later!()
-    }
-    pub fn token_info(&self, slot: SlotId) -> Result<TokenInfo> {
-        later!()
-    }
-    /// CKR_NO_EVENT; blocking is not supported.
-    pub fn wait_for_slot_event(&self, dont_block: bool) -> Result<SlotId> {
-        later!()
-    }
-    pub fn mechanism_list(&self, slot: SlotId) -> Result<Vec<MechanismType>> {
-        later!()
-    }
-    pub fn mechanism_info(&self, slot: SlotId, kind: MechanismType) -> Result<MechanismInfo> {
-        later!()
-    }
-    /// `pin` is None for a NULL pointer (protected authentication path, which there is none).
-    /// `label` is 32 bytes, blank padded.
-    pub fn init_token(&self, slot: SlotId, pin: Option<&[u8]>, label: &[u8; 32]) -> Result<()> {
-        later!()
-    }
-    pub fn init_pin(&self, session: SessionHandle, pin: Option<&[u8]>) -> Result<()> {
-        later!()
-    }
-    pub fn set_pin(&self, session: SessionHandle, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
-        later!()
-    }
-
-    // Sessions (§5.6)
-
-    pub fn open_session(&self, slot: SlotId, flags: ck::CK_FLAGS) -> Result<SessionHandle> {
-        later!()
-    }
-    pub fn close_session(&self, session: SessionHandle) -> Result<()> {
-        later!()
-    }
-    pub fn close_all_sessions(&self, slot: SlotId) -> Result<()> {
-        later!()
-    }
-    pub fn session_info(&self, session: SessionHandle) -> Result<SessionInfo> {
-        later!()
-    }
-    /// CKF_ENCRYPT | ... as C_SessionCancel has them.
-    pub fn session_cancel(&self, session: SessionHandle, flags: ck::CK_FLAGS) -> Result<()> {
-        later!()
-    }
-    pub fn operation_state(&self, session: SessionHandle) -> Result<Vec<u8>> {
-        later!()
-    }
-    pub fn set_operation_state(
-        &self,
-        session: SessionHandle,
-        state: &[u8],
-        encryption_key: ObjectHandle,
-        authentication_key: ObjectHandle,
-    ) -> Result<()> {
-        later!()
-    }
-    /// C_Login, and C_LoginUser with a `username`.
-    pub fn login(
-        &self,
-        session: SessionHandle,
-        user: ck::CK_USER_TYPE,
-        pin: Option<&[u8]>,
-        username: Option<&[u8]>,
-    ) -> Result<()> {
-        later!()
-    }
-    pub fn logout(&self, session: SessionHandle) -> Result<()> {
-        later!()
-    }
-
-    // Objects (§5.7)
-
-    pub fn create_object(&self, session: SessionHandle, template: &Template<'_>) -> Result<ObjectHandle> {
-        later!()
-    }
-    pub fn copy_object(
-        &self,
-        session: SessionHandle,
-        object: ObjectHandle,
-        template: &Template<'_>,
-    ) -> Result<ObjectHandle> {
-        later!()
-    }
-    pub fn destroy_object(&self, session: SessionHandle, object: ObjectHandle) -> Result<()> {
-        later!()
-    }
-    pub fn object_size(&self, session: SessionHandle, object: ObjectHandle) -> Result<u64> {
-        later!()
-    }
-    /// Calls `read` with the object's attributes.
-    pub fn with_attributes<R>(
-        &self,
-        session: SessionHandle,
-        object: ObjectHandle,
-        read: impl FnOnce(&dyn AttributeSource) -> R,
-    ) -> Result<R> {
-        later!()
-    }
-    pub fn set_attributes(&self, session: SessionHandle, object: ObjectHandle, template: &Template<'_>) -> Result<()> {
-        later!()
-    }
-    pub fn find_init(&self, session: SessionHandle, template: &Template<'_>) -> Result<()> {
-        later!()
-    }
-    /// Fills `found` from its start; answers how many.
-    pub fn find(&self, session: SessionHandle, found: &mut [ObjectHandle]) -> Result<usize> {
-        later!()
-    }
-    pub fn find_final(&self, session: SessionHandle) -> Result<()> {
-        later!()
-    }
-
-    // Operations (§5.8 to §5.16)
-
-    /// C_EncryptInit and its like. A NULL mechanism cancels the active operation. `key` is ignored
-    /// for a digest.
-    pub fn init(
-        &self,
-        session: SessionHandle,
-        function: Function,
-        mechanism: Option<&Mechanism<'_>>,
-        key: ObjectHandle,
-    ) -> Result<()> {
-        later!()
-    }
-    /// C_Encrypt, C_Decrypt, C_Digest, C_Sign, C_SignRecover, C_VerifyRecover.
-    pub fn one_shot(
-        &self,
-        session: SessionHandle,
-        function: Function,
-        input: &[u8],
-        output: Option<&mut [u8]>,
-    ) -> Result<Outcome> {
-        later!()
-    }
-    /// C_EncryptUpdate, C_DecryptUpdate; C_DigestUpdate, C_SignUpdate, C_VerifyUpdate (no output).
-    pub fn update(
-        &self,
-        session: SessionHandle,
-        function: Function,
-        input: &[u8],
-        output: Option<&mut [u8]>,
-    ) -> Result<Outcome> {
-        later!()
-    }
-    /// C_EncryptFinal, C_DecryptFinal, C_DigestFinal, C_SignFinal.
-    pub fn finish(&self, session: SessionHandle, function: Function, output: Option<&mut [u8]>) -> Result<Outcome> {
-        later!()
-    }
-    pub fn verify(&self, session: SessionHandle, data: &[u8], signature: &[u8]) -> Result<()> {
-        later!()
-    }
-    pub fn verify_final(&self, session: SessionHandle, signature: &[u8]) -> Result<()> {
-        later!()
-    }
-    pub fn digest_key(&self, session: SessionHandle, key: ObjectHandle) -> Result<()> {
-        later!()
-    }
-    /// C_DigestEncryptUpdate (cipher Encrypt, other Digest), C_DecryptDigestUpdate,
-    /// C_SignEncryptUpdate, C_DecryptVerifyUpdate.
-    pub fn dual_update(
-        &self,
-        session: SessionHandle,
-        cipher: Function,
-        other: Function,
-        input: &[u8],
-        output: Option<&mut [u8]>,
-    ) -> Result<Outcome> {
-        later!()
-    }
-
-    // Keys (§5.18) and random numbers (§5.19)
-
-    pub fn generate_key(
-        &self,
-        session: SessionHandle,
-        mechanism: &Mechanism<'_>,
-        template: &Template<'_>,
-    ) -> Result<ObjectHandle> {
-        later!()
-    }
-    /// Public handle, private handle.
-    pub fn generate_key_pair(
-        &self,
-        session: SessionHandle,
-        mechanism: &Mechanism<'_>,
-        public: &Template<'_>,
-        private: &Template<'_>,
-    ) -> Result<(ObjectHandle, ObjectHandle)> {
-        later!()
-    }
-    pub fn wrap_key(
-        &self,
-        session: SessionHandle,
-        mechanism: &Mechanism<'_>,
-        wrapping: ObjectHandle,
-        key: ObjectHandle,
-        output: Option<&mut [u8]>,
-    ) -> Result<Outcome> {
-        later!()
-    }
-    pub fn unwrap_key(
-        &self,
-        session: SessionHandle,
-        mechanism: &Mechanism<'_>,
-        unwrapping: ObjectHandle,
-        wrapped: &[u8],
-        template: &Template<'_>,
-    ) -> Result<ObjectHandle> {
-        later!()
-    }
-    /// The derived key, then the additional keys of SP 800-108.
-    pub fn derive_key(
-        &self,
-        session: SessionHandle,
-        mechanism: &Mechanism<'_>,
-        base: ObjectHandle,
-        template: &Template<'_>,
-    ) -> Result<Vec<ObjectHandle>> {
-        later!()
-    }
-    pub fn seed_random(&self, session: SessionHandle, seed: &[u8]) -> Result<()> {
-        later!()
-    }
-    pub fn generate_random(&self, session: SessionHandle, output: &mut [u8]) -> Result<()> {
-        later!()
+        self.settings.generates_zero_iv
     }
 }

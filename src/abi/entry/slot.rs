@@ -17,7 +17,7 @@ pub unsafe extern "C" fn C_GetSlotList(
     pulCount: CK_ULONG_PTR,
 ) -> CK_RV {
     entry!(C_GetSlotList, |caller, module| caller.list(
-        &module.slot_list(tokenPresent != CK_FALSE)?,
+        &module.slot_list(tokenPresent != CK_FALSE, pSlotList.is_null())?,
         pSlotList,
         pulCount
     ))

@@ -60,7 +60,6 @@ impl Region {
         Ok(Self { at: arena.take(class)?, capacity: slot_size(class), home: Home::Slot(arena) })
     }
 
-    #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.capacity
     }

@@ -7,22 +7,13 @@ mod aes;
 mod aes_gcm;
 mod aes_mac;
 mod digest;
-mod ec;
-mod eddsa;
 mod generic_secret;
-mod hashes;
 mod hkdf;
 mod hmac;
 mod key_wrap;
 mod mac;
-mod montgomery;
 mod pbkdf2;
-mod public_key;
-mod rsa;
-mod signing;
 mod sp800_108;
-#[cfg(test)]
-mod testing;
 mod wrap;
 
 use std::sync::{Arc, LazyLock};
@@ -169,10 +160,6 @@ const FAMILIES: &[&[Row]] = &[
     hkdf::ROWS,
     pbkdf2::ROWS,
     sp800_108::ROWS,
-    rsa::ROWS,
-    ec::ROWS,
-    eddsa::ROWS,
-    montgomery::ROWS,
 ];
 
 static TABLE: LazyLock<Vec<&'static Row>> = LazyLock::new(|| {
@@ -243,16 +230,7 @@ pub(super) struct KeyType {
 }
 
 /// The families' key types.
-const KEY_TYPES: &[&[KeyType]] = &[
-    generic_secret::KEY_TYPES,
-    hmac::KEY_TYPES,
-    hkdf::KEY_TYPES,
-    aes::KEY_TYPES,
-    rsa::KEY_TYPES,
-    ec::KEY_TYPES,
-    eddsa::KEY_TYPES,
-    montgomery::KEY_TYPES,
-];
+const KEY_TYPES: &[&[KeyType]] = &[generic_secret::KEY_TYPES, hmac::KEY_TYPES, hkdf::KEY_TYPES, aes::KEY_TYPES];
 
 /// The row of a key type, if it is supported.
 pub(super) fn key_type(kind: ck::CK_KEY_TYPE) -> Option<&'static KeyType> {

@@ -1,0 +1,156 @@
+//! Key management (PKCS#11 3.2 §5.18) and random numbers (§5.19).
+
+use super::login::Credentials;
+use super::object::records;
+use super::objects::Object;
+use super::token::Token;
+use super::{Module, ObjectHandle, SessionHandle};
+use crate::error::{ErrorKind, Result};
+use crate::hsm::{Command, HkdfSalt, Mechanism, Outcome, Params, Place, Reply, Template};
+
+impl Module {
+    pub fn generate_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &Mechanism<'_>,
+        template: &Template<'_>,
+    ) -> Result<ObjectHandle> {
+        let session = self.session(session)?;
+        let mut state = session.enter()?;
+        let place = session.place(template, Place::Session)?;
+        let generate = Command::GenerateKey { mechanism, template, place };
+        let made = records(session.token.channel.call(&state.credentials.ticket, generate)?)?;
+        self.admit_one(&session, &mut state, made, place)
+    }
+
+    /// Public handle, private handle. Both halves are committed or none.
+    pub fn generate_key_pair(
+        &self,
+        session: SessionHandle,
+        mechanism: &Mechanism<'_>,
+        public: &Template<'_>,
+        private: &Template<'_>,
+    ) -> Result<(ObjectHandle, ObjectHandle)> {
+        let session = self.session(session)?;
+        let mut state = session.enter()?;
+        let public_place = session.place(public, Place::Session)?;
+        let private_place = session.place(private, Place::Session)?;
+        let generate = Command::GenerateKeyPair { mechanism, public, public_place, private, private_place };
+        let made = records(session.token.channel.call(&state.credentials.ticket, generate)?)?;
+        match self.admit(&session, &mut state, made, &[public_place, private_place])?[..] {
+            [public, private] => Ok((public, private)),
+            _ => Err(ErrorKind::GeneralError.into()),
+        }
+    }
+
+    pub fn wrap_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &Mechanism<'_>,
+        wrapping: ObjectHandle,
+        key: ObjectHandle,
+        output: Option<&mut [u8]>,
+    ) -> Result<Outcome> {
+        let session = self.session(session)?;
+        let mut guard = session.enter()?;
+        let state = &mut *guard;
+        let token = &*session.token;
+        // Two places of the cache may be one, so the first is held by its own reference.
+        let wrapping =
+            state.cache.key(token, &state.credentials, wrapping, ErrorKind::WrappingKeyHandleInvalid)?.clone();
+        let key = state.cache.key(token, &state.credentials, key, ErrorKind::KeyHandleInvalid)?;
+        let wrap = Command::Wrap { mechanism, wrapping: &wrapping.record, key: &key.record };
+        let Reply::Bytes(wrapped) = token.channel.call(&state.credentials.ticket, wrap)? else {
+            return Err(ErrorKind::GeneralError.with("the HSM answered a wrap with something else"));
+        };
+        match output.and_then(|output| output.get_mut(..wrapped.len())) {
+            None => Ok(Outcome::Needed(wrapped.len())),
+            Some(output) => {
+                output.copy_from_slice(&wrapped);
+                Ok(Outcome::Written(wrapped.len()))
+            }
+        }
+    }
+
+    pub fn unwrap_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &Mechanism<'_>,
+        unwrapping: ObjectHandle,
+        wrapped: &[u8],
+        template: &Template<'_>,
+    ) -> Result<ObjectHandle> {
+        let session = self.session(session)?;
+        let mut guard = session.enter()?;
+        let state = &mut *guard;
+        let token = &*session.token;
+        let place = session.place(template, Place::Session)?;
+        let unwrapping =
+            state.cache.key(token, &state.credentials, unwrapping, ErrorKind::UnwrappingKeyHandleInvalid)?;
+        refuse_unauthenticated(unwrapping, token, &state.credentials)?;
+        let unwrap = Command::Unwrap { mechanism, unwrapping: &unwrapping.record, wrapped, template, place };
+        let made = records(token.channel.call(&state.credentials.ticket, unwrap)?)?;
+        self.admit_one(&session, state, made, place)
+    }
+
+    /// The derived key, then the additional keys of SP 800-108; all are committed or none.
+    pub fn derive_key(
+        &self,
+        session: SessionHandle,
+        mechanism: &Mechanism<'_>,
+        base: ObjectHandle,
+        template: &Template<'_>,
+    ) -> Result<Vec<ObjectHandle>> {
+        let session = self.session(session)?;
+        let mut guard = session.enter()?;
+        let state = &mut *guard;
+        let token = &*session.token;
+        let additional: &[Template<'_>] = match &mechanism.params {
+            Params::Sp800108 { additional, .. } => additional,
+            _ => &[],
+        };
+        let mut places = vec![session.place(template, Place::Session)?];
+        for template in additional {
+            places.push(session.place(template, Place::Session)?);
+        }
+        let salt_key = match mechanism.params {
+            Params::Hkdf { salt: HkdfSalt::Key(salt), .. } => {
+                Some(state.cache.key(token, &state.credentials, salt, ErrorKind::KeyHandleInvalid)?.clone())
+            }
+            _ => None,
+        };
+        let base = state.cache.key(token, &state.credentials, base, ErrorKind::KeyHandleInvalid)?;
+        refuse_unauthenticated(base, token, &state.credentials)?;
+        let derive = Command::Derive {
+            mechanism,
+            base: &base.record,
+            salt_key: salt_key.as_ref().map(|key| &key.record),
+            template,
+            place: places[0],
+            additional_places: &places[1..],
+        };
+        let made = records(token.channel.call(&state.credentials.ticket, derive)?)?;
+        self.admit(&session, state, made, &places)
+    }
+
+    /// CKR_RANDOM_SEED_NOT_SUPPORTED: the generator is the operating system's, and needs none.
+    pub fn seed_random(&self, session: SessionHandle, _seed: &[u8]) -> Result<()> {
+        drop(self.session(session)?.enter()?);
+        Err(ErrorKind::RandomSeedNotSupported.into())
+    }
+
+    pub fn generate_random(&self, session: SessionHandle, output: &mut [u8]) -> Result<()> {
+        let session = self.session(session)?;
+        let state = session.enter()?;
+        session.token.channel.call(&state.credentials.ticket, Command::Random { output }).map(drop)
+    }
+}
+
+/// A key with CKA_ALWAYS_AUTHENTICATE needs a PIN between the beginning of an operation and its
+/// use. A call that does both at once leaves no room for it.
+fn refuse_unauthenticated(key: &Object, token: &Token, login: &Credentials) -> Result<()> {
+    if key.always_authenticate(token, login)? {
+        return Err(ErrorKind::UserNotLoggedIn.with("the key wants a PIN for each use"));
+    }
+    Ok(())
+}

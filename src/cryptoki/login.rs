@@ -1,0 +1,285 @@
+//! Who is logged in, PINs, and their counted attempts (PKCS#11 3.2 §5.6 C_Login, §5.5 C_SetPIN).
+
+use cryptoki_sys as ck;
+
+use super::token::{Token, lock};
+use super::{MAX_PIN_LEN, Module, SessionHandle};
+use crate::error::{ErrorKind, Result};
+use crate::hsm::{Command, PinChange, PinRecord, Reply, Role, Ticket};
+use crate::store::{Meta, Pin};
+
+/// Wrong PINs in a row after which a role is locked.
+pub(super) const ATTEMPTS: u32 = 10;
+
+/// How often a change of the domain is tried again when other processes change it meanwhile.
+const RETRIES: usize = 8;
+
+/// Who holds the login of a token in this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Holder {
+    So,
+    /// [`Role::User`] or [`Role::Named`].
+    User(Role),
+}
+
+impl Holder {
+    pub(super) fn role(&self) -> Role {
+        match self {
+            Self::So => Role::So,
+            Self::User(role) => role.clone(),
+        }
+    }
+}
+
+/// The login state of a token, and a session's copy of it.
+#[derive(Debug, Clone)]
+pub(super) struct Credentials {
+    /// +1 with every login and logout of this process.
+    pub(super) epoch: u32,
+    pub(super) ticket: Ticket,
+    pub(super) holder: Option<Holder>,
+}
+
+impl Credentials {
+    pub(super) fn nobody(epoch: u32) -> Self {
+        Self { epoch, ticket: Ticket::public(), holder: None }
+    }
+
+    pub(super) fn is_so(&self) -> bool {
+        self.holder == Some(Holder::So)
+    }
+
+    /// The SO never sees private objects.
+    pub(super) fn sees_private(&self) -> bool {
+        matches!(self.holder, Some(Holder::User(_)))
+    }
+
+    /// Whether this login began after that of `epoch`.
+    pub(super) fn is_after(&self, epoch: u32) -> bool {
+        self.epoch.wrapping_sub(epoch).cast_signed() > 0
+    }
+
+    /// CKR_USER_ALREADY_LOGGED_IN, CKR_USER_ANOTHER_ALREADY_LOGGED_IN.
+    fn require_nobody_but(&self, wanted: &Holder) -> Result<()> {
+        match &self.holder {
+            None => Ok(()),
+            Some(holder) if holder == wanted => Err(ErrorKind::UserAlreadyLoggedIn.into()),
+            Some(_) => Err(ErrorKind::UserAnotherAlreadyLoggedIn.into()),
+        }
+    }
+}
+
+impl Token {
+    /// Runs `check` as one counted attempt at a role's PIN. The attempt is on disk before the PIN
+    /// is hashed, and stays there unless the check succeeds. CKR_PIN_LOCKED,
+    /// CKR_USER_PIN_NOT_INITIALIZED.
+    pub(super) fn attempt<T>(&self, role: &Role, check: impl FnOnce(&Meta, &Pin) -> Result<T>) -> Result<T> {
+        let missing = || ErrorKind::UserPinNotInitialized.into();
+        if self.meta()?.pin(role).is_none() {
+            return Err(missing());
+        }
+        self.store.begin_attempt(role, ATTEMPTS)?;
+        let meta = self.meta()?;
+        let pin = meta.pin(role).ok_or_else(missing)?;
+        let value = check(&meta, pin)?;
+        self.store.end_attempt(role)?;
+        Ok(value)
+    }
+
+    /// Commits what a change of PIN left. CKR_FUNCTION_FAILED if the domain moved meanwhile.
+    fn commit_pin(&self, change: &PinChange) -> Result<()> {
+        self.store.commit_domain(&change.domain, std::slice::from_ref(&change.record))
+    }
+}
+
+/// A PIN that may be one. No PIN pad: a NULL PIN is an error. What is longer than any PIN is
+/// refused before it costs a hash or an attempt.
+pub(super) fn given_pin(pin: Option<&[u8]>) -> Result<&[u8]> {
+    let pin = pin.ok_or_else(|| ErrorKind::ArgumentsBad.with("there is no protected authentication path"))?;
+    if pin.len() > MAX_PIN_LEN {
+        return Err(ErrorKind::PinIncorrect.into());
+    }
+    Ok(pin)
+}
+
+impl Module {
+    /// A PIN to be set: CKR_PIN_LEN_RANGE.
+    pub(super) fn new_pin<'a>(&self, pin: Option<&'a [u8]>) -> Result<&'a [u8]> {
+        let pin = pin.ok_or_else(|| ErrorKind::ArgumentsBad.with("there is no protected authentication path"))?;
+        if !(self.settings.min_pin_len..=MAX_PIN_LEN).contains(&pin.len()) {
+            return Err(ErrorKind::PinLenRange.into());
+        }
+        Ok(pin)
+    }
+
+    /// C_Login, and C_LoginUser with a `username`.
+    pub fn login(
+        &self,
+        session: SessionHandle,
+        user: ck::CK_USER_TYPE,
+        pin: Option<&[u8]>,
+        username: Option<&[u8]>,
+    ) -> Result<()> {
+        let holder = match (user, username.filter(|name| !name.is_empty())) {
+            (ck::CKU_SO, None) => Holder::So,
+            (ck::CKU_USER, None) => Holder::User(Role::User),
+            (ck::CKU_USER, Some(name)) => {
+                let name = std::str::from_utf8(name).map_err(|_| ErrorKind::ArgumentsBad.with("user name"))?;
+                Holder::User(Role::Named(name.to_owned()))
+            }
+            (ck::CKU_CONTEXT_SPECIFIC, _) => return self.authenticate_operation(session, pin),
+            _ => return Err(ErrorKind::UserTypeInvalid.into()),
+        };
+        let session = self.session(session)?;
+        drop(session.enter()?);
+        let token = &session.token;
+
+        let _gate = lock(&token.gate);
+        let credentials = token.credentials();
+        credentials.require_nobody_but(&holder)?;
+        let (all, rw) = token.session_counts();
+        if holder == Holder::So && all != rw {
+            return Err(ErrorKind::SessionReadOnlyExists.into());
+        }
+        let pin = given_pin(pin)?;
+        let mut opened = false;
+        let ticket = token.attempt(&holder.role(), |meta, record| {
+            let login = Command::Login { pin, record: &record.record, domain: &meta.domain };
+            let ticket = ticket(token.channel.call(&Ticket::public(), login)?)?;
+            opened = true;
+            Ok(ticket)
+        });
+        match ticket {
+            Ok(ticket) => token.begin_login(holder, ticket),
+            Err(error) => {
+                if opened {
+                    token.log_out_of_hsm();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// C_Login with CKU_CONTEXT_SPECIFIC: authorises the active operations whose key has
+    /// CKA_ALWAYS_AUTHENTICATE, once.
+    fn authenticate_operation(&self, session: SessionHandle, pin: Option<&[u8]>) -> Result<()> {
+        let session = self.session(session)?;
+        let mut state = session.enter()?;
+        if !state.operations.want_authentication() {
+            return Err(ErrorKind::OperationNotInitialized.into());
+        }
+        let Some(Holder::User(role)) = state.credentials.holder.clone() else {
+            return Err(ErrorKind::UserNotLoggedIn.into());
+        };
+        let pin = given_pin(pin)?;
+        let token = &session.token;
+        let _gate = lock(&token.gate);
+        token.attempt(&role, |_, record| {
+            token.channel.call(&state.credentials.ticket, Command::CheckPin { pin, record: &record.record })
+        })?;
+        state.operations.authenticate();
+        Ok(())
+    }
+
+    pub fn logout(&self, session: SessionHandle) -> Result<()> {
+        let session = self.session(session)?;
+        drop(session.enter()?);
+        let gate = lock(&session.token.gate);
+        if !session.token.end_login() {
+            return Err(ErrorKind::UserNotLoggedIn.into());
+        }
+        drop(gate);
+        self.settle_logout(&session.token);
+        Ok(())
+    }
+
+    /// C_InitPIN: the SO gives the user a PIN, and unlocks it by that.
+    pub fn init_pin(&self, session: SessionHandle, pin: Option<&[u8]>) -> Result<()> {
+        let session = self.session(session)?;
+        let credentials = session.enter()?.credentials.clone();
+        if !credentials.is_so() {
+            return Err(ErrorKind::UserNotLoggedIn.into());
+        }
+        let pin = self.new_pin(pin)?;
+        let token = &session.token;
+        let _gate = lock(&token.gate);
+        retry(|| {
+            let meta = token.meta()?;
+            let others = other_records(&meta, &Role::User);
+            let change = pin_change(token.channel.call(
+                &credentials.ticket,
+                Command::InitPin {
+                    role: Role::User,
+                    pin,
+                    record: meta.pin(&Role::User).map(|pin| &pin.record),
+                    others: &others,
+                    cost: self.settings.pin_cost,
+                },
+            )?)?;
+            token.commit_pin(&change)
+        })?;
+        token.check()
+    }
+
+    /// C_SetPIN: of whoever is logged in; of the user in a public session.
+    pub fn set_pin(&self, session: SessionHandle, old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
+        let session = self.session(session)?;
+        let credentials = session.enter()?.credentials.clone();
+        session.require_rw()?;
+        let role = credentials.holder.as_ref().map_or(Role::User, Holder::role);
+        if old.is_none() {
+            return Err(ErrorKind::ArgumentsBad.with("there is no protected authentication path"));
+        }
+        let new = self.new_pin(new)?;
+        let old = given_pin(old)?;
+        let token = &session.token;
+        let _gate = lock(&token.gate);
+        retry(|| {
+            let change = token.attempt(&role, |meta, record| {
+                let others = other_records(meta, &role);
+                pin_change(token.channel.call(
+                    &credentials.ticket,
+                    Command::SetPin {
+                        old,
+                        new,
+                        record: &record.record,
+                        others: &others,
+                        domain: &meta.domain,
+                        cost: self.settings.pin_cost,
+                    },
+                )?)
+            })?;
+            token.commit_pin(&change)
+        })?;
+        token.check()
+    }
+}
+
+/// Tries again while the store says that nothing was changed, bounded.
+fn retry(mut change: impl FnMut() -> Result<()>) -> Result<()> {
+    for _ in 1..RETRIES {
+        match change() {
+            Err(error) if error.kind() == ErrorKind::FunctionFailed => {}
+            done => return done,
+        }
+    }
+    change()
+}
+
+fn other_records(meta: &Meta, role: &Role) -> Vec<PinRecord> {
+    meta.pins.iter().map(|pin| &pin.record).filter(|record| record.role != *role).cloned().collect()
+}
+
+pub(super) fn ticket(reply: Reply) -> Result<Ticket> {
+    match reply {
+        Reply::LoggedIn(ticket) => Ok(ticket),
+        _ => Err(ErrorKind::GeneralError.with("the HSM answered a login with something else")),
+    }
+}
+
+fn pin_change(reply: Reply) -> Result<PinChange> {
+    match reply {
+        Reply::PinChanged(change) => Ok(change),
+        _ => Err(ErrorKind::GeneralError.with("the HSM answered a change of PIN with something else")),
+    }
+}

@@ -1,0 +1,338 @@
+//! Active operations: what C_EncryptInit and its like begin and C_Encrypt and its like end.
+
+use cryptoki_sys as ck;
+
+use super::{Module, ObjectHandle, SessionHandle};
+use crate::error::{ErrorKind, Result};
+use crate::hsm::{Function, Mechanism, Operation, Outcome};
+
+/// Whether the PIN has been given for a key with CKA_ALWAYS_AUTHENTICATE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Authentication {
+    NotNeeded,
+    Wanted,
+    Given,
+}
+
+struct Active {
+    operation: Box<dyn Operation>,
+    /// A part of the input was taken: a one-shot call no longer fits.
+    fed: bool,
+    /// Ends with the login.
+    private: bool,
+    authentication: Authentication,
+}
+
+impl Active {
+    /// CKR_USER_NOT_LOGGED_IN while the context-specific login is missing.
+    fn authorised(&mut self) -> Result<&mut Self> {
+        if self.authentication == Authentication::Wanted {
+            return Err(ErrorKind::UserNotLoggedIn.into());
+        }
+        Ok(self)
+    }
+}
+
+/// At most one active operation of each kind.
+#[derive(Default)]
+pub(super) struct Operations([Option<Active>; 7]);
+
+const fn place(function: Function) -> usize {
+    match function {
+        Function::Encrypt => 0,
+        Function::Decrypt => 1,
+        Function::Digest => 2,
+        Function::Sign => 3,
+        Function::SignRecover => 4,
+        Function::Verify => 5,
+        Function::VerifyRecover => 6,
+    }
+}
+
+/// The flags of C_SessionCancel, in the order of `place`.
+const CANCEL_FLAGS: [ck::CK_FLAGS; 7] = [
+    ck::CKF_ENCRYPT,
+    ck::CKF_DECRYPT,
+    ck::CKF_DIGEST,
+    ck::CKF_SIGN,
+    ck::CKF_SIGN_RECOVER,
+    ck::CKF_VERIFY,
+    ck::CKF_VERIFY_RECOVER,
+];
+
+impl Operations {
+    fn is_active(&self, function: Function) -> bool {
+        self.0[place(function)].is_some()
+    }
+
+    fn begin(&mut self, function: Function, active: Active) {
+        self.0[place(function)] = Some(active);
+    }
+
+    fn cancel(&mut self, function: Function) {
+        self.0[place(function)] = None;
+    }
+
+    pub(super) fn cancel_private(&mut self) {
+        for slot in &mut self.0 {
+            if slot.as_ref().is_some_and(|active| active.private) {
+                *slot = None;
+            }
+        }
+    }
+
+    pub(super) fn cancel_flagged(&mut self, flags: ck::CK_FLAGS) {
+        for (slot, flag) in self.0.iter_mut().zip(CANCEL_FLAGS) {
+            if flags & flag != 0 {
+                *slot = None;
+            }
+        }
+    }
+
+    pub(super) fn want_authentication(&self) -> bool {
+        self.0.iter().flatten().any(|active| active.authentication != Authentication::NotNeeded)
+    }
+
+    pub(super) fn authenticate(&mut self) {
+        for active in self.0.iter_mut().flatten() {
+            if active.authentication == Authentication::Wanted {
+                active.authentication = Authentication::Given;
+            }
+        }
+    }
+
+    /// The active operation; CKR_OPERATION_NOT_INITIALIZED.
+    fn get(&mut self, function: Function) -> Result<&mut Active> {
+        self.0[place(function)].as_mut().ok_or_else(|| ErrorKind::OperationNotInitialized.into())
+    }
+
+    /// Runs a call that ends the operation unless it answers [`Outcome::Needed`].
+    fn end_with(
+        &mut self,
+        function: Function,
+        call: impl FnOnce(&mut dyn Operation) -> Result<Outcome>,
+    ) -> Result<Outcome> {
+        let outcome = call(&mut *self.get(function)?.authorised()?.operation);
+        if !matches!(outcome, Ok(Outcome::Needed(_))) {
+            self.cancel(function);
+        }
+        outcome
+    }
+
+    /// As [`Self::end_with`], for a call that takes the whole input. After a part was taken it is
+    /// CKR_OPERATION_ACTIVE, and the operation goes on (PKCS#11 3.2 §5.8: C_Encrypt "cannot be used
+    /// to terminate a multi-part operation").
+    fn end_whole(
+        &mut self,
+        function: Function,
+        call: impl FnOnce(&mut dyn Operation) -> Result<Outcome>,
+    ) -> Result<Outcome> {
+        if self.get(function)?.fed {
+            return Err(ErrorKind::OperationActive.into());
+        }
+        self.end_with(function, call)
+    }
+
+    /// Runs a call that takes a part of the input; only an error ends the operation.
+    fn feed_with(
+        &mut self,
+        function: Function,
+        call: impl FnOnce(&mut dyn Operation) -> Result<Outcome>,
+    ) -> Result<Outcome> {
+        let active = self.get(function)?.authorised()?;
+        let outcome = call(&mut *active.operation);
+        match outcome {
+            Ok(Outcome::Written(_)) => active.fed = true,
+            Ok(Outcome::Needed(_)) => {}
+            Err(_) => self.cancel(function),
+        }
+        outcome
+    }
+}
+
+impl Module {
+    /// C_EncryptInit and its like. A NULL mechanism cancels the active operation. `key` is ignored
+    /// for a digest.
+    pub fn init(
+        &self,
+        session: SessionHandle,
+        function: Function,
+        mechanism: Option<&Mechanism<'_>>,
+        key: ObjectHandle,
+    ) -> Result<()> {
+        let session = self.session(session)?;
+        let mut state = session.enter()?;
+        let state = &mut *state;
+        let Some(mechanism) = mechanism else {
+            state.operations.cancel(function);
+            return Ok(());
+        };
+        if state.operations.is_active(function) {
+            return Err(ErrorKind::OperationActive.into());
+        }
+        let token = &session.token;
+        let ticket = &state.credentials.ticket;
+        let active = if function == Function::Digest {
+            let operation = token.channel.begin(ticket, function, mechanism, None)?;
+            Active { operation, fed: false, private: false, authentication: Authentication::NotNeeded }
+        } else {
+            let key = state.cache.key(token, &state.credentials, key, ErrorKind::KeyHandleInvalid)?;
+            let operation = token.channel.begin(ticket, function, mechanism, Some(&key.record))?;
+            let authentication = if key.always_authenticate(token, &state.credentials)? {
+                Authentication::Wanted
+            } else {
+                Authentication::NotNeeded
+            };
+            Active { operation, fed: false, private: key.record.columns.private, authentication }
+        };
+        state.operations.begin(function, active);
+        Ok(())
+    }
+
+    /// C_Encrypt, C_Decrypt, C_Digest, C_Sign, C_SignRecover, C_VerifyRecover.
+    pub fn one_shot(
+        &self,
+        session: SessionHandle,
+        function: Function,
+        input: &[u8],
+        output: Option<&mut [u8]>,
+    ) -> Result<Outcome> {
+        let session = self.session(session)?;
+        let mut state = session.enter()?;
+        state.operations.end_whole(function, |operation| operation.one_shot(input, output))
+    }
+
+    /// C_EncryptUpdate, C_DecryptUpdate; C_DigestUpdate, C_SignUpdate, C_VerifyUpdate (no output).
+    pub fn update(
+        &self,
+        session: SessionHandle,
+        function: Function,
+        input: &[u8],
+        output: Option<&mut [u8]>,
+    ) -> Result<Outcome> {
+        let session = self.session(session)?;
+        let mut state = session.enter()?;
+        state.operations.feed_with(function, |operation| operation.update(input, output))
+    }
+
+    /// C_EncryptFinal, C_DecryptFinal, C_DigestFinal, C_SignFinal.
+    pub fn finish(&self, session: SessionHandle, function: Function, output: Option<&mut [u8]>) -> Result<Outcome> {
+        let session = self.session(session)?;
+        let mut state = session.enter()?;
+        state.operations.end_with(function, |operation| operation.finish(output))
+    }
+
+    pub fn verify(&self, session: SessionHandle, data: &[u8], signature: &[u8]) -> Result<()> {
+        let session = self.session(session)?;
+        let mut state = session.enter()?;
+        let done = |operation: &mut dyn Operation| {
+            operation.verify_one_shot(data, signature)?;
+            Ok(Outcome::Written(0))
+        };
+        state.operations.end_whole(Function::Verify, done).map(drop)
+    }
+
+    pub fn verify_final(&self, session: SessionHandle, signature: &[u8]) -> Result<()> {
+        let session = self.session(session)?;
+        let mut state = session.enter()?;
+        let done = |operation: &mut dyn Operation| {
+            operation.verify(signature)?;
+            Ok(Outcome::Written(0))
+        };
+        state.operations.end_with(Function::Verify, done).map(drop)
+    }
+
+    pub fn digest_key(&self, session: SessionHandle, key: ObjectHandle) -> Result<()> {
+        let session = self.session(session)?;
+        let mut state = session.enter()?;
+        let state = &mut *state;
+        state.operations.get(Function::Digest)?;
+        let token = &session.token;
+        let credentials = &state.credentials;
+        let key = state.cache.key(token, credentials, key, ErrorKind::KeyHandleInvalid)?;
+        let feed = |operation: &mut dyn Operation| {
+            token.channel.digest_key(&credentials.ticket, operation, &key.record)?;
+            Ok(Outcome::Written(0))
+        };
+        state.operations.feed_with(Function::Digest, feed).map(drop)
+    }
+
+    /// C_DigestEncryptUpdate (cipher Encrypt, other Digest), C_DecryptDigestUpdate,
+    /// C_SignEncryptUpdate, C_DecryptVerifyUpdate. The digest or signature always takes the
+    /// plaintext, and takes it only when the cipher has written.
+    pub fn dual_update(
+        &self,
+        session: SessionHandle,
+        cipher: Function,
+        other: Function,
+        input: &[u8],
+        mut output: Option<&mut [u8]>,
+    ) -> Result<Outcome> {
+        let session = self.session(session)?;
+        let mut state = session.enter()?;
+        let operations = &mut state.operations;
+        operations.get(cipher)?.authorised()?;
+        operations.get(other)?.authorised()?;
+        let outcome = operations
+            .feed_with(cipher, |operation| operation.update(input, output.as_deref_mut()))
+            .and_then(|outcome| {
+                let Outcome::Written(written) = outcome else { return Ok(outcome) };
+                let plain = match (cipher, &output) {
+                    (Function::Decrypt, Some(output)) => output.get(..written).unwrap_or_default(),
+                    (Function::Decrypt, None) => &[],
+                    _ => input,
+                };
+                operations.feed_with(other, |operation| operation.update(plain, None))?;
+                Ok(outcome)
+            });
+        if outcome.is_err() {
+            operations.cancel(cipher);
+            operations.cancel(other);
+        }
+        outcome
+    }
+
+    /// C_GetOperationState: of a digest that is alone in its session. CKR_STATE_UNSAVEABLE.
+    pub fn operation_state(&self, session: SessionHandle) -> Result<Vec<u8>> {
+        let session = self.session(session)?;
+        let mut state = session.enter()?;
+        if state.operations.0.iter().flatten().count() == 0 {
+            return Err(ErrorKind::OperationNotInitialized.into());
+        }
+        let alone = state.operations.0.iter().flatten().count() == 1;
+        match state.operations.get(Function::Digest) {
+            Ok(active) if alone => {
+                let mut saved = vec![u8::from(active.fed)];
+                saved.extend_from_slice(&active.operation.save()?);
+                Ok(saved)
+            }
+            _ => Err(ErrorKind::StateUnsaveable.into()),
+        }
+    }
+
+    /// C_SetOperationState: the saved digest takes the place of whatever is active.
+    pub fn set_operation_state(
+        &self,
+        session: SessionHandle,
+        state: &[u8],
+        encryption_key: ObjectHandle,
+        authentication_key: ObjectHandle,
+    ) -> Result<()> {
+        let saved = state;
+        let session = self.session(session)?;
+        let mut state = session.enter()?;
+        if encryption_key != ck::CK_INVALID_HANDLE || authentication_key != ck::CK_INVALID_HANDLE {
+            return Err(ErrorKind::KeyNotNeeded.into());
+        }
+        let Some((&fed @ 0..=1, sealed)) = saved.split_first() else {
+            return Err(ErrorKind::SavedStateInvalid.into());
+        };
+        let operation = session.token.channel.resume(&state.credentials.ticket, sealed)?;
+        state.cancel_all();
+        state.operations.begin(
+            Function::Digest,
+            Active { operation, fed: fed == 1, private: false, authentication: Authentication::NotNeeded },
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,227 @@
+//! One token as this process has it open: its store, its HSM, its login and its objects.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use super::SlotId;
+use super::login::{Credentials, Holder};
+use super::objects::Objects;
+use crate::channel::Channel;
+use crate::error::{ErrorKind, Result};
+use crate::hsm::{Command, Ticket};
+use crate::store::{Meta, Store};
+
+/// The counter value that no store has.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// A token between its initialisation and the next one. When it is initialised anew, by this
+/// process or another, this object is dead and the slot gets a new one.
+pub(super) struct Token {
+    pub(super) slot: SlotId,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) channel: Box<dyn Channel>,
+    pub(super) objects: Objects,
+    /// Serialises what hashes PINs, so that the login state does not change beneath it. Never held
+    /// by a call that only uses keys.
+    pub(super) gate: Mutex<()>,
+    serial: String,
+    removed: AtomicBool,
+    /// The store's counter, made even, when `serial` and the domain were last compared.
+    seen: AtomicU64,
+    /// The domain version that the HSM holds.
+    held: Mutex<u64>,
+    login: RwLock<Credentials>,
+    /// `login.epoch`, to be read without the lock.
+    epoch: AtomicU32,
+    sessions: AtomicU64,
+    rw_sessions: AtomicU64,
+}
+
+impl Token {
+    /// Opens a token: reads its own rows and gives the HSM the domain's public part.
+    pub(super) fn open(slot: SlotId, store: Arc<dyn Store>, channel: Box<dyn Channel>) -> Result<Self> {
+        let counter = store.counter();
+        let meta = store.meta()?;
+        channel.call(&Ticket::public(), Command::Adopt { domain: &meta.domain })?;
+        Ok(Self {
+            slot,
+            store,
+            channel,
+            objects: Objects::new(),
+            gate: Mutex::new(()),
+            serial: meta.serial,
+            removed: AtomicBool::new(false),
+            seen: AtomicU64::new(counter & !1),
+            held: Mutex::new(meta.domain.version),
+            login: RwLock::new(Credentials::nobody(0)),
+            epoch: AtomicU32::new(0),
+            sessions: AtomicU64::new(0),
+            rw_sessions: AtomicU64::new(0),
+        })
+    }
+
+    /// Sees what other processes did to the token as a whole; one comparison when nothing did.
+    /// CKR_DEVICE_REMOVED once the token was initialised anew.
+    #[inline]
+    pub(super) fn check(&self) -> Result<()> {
+        // An odd counter is a commit under way, not yet acknowledged to anyone.
+        let counter = self.store.counter() & !1;
+        if counter == self.seen.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.look_again(counter)
+    }
+
+    #[cold]
+    fn look_again(&self, counter: u64) -> Result<()> {
+        let mut held = lock(&self.held);
+        if self.is_removed() {
+            return Err(ErrorKind::DeviceRemoved.into());
+        }
+        let meta = self.store.meta()?;
+        if meta.serial != self.serial {
+            self.mark_removed();
+            self.end_login();
+            return Err(ErrorKind::DeviceRemoved.into());
+        }
+        if meta.domain.version > *held {
+            self.channel.call(&Ticket::public(), Command::Adopt { domain: &meta.domain })?;
+            *held = meta.domain.version;
+        }
+        self.seen.store(counter, Ordering::Release);
+        Ok(())
+    }
+
+    /// The token is no longer in its slot: every later call of its sessions fails.
+    pub(super) fn remove(&self) {
+        let _no_look = lock(&self.held);
+        self.mark_removed();
+        self.end_login();
+    }
+
+    /// With `held` locked, so that `seen` is not overwritten.
+    fn mark_removed(&self) {
+        self.removed.store(true, Ordering::Release);
+        self.seen.store(NEVER, Ordering::Release);
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn meta(&self) -> Result<Meta> {
+        self.store.meta()
+    }
+
+    // Sessions
+
+    /// Counts a session in. CKR_SESSION_READ_WRITE_SO_EXISTS, CKR_DEVICE_REMOVED.
+    pub(super) fn enter_session(&self, rw: bool) -> Result<()> {
+        let login = self.login.read().unwrap_or_else(PoisonError::into_inner);
+        if self.is_removed() {
+            return Err(ErrorKind::DeviceRemoved.into());
+        }
+        if !rw && login.is_so() {
+            return Err(ErrorKind::SessionReadWriteSoExists.into());
+        }
+        self.sessions.fetch_add(1, Ordering::AcqRel);
+        if rw {
+            self.rw_sessions.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// Counts a session out. With the last one goes the login (PKCS#11 3.2 §5.6, C_CloseSession).
+    pub(super) fn leave_session(&self, rw: bool) {
+        if rw {
+            self.rw_sessions.fetch_sub(1, Ordering::AcqRel);
+        }
+        if self.sessions.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
+            if self.sessions.load(Ordering::Acquire) == 0 {
+                self.clear(&mut login);
+            }
+        }
+    }
+
+    /// All sessions, and those of them that are read/write.
+    pub(super) fn session_counts(&self) -> (u64, u64) {
+        (self.sessions.load(Ordering::Acquire), self.rw_sessions.load(Ordering::Acquire))
+    }
+
+    /// Takes the token out of use if no session is open; else CKR_SESSION_EXISTS.
+    pub(super) fn remove_if_idle(&self) -> Result<()> {
+        let _no_look = lock(&self.held);
+        let _no_entry = self.login.write().unwrap_or_else(PoisonError::into_inner);
+        if self.session_counts().0 != 0 {
+            return Err(ErrorKind::SessionExists.into());
+        }
+        self.mark_removed();
+        Ok(())
+    }
+
+    // Login
+
+    #[inline]
+    pub(super) fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    pub(super) fn credentials(&self) -> Credentials {
+        self.login.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Enters the ticket of a login that the HSM granted, unless the state has changed since it was
+    /// asked: then the HSM forgets it and the reason is the error.
+    pub(super) fn begin_login(&self, holder: Holder, ticket: Ticket) -> Result<()> {
+        let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
+        let (all, rw) = self.session_counts();
+        let refusal = if self.is_removed() {
+            Some(ErrorKind::DeviceRemoved)
+        } else if all == 0 {
+            Some(ErrorKind::SessionClosed)
+        } else if holder == Holder::So && all != rw {
+            Some(ErrorKind::SessionReadOnlyExists)
+        } else {
+            None
+        };
+        if let Some(kind) = refusal {
+            self.log_out_of_hsm();
+            return Err(kind.into());
+        }
+        *login = Credentials { epoch: login.epoch.wrapping_add(1), ticket, holder: Some(holder) };
+        self.epoch.store(login.epoch, Ordering::Release);
+        Ok(())
+    }
+
+    /// Ends the login, if there is one: private session objects are gone, handles of private
+    /// objects are dead. Answers whether there was one.
+    pub(super) fn end_login(&self) -> bool {
+        let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
+        self.clear(&mut login)
+    }
+
+    fn clear(&self, login: &mut Credentials) -> bool {
+        if login.holder.is_none() {
+            return false;
+        }
+        *login = Credentials::nobody(login.epoch.wrapping_add(1));
+        self.epoch.store(login.epoch, Ordering::Release);
+        self.objects.forget_private();
+        self.log_out_of_hsm();
+        true
+    }
+
+    /// The HSM wipes what the login opened. That cannot be refused; if the HSM is not there, there
+    /// is nothing left to wipe.
+    pub(super) fn log_out_of_hsm(&self) {
+        if let Err(error) = self.channel.call(&Ticket::public(), Command::Logout) {
+            tracing::warn!(%error, slot = self.slot, "the HSM did not confirm the logout");
+        }
+    }
+}
+
+/// Locks a mutex whose data stays whole when a holder panics.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
