@@ -16,6 +16,9 @@ mod pbkdf2;
 mod sp800_108;
 mod wrap;
 
+#[cfg(test)]
+mod vector_tests;
+
 use std::sync::{Arc, LazyLock};
 
 use cryptoki_sys as ck;
