@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::global;
 use crate::error::{ErrorKind, Result};
+use crate::hsm;
 
 static REGISTERED: AtomicBool = AtomicBool::new(false);
 
@@ -29,6 +30,8 @@ extern "C" fn after_in_parent() {
     global::after_fork_in_parent();
 }
 
+/// Runs in a process of one thread, in which any lock may be held for ever: it takes none.
 extern "C" fn after_in_child() {
+    hsm::after_fork_in_child();
     global::after_fork_in_child();
 }
