@@ -40,10 +40,6 @@ def spelled(size):
     return f"{size:,}".replace(",", " ")
 
 
-def micro(label, benchmark, **options):
-    return Line(label, benchmark, **options)
-
-
 def signatures(title, name):
     return [
         Line(f"{title} sign", f"{name}-sign", raw=0.9, factor=2 if "rsa" in name else 1),

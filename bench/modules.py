@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import time
 
@@ -132,9 +133,8 @@ class Conclave(Module):
         first_existing(self.library)
 
     def at(self, directory):
-        environment = {"CONCLAVE_HOME": str(directory), "CONCLAVE_CONF": ""}
-        token = Token(self.program, ["-m", self.library, "-l", LABEL], environment)
-        del token.environment["CONCLAVE_CONF"]
+        token = Token(self.program, ["-m", self.library, "-l", LABEL], {"CONCLAVE_HOME": str(directory)})
+        token.environment.pop("CONCLAVE_CONF", None)
         return token
 
     def make(self, directory):
@@ -221,27 +221,57 @@ class OpenCryptoki(Module):
         if os.geteuid() != 0:
             raise Unavailable("needs root, for its daemon and its one data directory")
         self.daemon = None
-        if subprocess.run(["pgrep", "-x", "pkcsslotd"], capture_output=True).returncode != 0:
-            daemon = shutil.which("pkcsslotd", path="/usr/sbin:/sbin:/usr/bin")
-            if not daemon or subprocess.run([daemon], capture_output=True, timeout=30).returncode != 0:
-                raise Unavailable("its daemon pkcsslotd does not start")
-            time.sleep(1)
-            found = subprocess.run(["pgrep", "-x", "pkcsslotd"], capture_output=True, text=True)
-            self.daemon = int(found.stdout.split()[0]) if found.stdout.split() else None
+        if self.running():
+            raise Unavailable("its daemon runs already: the token is left to whoever uses it")
+        self.begin()
+        if self.used():
+            # Left by a benchmark that was killed.
+            self.stop()
+            self.begin()
         self.size = 0
+        Token(self.program, ["-m", self.library, "-s", "3", "-l", LABEL, "-o", "87654321"], {}).must("init-token")
+
+    @staticmethod
+    def running():
+        found = subprocess.run(["pgrep", "-x", "pkcsslotd"], capture_output=True, text=True).stdout.split()
+        return int(found[0]) if found else None
+
+    def begin(self):
+        daemon = shutil.which("pkcsslotd", path="/usr/sbin:/sbin:/usr/bin")
+        if not daemon or subprocess.run([daemon], capture_output=True, timeout=30).returncode != 0:
+            raise Unavailable("its daemon pkcsslotd does not start")
+        time.sleep(1)
+        self.daemon = self.running()
+
+    def used(self):
+        """Whether a benchmark's token is there; raises Unavailable for anybody else's."""
         slots = subprocess.run(["pkcsconf", "-t"], capture_output=True, text=True, timeout=30).stdout
         part = slots.partition("Token #3 Info:")[2].partition("Token #")[0]
         if "SoftTok" not in part:
             raise Unavailable("its slot 3 is not the soft token")
-        used = "|TOKEN_INITIALIZED" in part
-        if used and LABEL not in part:
+        if "|TOKEN_INITIALIZED" in part and LABEL not in part:
             raise Unavailable("its soft token is in use by someone else")
-        so_pin = SO_PIN if used else "87654321"
-        Token(self.program, ["-m", self.library, "-s", "3", "-l", LABEL, "-o", so_pin], {}).must("init-token")
+        return LABEL in part
 
     def stop(self):
-        if getattr(self, "daemon", None):
-            os.kill(self.daemon, 15)
+        """Ends the daemon that `begin` started, and clears the benchmark's token away."""
+        if not getattr(self, "daemon", None):
+            return
+        try:
+            ours = self.used()
+        except Unavailable:
+            ours = False
+        os.kill(self.daemon, signal.SIGTERM)
+        for _ in range(50):
+            if not self.running():
+                break
+            time.sleep(0.1)
+        self.daemon = None
+        if ours:
+            data = pathlib.Path("/var/lib/opencryptoki/swtok")
+            for path in [*data.glob("NVTOK.DAT"), *data.glob("MK_*"), *data.glob("TOK_OBJ/*")]:
+                path.unlink()
+            pathlib.Path("/dev/shm/var.lib.opencryptoki.swtok").unlink(missing_ok=True)
 
     def filled(self, size):
         token = Token(self.program, ["-m", self.library, "-s", "3", "-l", LABEL], {})

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Builds the module, the raw back end and the benchmark program, and compares; arguments go to
+# bench/run.py (--smoke, --only PATTERN, --json FILE, --full, ...).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export AWS_LC_SYS_NO_JITTER_ENTROPY=1
+if [[ " $* " == *" --smoke "* ]]; then
+    scripts/apt.sh build-essential libp11-kit-dev softhsm2
+else
+    scripts/apt.sh build-essential libp11-kit-dev softhsm2 libnss3 libnss3-tools opencryptoki procps ||
+        echo "some of the other modules are missing; comparing with the rest" >&2
+    cargo build --release --locked --lib --example raw_backend
+fi
+exec python3 bench/run.py "$@"
