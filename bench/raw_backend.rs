@@ -66,11 +66,7 @@ fn measure(name: &str, factory: &Factory, seconds: f64, threads: usize) -> Strin
     let mut samples: Vec<f32> = results.into_iter().flat_map(|(_, samples)| samples).collect();
     samples.sort_by(f32::total_cmp);
     let at = |percent: usize| samples.get(samples.len() * percent / 100).copied().unwrap_or_default();
-    format!(
-        r#"{{"name":"{name}","threads":{threads},"rate":{rate:.6},"failed":0,"p50":{},"p99":{}}}"#,
-        at(50),
-        at(99)
-    )
+    format!(r#"{{"name":"{name}","threads":{threads},"rate":{rate:.6},"failed":0,"p50":{},"p99":{}}}"#, at(50), at(99))
 }
 
 /// Operations a second, the clock read only now and then.
