@@ -60,6 +60,7 @@ impl Region {
         Ok(Self { at: arena.take(class)?, capacity: slot_size(class), home: Home::Slot(arena) })
     }
 
+    #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.capacity
     }

@@ -226,6 +226,12 @@ impl<'a> Decoder<'a> {
         if self.rest.is_empty() { Ok(()) } else { Err(Malformed("trailing bytes")) }
     }
 
+    /// What was not read yet.
+    #[cfg(test)]
+    pub(in crate::hsm) fn remaining(&self) -> &'a [u8] {
+        self.rest
+    }
+
     pub(in crate::hsm) fn peek(&self) -> Decoded<Type> {
         let first = *self.rest.first().ok_or(Malformed("truncated"))?;
         match (first >> 5, first) {

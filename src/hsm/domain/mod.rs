@@ -2,9 +2,17 @@
 
 pub(super) mod cbor;
 mod cose;
+mod keys;
+mod opened;
+mod pin;
 mod seal;
+mod state;
+mod token;
 
+pub(super) use opened::{Changed, Circumstances, Founded, Opened, check_pin};
 pub(super) use seal::{DomainId, IndexKey, KeyId, Kind, Sealer, key_id_of, unverified};
+pub(super) use state::{State, User};
+pub(super) use token::PublicState;
 
 #[cfg(test)]
 mod tests;

@@ -24,6 +24,8 @@ pub(in crate::hsm) type DomainId = [u8; 16];
 pub(in crate::hsm) type KeyId = [u8; 16];
 
 const TAG: usize = 16;
+/// What [`key_id`] calls the keys of a [`Sealer`].
+pub(super) const DOMAIN_KEY: &str = "domain key";
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
@@ -78,7 +80,7 @@ pub(in crate::hsm) struct Sealer {
 
 impl Sealer {
     pub(super) fn new(domain: DomainId, region: Arc<str>, key: Arc<SecretBytes>) -> Result<Self> {
-        Ok(Self { domain, region, id: key_id("domain key", key.expose())?, key })
+        Ok(Self { domain, region, id: key_id(DOMAIN_KEY, key.expose())?, key })
     }
 
     /// A key of this instance's memory only, for session objects and tickets; needs no login.

@@ -7,13 +7,22 @@ mod aes;
 mod aes_gcm;
 mod aes_mac;
 mod digest;
+mod ec;
+mod eddsa;
 mod generic_secret;
+mod hashes;
 mod hkdf;
 mod hmac;
 mod key_wrap;
 mod mac;
+mod montgomery;
 mod pbkdf2;
+mod public_key;
+mod rsa;
+mod signing;
 mod sp800_108;
+#[cfg(test)]
+mod testing;
 mod wrap;
 
 #[cfg(test)]
@@ -163,6 +172,10 @@ const FAMILIES: &[&[Row]] = &[
     hkdf::ROWS,
     pbkdf2::ROWS,
     sp800_108::ROWS,
+    rsa::ROWS,
+    ec::ROWS,
+    eddsa::ROWS,
+    montgomery::ROWS,
 ];
 
 static TABLE: LazyLock<Vec<&'static Row>> = LazyLock::new(|| {
@@ -233,7 +246,16 @@ pub(super) struct KeyType {
 }
 
 /// The families' key types.
-const KEY_TYPES: &[&[KeyType]] = &[generic_secret::KEY_TYPES, hmac::KEY_TYPES, hkdf::KEY_TYPES, aes::KEY_TYPES];
+const KEY_TYPES: &[&[KeyType]] = &[
+    generic_secret::KEY_TYPES,
+    hmac::KEY_TYPES,
+    hkdf::KEY_TYPES,
+    aes::KEY_TYPES,
+    rsa::KEY_TYPES,
+    ec::KEY_TYPES,
+    eddsa::KEY_TYPES,
+    montgomery::KEY_TYPES,
+];
 
 /// The row of a key type, if it is supported.
 pub(super) fn key_type(kind: ck::CK_KEY_TYPE) -> Option<&'static KeyType> {

@@ -4,12 +4,18 @@
 //! owns what it allocates, and turns a failure into an [`Error`](crate::error::Error).
 
 pub(in crate::hsm) mod aes;
+mod bignum;
 pub(in crate::hsm) mod cmac;
 pub(in crate::hsm) mod digest;
+pub(in crate::hsm) mod ec;
+pub(in crate::hsm) mod ed25519;
 pub(in crate::hsm) mod gcm;
 pub(in crate::hsm) mod hmac;
 pub(in crate::hsm) mod kdf;
+pub(in crate::hsm) mod pkey;
 pub(in crate::hsm) mod random;
+pub(in crate::hsm) mod rsa;
+pub(in crate::hsm) mod x25519;
 
 use std::os::raw::c_int;
 

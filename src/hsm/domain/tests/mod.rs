@@ -1,1 +1,7 @@
 mod seal;
+mod token;
+
+use super::super::command::PinCost;
+
+/// The cheapest PIN hash that is allowed.
+const CHEAP: PinCost = PinCost { memory_kib: 1024, passes: 1, lanes: 1 };

@@ -1,0 +1,280 @@
+//! Domain tokens: a state signed by a member, its secrets encrypted to everybody who may open them.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha384};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::super::command::DomainToken;
+use super::super::crypto::{Entropy, SecretBytes};
+use super::cbor::{Decoder, Encoder, Malformed};
+use super::cose::{self, ESP384, Form, Header, Message};
+use super::keys::{Kid, PrivateKey, PublicKey};
+use super::seal;
+use super::state::{Hash, Member, State};
+use crate::error::{Error, ErrorKind, Result};
+
+const CONTENT_TYPE: &str = "application/vnd.conclave.domain-token";
+/// The suite of P-384 alone.
+pub(super) const SUITE: u64 = 1;
+/// More than any domain needs; checked before anything is parsed.
+const LARGEST: usize = 16 * 1024 * 1024;
+
+/// A state whose token was verified: its public part, its hash, and the secrets still encrypted.
+pub(in crate::hsm) struct PublicState {
+    state: State,
+    hash: Hash,
+    envelope: Envelope,
+    /// Kid of the member that exported the token.
+    exporter: Kid,
+}
+
+impl PublicState {
+    /// Takes a token without a state to compare with: a member that the state itself names must
+    /// have signed it. What vouches for that member is the PIN record that opens it.
+    pub(in crate::hsm) fn first_seen(token: &DomainToken) -> Result<Arc<Self>> {
+        let parsed = Parsed::of(token)?;
+        let signer = parsed.signer(&parsed.state.members)?;
+        parsed.verify(&signer).map(Arc::new)
+    }
+
+    /// Takes a newer token on the word of a member of this state.
+    ///
+    /// The next version must chain to this one. A later version is taken as well if a member of
+    /// both states signed it, for an embedded token's store keeps the newest token only. The same
+    /// state is answered with what is held. Refused: an older version, another state of the same
+    /// version (which is an alarm), another domain.
+    pub(in crate::hsm) fn adopt(self: &Arc<Self>, token: &DomainToken) -> Result<Arc<Self>> {
+        let parsed = Parsed::of(token)?;
+        let held = &self.state;
+        if parsed.state.domain != held.domain {
+            return Err(refused("it belongs to another domain"));
+        }
+        if parsed.state.version == held.version && parsed.hash == self.hash {
+            return Ok(Arc::clone(self));
+        }
+        let signer = parsed.signer(&held.members)?;
+        if !parsed.state.members.iter().any(|m| m.signing == signer) {
+            return Err(refused("it expels its own signer"));
+        }
+        let newer = parsed.verify(&signer)?;
+        match newer.state.version {
+            version if version < held.version => Err(refused("its version is older than the one held")),
+            version if version == held.version => {
+                tracing::error!(
+                    version,
+                    held = %hex(&self.hash),
+                    shown = %hex(&newer.hash),
+                    "two domain states of one version: the one held is kept"
+                );
+                Err(refused("there is another state of the same version"))
+            }
+            version if version - 1 == held.version && newer.state.previous != Some(self.hash) => {
+                Err(refused("it does not continue the state held"))
+            }
+            _ => Ok(Arc::new(newer)),
+        }
+    }
+
+    pub(in crate::hsm) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// SHA-384 of the encoded state.
+    pub(in crate::hsm) fn hash(&self) -> &Hash {
+        &self.hash
+    }
+
+    pub(super) fn exporter(&self) -> &Kid {
+        &self.exporter
+    }
+
+    /// The encoded secrets, for the holder of a recipient's private key.
+    pub(super) fn open_secrets(&self, key: &PrivateKey) -> Result<SecretBytes> {
+        self.envelope.open(&self.state, &self.hash, &self.exporter, key)
+    }
+}
+
+/// Signs a state and encrypts its secrets to all its recipients.
+pub(super) fn export(
+    state: &State,
+    secrets: &SecretBytes,
+    signer: &PrivateKey,
+    entropy: &mut Entropy,
+) -> Result<(DomainToken, Arc<PublicState>)> {
+    state.check().map_err(|why| ErrorKind::GeneralError.with(why.0))?;
+    let encoded = state.encode();
+    let hash: Hash = Sha384::digest(&encoded).into();
+    let exporter = signer.public()?.kid();
+    let envelope = Envelope::seal(state, &hash, &exporter, secrets, entropy)?;
+
+    let mut payload = Encoder::new();
+    payload.array(2).bytes(&encoded);
+    envelope.encode(&mut payload);
+    let payload = payload.finish();
+    let mut header = Header::new(ESP384, CONTENT_TYPE);
+    header.kid = Some(&exporter);
+    let protected = header.encode();
+    let signature = signer.sign(&cose::authenticated(Form::Sign1, &protected, &state.domain, &payload))?;
+    let bytes = cose::encode(Form::Sign1, &protected, &payload, &signature);
+    let public = PublicState { state: state.clone(), hash, envelope, exporter };
+    Ok((DomainToken { version: state.version, bytes }, Arc::new(public)))
+}
+
+/// A token taken apart, its signature not verified yet.
+struct Parsed<'a> {
+    message: Message<'a>,
+    state: State,
+    hash: Hash,
+    envelope: Envelope,
+    exporter: Kid,
+}
+
+impl<'a> Parsed<'a> {
+    fn of(token: &'a DomainToken) -> Result<Self> {
+        if token.bytes.len() > LARGEST {
+            return Err(refused("it is too large"));
+        }
+        let parsed = Self::decode(&token.bytes).map_err(|why| refused(why.0))?;
+        if parsed.state.version != token.version {
+            return Err(refused("it is stored under another version"));
+        }
+        Ok(parsed)
+    }
+
+    fn decode(bytes: &'a [u8]) -> std::result::Result<Self, Malformed> {
+        let message = Message::decode(Form::Sign1, bytes)?;
+        let exporter: Kid =
+            message.header.kid.and_then(|kid| kid.try_into().ok()).ok_or(Malformed("no signer is named"))?;
+        let expected = Header { kid: message.header.kid, ..Header::new(ESP384, CONTENT_TYPE) };
+        if message.header != expected {
+            return Err(Malformed("the headers are not those of a domain token"));
+        }
+        let mut d = Decoder::new(message.content);
+        d.array_of(2)?;
+        let encoded = d.bytes()?;
+        let envelope = Envelope::decode(&mut d)?;
+        d.end()?;
+        let state = State::decode(encoded)?;
+        if !envelope.wrapped.iter().map(|(kid, _)| kid).eq(state.secrets_recipients().keys()) {
+            return Err(Malformed("the secrets are not encrypted to exactly the state's recipients"));
+        }
+        Ok(Self { message, state, hash: Sha384::digest(encoded).into(), envelope, exporter })
+    }
+
+    /// The key of the member that is said to have signed.
+    fn signer(&self, members: &[Member]) -> Result<PublicKey> {
+        let signer = members.iter().find(|m| m.signing.kid() == self.exporter);
+        signer.map(|m| m.signing).ok_or_else(|| refused("its signer is not a member"))
+    }
+
+    fn verify(self, signer: &PublicKey) -> Result<PublicState> {
+        let signed = self.message.authenticated(&self.state.domain);
+        if !signer.verify(&signed, self.message.tag) {
+            return Err(refused("its signature does not verify"));
+        }
+        Ok(PublicState { state: self.state, hash: self.hash, envelope: self.envelope, exporter: self.exporter })
+    }
+}
+
+/// The secrets, encrypted once, and the content key encrypted to each recipient by a one-pass
+/// agreement with one ephemeral key.
+struct Envelope {
+    suite: u64,
+    ephemeral: PublicKey,
+    /// By kid, ascending.
+    wrapped: Vec<(Kid, [u8; 48])>,
+    ciphertext: Vec<u8>,
+}
+
+impl Envelope {
+    fn seal(state: &State, hash: &Hash, exporter: &Kid, secrets: &SecretBytes, entropy: &mut Entropy) -> Result<Self> {
+        let ephemeral = PrivateKey::generate(entropy)?;
+        let public = ephemeral.public()?;
+        let content_key = SecretBytes::fill(32, |key| entropy.fill(key))?;
+        let mut wrapped = Vec::new();
+        for (kid, recipient) in state.secrets_recipients() {
+            let info = transcript_info(state, hash, exporter, &public, &recipient);
+            let key: Zeroizing<[u8; 44]> = ephemeral.agree(&recipient, &info)?;
+            let mut slot = [0; 48];
+            let (body, tag) = slot.split_at_mut(32);
+            body.copy_from_slice(content_key.expose());
+            tag.copy_from_slice(&seal::gcm_seal(&key[..32], &key[32..], &[], body)?);
+            wrapped.push((kid, slot));
+        }
+        let key = content_keys(&content_key, hash)?;
+        let mut ciphertext = Vec::with_capacity(secrets.len() + 16);
+        ciphertext.extend_from_slice(secrets.expose());
+        let tag = seal::gcm_seal(&key[..32], &key[32..], &[], &mut ciphertext)?;
+        ciphertext.extend_from_slice(&tag);
+        Ok(Self { suite: SUITE, ephemeral: public, wrapped, ciphertext })
+    }
+
+    fn open(&self, state: &State, hash: &Hash, exporter: &Kid, key: &PrivateKey) -> Result<SecretBytes> {
+        if self.suite != SUITE || !state.suites.contains(&self.suite) {
+            return Err(refused("its suite is not allowed"));
+        }
+        let recipient = key.public()?;
+        let kid = recipient.kid();
+        let entry = self.wrapped.iter().find(|(other, _)| bool::from(other.ct_eq(&kid)));
+        let (_, slot) = entry.ok_or_else(|| refused("its secrets are not encrypted to this key"))?;
+        let info = transcript_info(state, hash, exporter, &self.ephemeral, &recipient);
+        let wrapping: Zeroizing<[u8; 44]> = key.agree(&self.ephemeral, &info)?;
+        let damaged = || refused("its secrets do not decrypt");
+        let content_key = seal::gcm_open(&wrapping[..32], &wrapping[32..], &[], slot)?.ok_or_else(damaged)?;
+        let content = content_keys(&content_key, hash)?;
+        seal::gcm_open(&content[..32], &content[32..], &[], &self.ciphertext)?.ok_or_else(damaged)
+    }
+
+    fn encode(&self, e: &mut Encoder) {
+        e.array(4).uint(self.suite);
+        self.ephemeral.encode(e);
+        e.list(&self.wrapped, |e, (kid, wrapped)| drop(e.array(2).bytes(kid).bytes(wrapped)));
+        e.bytes(&self.ciphertext);
+    }
+
+    fn decode(d: &mut Decoder<'_>) -> std::result::Result<Self, Malformed> {
+        d.array_of(4)?;
+        Ok(Self {
+            suite: d.uint()?,
+            ephemeral: PublicKey::decode(d)?,
+            wrapped: d.list(|d| {
+                d.array_of(2)?;
+                Ok((d.fixed()?, d.fixed()?))
+            })?,
+            ciphertext: d.bytes()?.to_vec(),
+        })
+    }
+}
+
+/// `["conclave/1", "domain-token", suite, SHA-384(transcript)]`.
+fn transcript_info(
+    state: &State,
+    hash: &Hash,
+    exporter: &Kid,
+    ephemeral: &PublicKey,
+    recipient: &PublicKey,
+) -> Vec<u8> {
+    let mut transcript = Encoder::new();
+    transcript.array(8).bytes(&state.domain).text(&state.region).uint(state.version).bytes(hash);
+    transcript.bytes(exporter).bytes(&recipient.kid()).bytes(ephemeral.spki()).bytes(recipient.spki());
+    let mut info = Encoder::new();
+    info.array(4).text("conclave/1").text("domain-token").uint(SUITE).bytes(&Sha384::digest(transcript.finish()));
+    info.finish()
+}
+
+/// Key and IV of the secrets: the content key is used once, for this state.
+fn content_keys(content_key: &SecretBytes, hash: &Hash) -> Result<Zeroizing<[u8; 44]>> {
+    let mut info = Encoder::new();
+    info.array(4).text("conclave/1").text("state-secrets").uint(SUITE).bytes(hash);
+    seal::expand(None, content_key.expose(), &info.finish())
+}
+
+fn refused(why: &'static str) -> Error {
+    ErrorKind::TokenNotRecognized.with(format!("the domain token was refused: {why}"))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
