@@ -5,7 +5,9 @@
 
 pub mod abi;
 pub mod channel;
+pub mod config;
 pub mod cryptoki;
 pub mod error;
 pub mod hsm;
+pub mod log;
 pub mod store;
