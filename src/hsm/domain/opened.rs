@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::super::command::{DomainToken, IndexColumn, ObjectId, PinChange, PinCost, PinRecord, Role};
+use super::super::command::{DomainToken, ObjectId, PinChange, PinCost, PinRecord, Role};
 use super::super::crypto::{Entropy, SecretBytes};
 use super::cbor::{Decoder, Encoder, Malformed};
 use super::keys::PrivateKey;
 use super::pin;
-use super::seal::{self, IndexKey, KeyId, Kind, Sealer};
+use super::seal::{self, IndexKey, KeyId, Sealer};
 use super::state::{DomainKey, KeyStatus, Limits, Member, State};
 use super::token::{self, PublicState, SUITE};
 use crate::error::{ErrorKind, Result};
@@ -33,7 +33,7 @@ impl Circumstances {
 pub(in crate::hsm) struct Opened {
     public: Arc<PublicState>,
     secrets: Arc<StateSecrets>,
-    sealers: Vec<Sealer>,
+    sealers: Vec<Arc<Sealer>>,
     active: usize,
 }
 
@@ -185,42 +185,20 @@ impl Opened {
     }
 
     /// Seals under the active domain key.
-    pub(in crate::hsm) fn sealer(&self) -> &Sealer {
+    pub(in crate::hsm) fn sealer(&self) -> &Arc<Sealer> {
         &self.sealers[self.active]
     }
 
-    /// The sealer of a domain key that is not retired.
-    pub(in crate::hsm) fn sealer_for(&self, id: &KeyId) -> Result<&Sealer> {
+    /// The sealer of the domain key that a record names (`seal::key_id_of`), unless the key is
+    /// retired or a revocation excludes the record.
+    pub(in crate::hsm) fn sealer_for(&self, id: &KeyId, object: &ObjectId, generation: u64) -> Result<&Arc<Sealer>> {
+        self.state().check_generation(object, generation)?;
         let sealer = self.sealers.iter().find(|sealer| sealer.key_id() == id);
         sealer.ok_or_else(|| ErrorKind::DeviceError.with("the record's domain key is unknown or retired"))
     }
 
-    /// Opens a sealed record under the domain key it names, unless a revocation excludes it.
-    pub(in crate::hsm) fn open(
-        &self,
-        kind: Kind,
-        object: &ObjectId,
-        generation: u64,
-        sealed: &[u8],
-    ) -> Result<SecretBytes> {
-        self.state().check_generation(object, generation)?;
-        self.sealer_for(&seal::key_id_of(sealed)?)?.open(kind, object, generation, sealed)
-    }
-
-    /// Verifies a public record under the domain key it names, unless a revocation excludes it.
-    pub(in crate::hsm) fn verify_mac<'a>(
-        &self,
-        kind: Kind,
-        object: &ObjectId,
-        generation: u64,
-        record: &'a [u8],
-    ) -> Result<&'a [u8]> {
-        self.state().check_generation(object, generation)?;
-        self.sealer_for(&seal::key_id_of(record)?)?.verify_mac(kind, object, generation, record)
-    }
-
-    pub(in crate::hsm) fn index_tag(&self, column: IndexColumn, value: &[u8]) -> Result<[u8; 16]> {
-        self.secrets.index.tag(column, value)
+    pub(in crate::hsm) fn index_key(&self) -> &IndexKey {
+        &self.secrets.index
     }
 
     #[cfg(test)]
@@ -240,7 +218,7 @@ impl Opened {
         let state = public.state();
         let region: Arc<str> = Arc::from(&*state.region);
         let sealers = secrets.domain_keys.iter();
-        let sealers = sealers.map(|key| Sealer::new(state.domain, Arc::clone(&region), Arc::clone(key)));
+        let sealers = sealers.map(|key| Sealer::new(state.domain, Arc::clone(&region), Arc::clone(key)).map(Arc::new));
         let sealers = sealers.collect::<Result<Vec<_>>>()?;
         let active = state.domain_keys.iter().position(|key| key.status == KeyStatus::Active);
         let active = active.filter(|at| *at < sealers.len()).ok_or(ErrorKind::GeneralError)?;
