@@ -204,18 +204,8 @@ impl Module {
         let token = &session.token;
         let _gate = lock(&token.gate);
         retry(|| {
-            let meta = token.meta()?;
-            let others = other_records(&meta, &Role::User);
-            let change = pin_change(token.channel.call(
-                &credentials.ticket,
-                Command::InitPin {
-                    role: Role::User,
-                    pin,
-                    record: meta.pin(&Role::User).map(|pin| &pin.record),
-                    others: &others,
-                    cost: self.settings.pin_cost,
-                },
-            )?)?;
+            let command = Command::InitPin { role: Role::User, pin, cost: self.settings.pin_cost };
+            let change = pin_change(token.channel.call(&credentials.ticket, command)?)?;
             token.commit_pin(&change)
         })?;
         token.check()
@@ -236,14 +226,12 @@ impl Module {
         let _gate = lock(&token.gate);
         retry(|| {
             let change = token.attempt(&role, |meta, record| {
-                let others = other_records(meta, &role);
                 pin_change(token.channel.call(
                     &credentials.ticket,
                     Command::SetPin {
                         old,
                         new,
                         record: &record.record,
-                        others: &others,
                         domain: &meta.domain,
                         cost: self.settings.pin_cost,
                     },

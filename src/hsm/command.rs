@@ -188,12 +188,10 @@ pub enum Command<'a> {
         pin: &'a [u8],
         record: &'a PinRecord,
     },
-    /// The SO gives a role a new PIN (C_InitPIN). `record` is the one it replaces.
+    /// The SO gives a role a new PIN (C_InitPIN).
     InitPin {
         role: Role,
         pin: &'a [u8],
-        record: Option<&'a PinRecord>,
-        others: &'a [PinRecord],
         cost: PinCost,
     },
     /// The holder changes the PIN; needs no login.
@@ -201,7 +199,6 @@ pub enum Command<'a> {
         old: &'a [u8],
         new: &'a [u8],
         record: &'a PinRecord,
-        others: &'a [PinRecord],
         domain: &'a DomainToken,
         cost: PinCost,
     },

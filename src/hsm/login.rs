@@ -1,31 +1,37 @@
 //! Who is logged in, and the domain that the login opened.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use super::command::{DomainToken, PinCost, PinRecord, Reply, Role, Ticket};
-use super::{Access, Hsm};
+use super::domain::{self, Circumstances, Opened, PublicState};
+use super::{Access, Hsm, random};
 use crate::error::{ErrorKind, Result};
 
-/// The login of this instance. Reads cost two atomic loads.
+/// The login of this instance. Reads of who it is cost two atomic loads.
 #[derive(Default)]
 pub(super) struct Login {
     /// Numbers of the tickets in force; 0 is none.
     user: AtomicU64,
     so: AtomicU64,
-    opened: RwLock<Option<Arc<Opened>>>,
+    domain: RwLock<Held>,
 }
 
-pub(super) struct Opened {}
-impl Opened {
-    pub(super) fn index_key(&self) -> &super::domain::IndexKey {
-        unreachable!("nothing opens the domain yet")
-    }
-    pub(super) fn sealer(&self) -> Result<Arc<super::domain::Sealer>> {
-        Err(ErrorKind::FunctionNotSupported.into())
-    }
-    pub(super) fn sealer_for(&self, _: &super::domain::KeyId) -> Result<Arc<super::domain::Sealer>> {
-        Err(ErrorKind::FunctionNotSupported.into())
+/// The domain as this instance holds it.
+#[derive(Default)]
+struct Held {
+    public: Option<Arc<PublicState>>,
+    /// There while somebody is logged in.
+    opened: Option<Arc<Opened>>,
+}
+
+impl Held {
+    /// The state of a token, verified against the one held.
+    fn take(&self, token: &DomainToken) -> Result<Arc<PublicState>> {
+        match &self.public {
+            Some(held) => held.adopt(token),
+            None => PublicState::first_seen(token),
+        }
     }
 }
 
@@ -48,44 +54,97 @@ impl Hsm {
 
     /// The open domain; CKR_USER_NOT_LOGGED_IN if nobody opened it.
     pub(super) fn opened(&self) -> Result<Arc<Opened>> {
-        let opened = self.login.opened.read().unwrap_or_else(PoisonError::into_inner);
-        opened.clone().ok_or_else(|| ErrorKind::UserNotLoggedIn.into())
+        let held = self.login.domain.read().unwrap_or_else(PoisonError::into_inner);
+        held.opened.clone().ok_or_else(|| ErrorKind::UserNotLoggedIn.into())
     }
-    pub(super) fn found(&self, _: &str, _: &str, _: &[u8], _: PinCost) -> Result<Reply> {
-        Err(ErrorKind::FunctionNotSupported.into())
+
+    pub(super) fn found(&self, label: &str, serial: &str, so_pin: &[u8], cost: PinCost) -> Result<Reply> {
+        let founded = Opened::found(label, serial, so_pin, cost, &mut Circumstances::of_system())?;
+        Ok(Reply::Founded { domain: founded.domain, so_pin: founded.so_pin })
     }
-    pub(super) fn adopt(&self, _: &DomainToken) -> Result<Reply> {
-        Err(ErrorKind::FunctionNotSupported.into())
+
+    pub(super) fn adopt(&self, token: &DomainToken) -> Result<Reply> {
+        let mut held = self.held();
+        let public = held.take(token)?;
+        if let Some(opened) = &held.opened {
+            held.opened = Some(Arc::new(opened.advance(Arc::clone(&public))?));
+        }
+        held.public = Some(public);
+        Ok(Reply::Done)
     }
-    pub(super) fn log_in(&self, _: &[u8], _: &PinRecord, _: &DomainToken) -> Result<Reply> {
-        Err(ErrorKind::FunctionNotSupported.into())
+
+    /// Opens the domain with a PIN. The hash is computed under no lock.
+    pub(super) fn log_in(&self, pin: &[u8], record: &PinRecord, token: &DomainToken) -> Result<Reply> {
+        let public = self.held().take(token)?;
+        let mut opened = Opened::with_pin(&public, record, pin)?;
+        let number = random::array()?;
+        let mut held = self.held();
+        // Another thread may have brought the state forward meanwhile.
+        match &held.public {
+            Some(newer) if newer.state().version > public.state().version => {
+                opened = opened.advance(Arc::clone(newer))?;
+            }
+            _ => held.public = Some(public),
+        }
+        held.opened = Some(Arc::new(opened));
+        let (mine, other) = match record.role {
+            Role::So => (&self.login.so, &self.login.user),
+            Role::User | Role::Named(_) => (&self.login.user, &self.login.so),
+        };
+        other.store(0, Ordering::Release);
+        mine.store(u64::from_ne_bytes(number), Ordering::Release);
+        // What was read without verification is opened anew.
+        self.cache.clear();
+        Ok(Reply::LoggedIn(Ticket(Arc::from(number))))
     }
+
+    /// Wipes what the login opened.
     pub(super) fn log_out(&self) -> Result<Reply> {
-        Err(ErrorKind::FunctionNotSupported.into())
+        let mut held = self.held();
+        self.login.user.store(0, Ordering::Release);
+        self.login.so.store(0, Ordering::Release);
+        let opened = held.opened.take();
+        self.cache.clear();
+        drop(held);
+        drop(opened);
+        Ok(Reply::Done)
     }
-    pub(super) fn check_pin(&self, _: &Ticket, _: &[u8], _: &PinRecord) -> Result<Reply> {
-        Err(ErrorKind::FunctionNotSupported.into())
+
+    /// CKU_CONTEXT_SPECIFIC: the PIN of whoever is logged in, once more.
+    pub(super) fn check_pin(&self, ticket: &Ticket, pin: &[u8], record: &PinRecord) -> Result<Reply> {
+        if self.access(ticket) == Access::Public {
+            return Err(ErrorKind::UserNotLoggedIn.into());
+        }
+        let opened = self.opened()?;
+        domain::check_pin(opened.public(), record, pin)?;
+        Ok(Reply::Done)
     }
-    pub(super) fn init_pin(
-        &self,
-        _: &Ticket,
-        _: Role,
-        _: &[u8],
-        _: Option<&PinRecord>,
-        _: &[PinRecord],
-        _: PinCost,
-    ) -> Result<Reply> {
-        Err(ErrorKind::FunctionNotSupported.into())
+
+    /// The SO gives a role a PIN.
+    pub(super) fn init_pin(&self, ticket: &Ticket, role: &Role, pin: &[u8], cost: PinCost) -> Result<Reply> {
+        if self.access(ticket) != Access::So {
+            return Err(ErrorKind::UserNotLoggedIn.with("the SO sets the PINs of others"));
+        }
+        let changed = self.opened()?.change_pin(role, pin, cost, &mut Circumstances::of_system())?;
+        Ok(Reply::PinChanged(changed.change))
     }
+
+    /// The holder of a PIN changes it, logged in or not.
     pub(super) fn set_pin(
         &self,
-        _: &[u8],
-        _: &[u8],
-        _: &PinRecord,
-        _: &[PinRecord],
-        _: &DomainToken,
-        _: PinCost,
+        old: &[u8],
+        new: &[u8],
+        record: &PinRecord,
+        token: &DomainToken,
+        cost: PinCost,
     ) -> Result<Reply> {
-        Err(ErrorKind::FunctionNotSupported.into())
+        let public = self.held().take(token)?;
+        let opened = Opened::with_pin(&public, record, old)?;
+        let changed = opened.change_pin(&record.role, new, cost, &mut Circumstances::of_system())?;
+        Ok(Reply::PinChanged(changed.change))
+    }
+
+    fn held(&self) -> RwLockWriteGuard<'_, Held> {
+        self.login.domain.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -94,12 +94,8 @@ impl Hsm {
             Command::Login { pin, record, domain } => self.log_in(pin, record, domain),
             Command::Logout => self.log_out(),
             Command::CheckPin { pin, record } => self.check_pin(ticket, pin, record),
-            Command::InitPin { role, pin, record, others, cost } => {
-                self.init_pin(ticket, role, pin, record, others, cost)
-            }
-            Command::SetPin { old, new, record, others, domain, cost } => {
-                self.set_pin(old, new, record, others, domain, cost)
-            }
+            Command::InitPin { role, pin, cost } => self.init_pin(ticket, &role, pin, cost),
+            Command::SetPin { old, new, record, domain, cost } => self.set_pin(old, new, record, domain, cost),
             Command::Create { template, place } => self.create(ticket, template, place),
             Command::GenerateKey { mechanism, template, place } => self.generate(ticket, mechanism, template, place),
             Command::GenerateKeyPair { mechanism, public, public_place, private, private_place } => {

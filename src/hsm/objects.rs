@@ -7,12 +7,11 @@ use cryptoki_sys as ck;
 
 use super::cache::Open;
 use super::command::{Columns, IndexColumn, ObjectId, Outcome, Place, Record, Reply, Sealed, Ticket, View};
-use super::domain::Sealer;
 use super::key::Key;
 use super::mechanism::{self, Row};
 use super::params::{Mechanism, MechanismType};
 use super::value::{AttributeType, Attributes, Template, Value};
-use super::{Access, Function, Hsm, Operation, build, random, record, separation};
+use super::{Access, Function, Hsm, Operation, build, domain, random, record, separation};
 use crate::error::{Error, ErrorKind, Result};
 
 impl Hsm {
@@ -100,7 +99,7 @@ impl Hsm {
         if self.access(ticket) == Access::Public {
             return Err(ErrorKind::UserNotLoggedIn.into());
         }
-        Ok(Reply::Bytes(self.opened()?.index_key().tag(column, value)?.to_vec()))
+        Ok(Reply::Bytes(self.opened()?.index_tag(column, value)?.to_vec()))
     }
 
     pub(super) fn wrap(
@@ -221,10 +220,7 @@ impl Hsm {
             }
             return may_see(access, &open.key).map(|()| open);
         }
-        let key = match self.sealer_of(record)? {
-            Some(sealer) => record::open(record, &sealer)?,
-            None => record::read_unverified(record)?,
-        };
+        let key = self.unseal(record)?;
         if self.columns(&key.attributes)? != record.columns || unique_id(&key.attributes) != record::hex(&record.object)
         {
             return Err(altered(record));
@@ -245,15 +241,19 @@ impl Hsm {
         Ok(open)
     }
 
-    /// What sealed the record: this instance, or the domain; None if the domain is not open.
-    fn sealer_of(&self, record: &Record) -> Result<Option<Arc<Sealer>>> {
-        let key_id = super::domain::key_id_of(record.sealed.as_bytes())?;
+    /// Opens a record with what sealed it, this instance or the domain; reads what is public of it
+    /// while the domain is not open.
+    fn unseal(&self, record: &Record) -> Result<Key> {
+        let key_id = domain::key_id_of(record.sealed.as_bytes())?;
         if key_id == *self.instance.key_id() {
-            return Ok(Some(Arc::clone(&self.instance)));
+            return record::open(record, &self.instance);
         }
         match self.opened() {
-            Ok(domain) => domain.sealer_for(&key_id).map(Some),
-            Err(_) => Ok(None),
+            Ok(domain) => {
+                domain.state().check_generation(&record.object, record.generation)?;
+                record::open(record, domain.sealer_for(&key_id)?)
+            }
+            Err(_) => record::read_unverified(record),
         }
     }
 
@@ -267,15 +267,15 @@ impl Hsm {
     /// Seals an object and keeps it opened, since it is likely to be used next.
     fn seal(&self, access: Access, key: Key, object: ObjectId, generation: u64) -> Result<Record> {
         may_see(access, &key)?;
-        let sealer = if key.attributes.flag(ck::CKA_TOKEN) {
+        let sealed = if key.attributes.flag(ck::CKA_TOKEN) {
             if access == Access::Public {
                 return Err(ErrorKind::UserNotLoggedIn.with("token objects are made and changed after login"));
             }
-            self.opened()?.sealer()?
+            record::seal(&key, &object, generation, self.opened()?.sealer())?
         } else {
-            Arc::clone(&self.instance)
+            record::seal(&key, &object, generation, &self.instance)?
         };
-        let sealed = Sealed::new(record::seal(&key, &object, generation, &sealer)?);
+        let sealed = Sealed::new(sealed);
         let record = Record { object, generation, columns: self.columns(&key.attributes)?, sealed };
         self.cache.put(Arc::new(Open { view: Arc::new(view(&key)), key: Arc::new(key), record: record.clone() }));
         Ok(record)
@@ -287,7 +287,7 @@ impl Hsm {
         let column = |kind, column| -> Result<Option<Vec<u8>>> {
             match attributes.bytes(kind) {
                 None => Ok(None),
-                Some(value) if hidden => Ok(Some(self.opened()?.index_key().tag(column, value)?.to_vec())),
+                Some(value) if hidden => Ok(Some(self.opened()?.index_tag(column, value)?.to_vec())),
                 Some(value) => Ok(Some(value.to_vec())),
             }
         };
