@@ -13,7 +13,7 @@ use super::params::{Mechanism, MechanismType, Params};
 use super::separation::{self, Usages};
 use super::value::{Attributes, Template, Value};
 use super::{Settings, crypto};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 
 /// C_CreateObject.
 pub(super) fn create(template: &Template<'_>, so: bool) -> Result<Key> {
@@ -70,7 +70,7 @@ pub(super) fn unwrap(
     plain: SecretBytes,
     unwrapping: &Key,
     template: &Template<'_>,
-    zero_padded: bool,
+    zero_pad: usize,
     settings: &Settings,
 ) -> Result<Key> {
     let enforced = enforced(unwrapping, ck::CKA_UNWRAP_TEMPLATE);
@@ -80,10 +80,11 @@ pub(super) fn unwrap(
     match draft.class {
         ck::CKO_SECRET_KEY => {
             let length = draft.attributes.ulong(ck::CKA_VALUE_LEN);
-            draft.secrets.set(ck::CKA_VALUE, without_padding(plain, length, zero_padded)?);
+            draft.secrets.set(ck::CKA_VALUE, mechanism::unpad_zeros(zero_pad, plain, length)?);
         }
         ck::CKO_PRIVATE_KEY => {
             let parse = key_type_of(&draft)?.from_pkcs8.ok_or(ErrorKind::WrappedKeyInvalid)?;
+            let plain = mechanism::unpad_private_key(zero_pad, plain)?;
             let (values, secrets) = parse(plain.expose()).map_err(|_| ErrorKind::WrappedKeyInvalid)?;
             for (kind, value) in values.iter() {
                 draft.attributes.set(kind, value.clone());
@@ -261,21 +262,6 @@ fn enforced(key: &Key, template: ck::CK_ATTRIBUTE_TYPE) -> Attributes {
         Some(Value::Template(enforced)) => enforced.clone(),
         _ => Attributes::new(),
     }
-}
-
-/// A wrapped value may have been padded with zeros to whole blocks; only those may be cut off, so
-/// that a long key cannot be tried piece by piece.
-fn without_padding(mut plain: SecretBytes, length: Option<u64>, zero_padded: bool) -> Result<SecretBytes> {
-    let Some(length) = length else { return Ok(plain) };
-    let invalid = || Error::from(ErrorKind::WrappedKeyInvalid);
-    let length = usize::try_from(length).map_err(|_| invalid())?;
-    let padding = plain.len().checked_sub(length).ok_or_else(invalid)?;
-    let zeros = plain.expose()[length..].iter().fold(0, |all, byte| all | byte) == 0;
-    if padding != 0 && !(zero_padded && padding < 16 && zeros) {
-        return Err(invalid());
-    }
-    plain.truncate(length);
-    Ok(plain)
 }
 
 /// X.509 certificates carry a value or say where it is.

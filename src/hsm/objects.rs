@@ -99,7 +99,7 @@ impl Hsm {
         if self.access(ticket) == Access::Public {
             return Err(ErrorKind::UserNotLoggedIn.into());
         }
-        Ok(Reply::Bytes(self.opened()?.index_tag(column, value)?.to_vec()))
+        Ok(Reply::Bytes(self.opened()?.index_key().tag(column, value)?.to_vec()))
     }
 
     pub(super) fn wrap(
@@ -143,8 +143,7 @@ impl Hsm {
         let unwrapping = self.open_with_secrets(access, unwrapping)?;
         check_key(row, &unwrapping.key, ck::CKA_UNWRAP, ErrorKind::UnwrappingKeyTypeInconsistent)?;
         let plain = (functions.unwrap)(mechanism, &unwrapping.key, wrapped)?;
-        let zero_padded = matches!(mechanism.kind, ck::CKM_AES_ECB | ck::CKM_AES_CBC);
-        let key = build::unwrap(plain, &unwrapping.key, template, zero_padded, &self.settings)?;
+        let key = build::unwrap(plain, &unwrapping.key, template, row.zero_pad, &self.settings)?;
         self.new_record(access, key, place).map(one)
     }
 
@@ -249,10 +248,7 @@ impl Hsm {
             return record::open(record, &self.instance);
         }
         match self.opened() {
-            Ok(domain) => {
-                domain.state().check_generation(&record.object, record.generation)?;
-                record::open(record, domain.sealer_for(&key_id)?)
-            }
+            Ok(domain) => record::open(record, domain.sealer_for(&key_id, &record.object, record.generation)?),
             Err(_) => record::read_unverified(record),
         }
     }
@@ -287,7 +283,7 @@ impl Hsm {
         let column = |kind, column| -> Result<Option<Vec<u8>>> {
             match attributes.bytes(kind) {
                 None => Ok(None),
-                Some(value) if hidden => Ok(Some(self.opened()?.index_tag(column, value)?.to_vec())),
+                Some(value) if hidden => Ok(Some(self.opened()?.index_key().tag(column, value)?.to_vec())),
                 Some(value) => Ok(Some(value.to_vec())),
             }
         };
