@@ -60,9 +60,21 @@ static void check_failed(const char *file, int line, const char *format, ...) {
 #define CHECK(condition) \
     ((condition) ? 1 : (check_failed(__FILE__, __LINE__, "%s", #condition), 0))
 
+/* The module's own sentence about the last failed call, where it has one. */
+static UNUSED const char *last_error(void) {
+    static __thread char text[300];
+    CK_RV (*ask)(CK_UTF8CHAR *, CK_ULONG *) = NULL;
+    CK_ULONG len = sizeof text - 1;
+    if (module) *(void **)&ask = dlsym(module, "KMS_LastError");
+    if (!ask || ask((CK_UTF8CHAR *)text, &len) != CKR_OK || len >= sizeof text) len = 0;
+    text[len] = 0;
+    return text;
+}
+
 static inline int check_rv(const char *file, int line, const char *call, CK_RV got, CK_RV want) {
     if (got == want) return 1;
-    check_failed(file, line, "%.120s: 0x%lx, wanted 0x%lx", call, (unsigned long)got, (unsigned long)want);
+    check_failed(file, line, "%.120s: 0x%lx, wanted 0x%lx; %s", call, (unsigned long)got, (unsigned long)want,
+                 got ? last_error() : "");
     return 0;
 }
 #define CHECK_RV(call, want) check_rv(__FILE__, __LINE__, #call, (call), (want))
@@ -72,8 +84,8 @@ static inline int check_rv(const char *file, int line, const char *call, CK_RV g
 static inline int check_rv_in(const char *file, int line, const char *call, CK_RV got, const CK_RV *want, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (got == want[i]) return 1;
-    check_failed(file, line, "%.120s: 0x%lx, wanted 0x%lx or its like", call, (unsigned long)got,
-                 (unsigned long)want[0]);
+    check_failed(file, line, "%.120s: 0x%lx, wanted 0x%lx or its like; %s", call, (unsigned long)got,
+                 (unsigned long)want[0], got ? last_error() : "");
     return 0;
 }
 #define CHECK_RV_IN(call, ...)                                     \

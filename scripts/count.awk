@@ -4,7 +4,7 @@
 {
     line = $0
     gsub(/;/, ",", line)
-    if (counter == "counted" && line ~ /[0-9]+ (passed|failed)/ && (line ~ /^test result: / || line ~ /^=+ .* in [0-9.]+s/ || line ~ /^[A-Za-z0-9_.+ -]+: [0-9]+ passed, [0-9]+ failed/)) {
+    if (counter == "counted" && line ~ /[0-9]+ (passed|failed)/ && (line ~ /^test result: / || line ~ /^(=+ )?[0-9]+ .* in [0-9.]+s/ || line ~ /^[A-Za-z0-9_.+ -]+: [0-9]+ passed, [0-9]+ failed/)) {
         n = split(line, word, /[ ,=]+/)
         for (i = 2; i <= n; i++) {
             if (word[i] == "passed") good += word[i - 1]

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Builds the programs of c-tests in each way and runs them against the module that CONCLAVE_MODULE
+# names: gcc, clang, clang with ASan and UBSan, and some under valgrind and helgrind.
+# usage: c-tests.sh [NAME...]: only these programs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+module="${CONCLAVE_MODULE:-$PWD/target/release/libconclave.so}"
+[ -f "$module" ] || { echo "c-tests.sh: no module at $module; run make build" >&2; exit 1; }
+out=target/c-tests
+mkdir -p "$out"
+
+programs=(smoke robust lengths attacks pins threads lifecycle fork processes)
+[ $# -eq 0 ] || programs=("$@")
+wanted() { [[ " ${programs[*]} " == *" $1 "* ]]; }
+
+flags="-std=c99 -g -O1 -Wall -Wextra -Wno-missing-field-initializers -Werror -Iinclude"
+sanitizers="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+
+build() { # WAY COMPILER FLAGS...
+    local way=$1
+    shift
+    for program in "${programs[@]}"; do
+        # shellcheck disable=SC2086  # words
+        "$@" $flags "c-tests/$program.c" -o "$out/$program-$way" -pthread -ldl
+    done
+}
+build gcc gcc
+build clang clang
+# shellcheck disable=SC2086
+build asan clang $sanitizers
+
+# One line per run: WAY PROGRAM SLOWNESS COMMAND...
+plan="$out/plan"
+: >"$plan"
+for program in "${programs[@]}"; do
+    echo "gcc $program 1 $out/$program-gcc" >>"$plan"
+    echo "asan $program 2 $out/$program-asan" >>"$plan"
+done
+! wanted smoke || echo "clang smoke 1 $out/smoke-clang" >>"$plan"
+for program in smoke lengths; do
+    ! wanted $program || echo "valgrind $program 20 valgrind --quiet --error-exitcode=99 --leak-check=no $out/$program-gcc" >>"$plan"
+done
+! wanted threads || echo "helgrind threads 60 valgrind --quiet --tool=helgrind --history-level=approx \
+--error-exitcode=99 --suppressions=c-tests/helgrind.supp $out/threads-gcc" >>"$plan"
+
+run_one() {
+    read -r way program slow command <<<"$1"
+    local log="$out/$program-$way.log" status=0 line
+    # detect_leaks: what a library keeps until the process ends is no leak of the test.
+    # shellcheck disable=SC2086
+    TEST_SLOWNESS=$slow ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+        $command "$module" >"$log" 2>&1 </dev/null || status=$?
+    line=$(grep -E "^$program.*: [0-9]+ passed, [0-9]+ failed$" "$log" | tail -1 || true)
+    if [ -z "$line" ]; then
+        line="$program: 0 passed, 1 failed"
+        echo "FAILED $program ($way): ended with status $status" >>"$log"
+    elif [ "$status" -ne 0 ] && [[ "$line" == *", 0 failed" ]]; then
+        line="${line%, 0 failed}, 1 failed"
+        echo "FAILED $program ($way): ended with status $status" >>"$log"
+    fi
+    if [ "$status" -ne 0 ]; then tail -40 "$log"; fi
+    echo "$way $program:${line#*:}"
+    return 0
+}
+export -f run_one
+export out module
+xargs -d '\n' -P 2 -I LINE bash -c 'run_one "LINE"' <"$plan" | tee "$out/result"
+! grep -qE "[1-9][0-9]* failed$" "$out/result"
