@@ -1,5 +1,6 @@
 //! The module through its C ABI, for tests: loaded from the rlib, one test at a time.
-#![allow(dead_code, non_snake_case)] // Each test file uses a part of it.
+// Each test file uses a part of it; the pointers of `call!` are the test's.
+#![allow(dead_code, unreachable_pub, clippy::macro_metavars_in_unsafe)]
 
 use std::ffi::c_void;
 use std::ptr;
