@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::global;
 use crate::error::{ErrorKind, Result};
-use crate::hsm;
+use crate::{hsm, store};
 
 static REGISTERED: AtomicBool = AtomicBool::new(false);
 
@@ -13,6 +13,9 @@ pub(super) fn register() -> Result<()> {
     if REGISTERED.load(Ordering::Acquire) {
         return Ok(());
     }
+    // The store's handlers first: those before a fork run in the opposite order, and a C_Initialize
+    // that ours waits for must not wait for the store.
+    store::fork::register()?;
     // SAFETY: the handlers are functions of this object, which is never unloaded (`-z nodelete`).
     let failed = unsafe { libc::pthread_atfork(Some(before), Some(after_in_parent), Some(after_in_child)) };
     if failed != 0 {

@@ -14,7 +14,7 @@ use cryptoki_sys as ck;
 use super::fork;
 use crate::cryptoki::{Module, Options};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::mechanism_info;
+use crate::hsm::param_shape;
 
 /// How long C_Finalize waits for calls that hold the application's mutex, and a fork for a running
 /// C_Initialize.
@@ -64,7 +64,7 @@ pub(super) fn initialize(args: Option<ck::CK_C_INITIALIZE_ARGS>) -> Result<()> {
     let (options, callbacks) = parse(args)?;
     fork::register()?;
     // A fork waits for this call, so that no child finds the table half made.
-    let _ = mechanism_info(ck::CKM_AES_GCM);
+    let _ = param_shape(ck::CKM_AES_GCM);
     let module = Module::new(options)?;
     let mutex = callbacks.map(AppMutex::create).transpose()?;
     let older = NEWEST.load(Ordering::Relaxed);

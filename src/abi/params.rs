@@ -8,7 +8,7 @@ use cryptoki_sys as ck;
 use super::ptr::{Caller, Plain};
 use super::template;
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{HkdfSalt, Mechanism, Oaep, ParamShape, Params, PrfData, Pss, Secret, Template, mechanism_info};
+use crate::hsm::{HkdfSalt, Mechanism, Oaep, ParamShape, Params, PrfData, Pss, Secret, Template, param_shape};
 
 /// Longest password of PBKDF2 in bytes. A greater "length" is the pointer of the older structure.
 const MAX_PASSWORD: ck::CK_ULONG = 1 << 16;
@@ -54,9 +54,9 @@ pub(super) fn generate_zero_iv(
 /// A mechanism that is not known goes down without its parameter, to be refused there.
 #[inline]
 fn parse<'c>(caller: &'c Caller, raw: &ck::CK_MECHANISM, handles: &mut HandlePointers) -> Result<Mechanism<'c>> {
-    let params = match mechanism_info(raw.mechanism) {
-        Ok(info) => params(caller, raw, info.params, handles)?,
-        Err(_) => Params::None,
+    let params = match param_shape(raw.mechanism) {
+        Some(shape) => params(caller, raw, shape, handles)?,
+        None => Params::None,
     };
     Ok(Mechanism { kind: raw.mechanism, params })
 }
@@ -255,5 +255,189 @@ fn prf_data<'c>(caller: &'c Caller, raw: &ck::CK_PRF_DATA_PARAM) -> Result<PrfDa
         }
         ck::CK_SP800_108_BYTE_ARRAY => Ok(PrfData::Bytes(field(caller, raw.pValue.cast(), raw.ulValueLen)?)),
         _ => Err(INVALID.with("a field of the PRF's input is not supported")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ptr;
+
+    use super::*;
+
+    fn caller() -> Caller {
+        // SAFETY: the tests pass their own memory.
+        unsafe { Caller::new() }
+    }
+
+    /// Parses `parameter` in the shape `shape`, without the mechanism's row.
+    fn with<T, R>(
+        shape: ParamShape,
+        parameter: &mut T,
+        read: impl FnOnce(std::result::Result<Params<'_>, ErrorKind>) -> R,
+    ) -> R {
+        let caller = caller();
+        let len = size_of::<T>() as ck::CK_ULONG;
+        let raw = ck::CK_MECHANISM { mechanism: 0, pParameter: ptr::from_mut(parameter).cast(), ulParameterLen: len };
+        read(params(&caller, &raw, shape, &mut Vec::new()).map_err(|error| error.kind()))
+    }
+
+    fn refused<T>(shape: ParamShape, parameter: &mut T) {
+        with(shape, parameter, |got| assert_eq!(got.err(), Some(INVALID), "{shape:?}"));
+    }
+
+    #[test]
+    fn a_parameter_of_another_size_is_refused() {
+        use ParamShape as S;
+        for shape in [
+            S::None,
+            S::Iv16,
+            S::OptionalIv,
+            S::Ctr,
+            S::Gcm,
+            S::MacGeneral,
+            S::Pss,
+            S::Oaep,
+            S::RsaAesKeyWrap,
+            S::Ecdh1,
+            S::OptionalEddsa,
+            S::Hkdf,
+            S::Pbkd2,
+            S::Sp800108,
+        ] {
+            refused(shape, &mut [0u8; 7]);
+            refused(shape, &mut [0u8; 200]);
+        }
+        with(S::OptionalIv, &mut [0u8; 8], |got| assert!(matches!(got, Ok(Params::Iv(iv)) if iv.len() == 8)));
+        with(S::OptionalIv, &mut [0u8; 0], |got| assert!(matches!(got, Ok(Params::None))));
+    }
+
+    #[test]
+    fn gcm_has_two_sizes() {
+        let (mut iv, mut aad) = ([1u8; 12], [2u8; 3]);
+        let mut long = ck::CK_GCM_PARAMS {
+            pIv: iv.as_mut_ptr(),
+            ulIvLen: 12,
+            ulIvBits: 96,
+            pAAD: aad.as_mut_ptr(),
+            ulAADLen: 3,
+            ulTagBits: 128,
+        };
+        let mut short = ShortGcmParams { iv: long.pIv, iv_len: 12, aad: long.pAAD, aad_len: 3, tag_bits: 128 };
+        let check = |got: std::result::Result<Params<'_>, ErrorKind>| {
+            let Ok(Params::Gcm { iv, aad, tag_bits }) = got else { panic!() };
+            assert_eq!((iv, aad, tag_bits), (&[1u8; 12][..], &[2u8; 3][..], 128));
+        };
+        with(ParamShape::Gcm, &mut long, check);
+        with(ParamShape::Gcm, &mut short, check);
+        long.ulIvLen = ck::CK_ULONG::MAX;
+        refused(ParamShape::Gcm, &mut long);
+        short.iv = ptr::null_mut();
+        refused(ParamShape::Gcm, &mut short);
+    }
+
+    #[test]
+    fn an_all_zero_gcm_iv_is_replaced_in_place() {
+        let caller = caller();
+        for (iv, expected) in
+            [([0u8; 12], [7u8; 12]), ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])]
+        {
+            let mut iv = iv;
+            let mut gcm = ck::CK_GCM_PARAMS { pIv: iv.as_mut_ptr(), ulIvLen: 12, ulTagBits: 128, ..Default::default() };
+            let mut raw = ck::CK_MECHANISM {
+                mechanism: ck::CKM_AES_GCM,
+                pParameter: (&raw mut gcm).cast(),
+                ulParameterLen: size_of_val(&gcm) as ck::CK_ULONG,
+            };
+            generate_zero_iv(&caller, &raw mut raw, |iv| {
+                iv.fill(7);
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(iv, expected);
+        }
+    }
+
+    #[test]
+    fn pbkdf2_takes_both_structures() {
+        let (mut salt, mut password) = (*b"salt", *b"password");
+        let mut len: ck::CK_ULONG = 8;
+        let mut new = ck::CK_PKCS5_PBKD2_PARAMS2 {
+            saltSource: ck::CKZ_SALT_SPECIFIED,
+            pSaltSourceData: salt.as_mut_ptr().cast(),
+            ulSaltSourceDataLen: 4,
+            iterations: 1000,
+            prf: ck::CKP_PKCS5_PBKD2_HMAC_SHA256,
+            pPassword: password.as_mut_ptr(),
+            ulPasswordLen: 8,
+            ..Default::default()
+        };
+        let mut old =
+            ck::CK_PKCS5_PBKD2_PARAMS2 { ulPasswordLen: (&raw mut len).expose_provenance() as ck::CK_ULONG, ..new };
+        let check = |got: std::result::Result<Params<'_>, ErrorKind>| {
+            let Ok(Params::Pbkd2 { salt, password, iterations, .. }) = got else { panic!() };
+            assert_eq!((salt, password.0, iterations), (&b"salt"[..], &b"password"[..], 1000));
+        };
+        with(ParamShape::Pbkd2, &mut new, check);
+        with(ParamShape::Pbkd2, &mut old, check);
+        for wrong in [ck::CK_ULONG::MAX, MAX_PASSWORD + 1, 1 << 46] {
+            new.ulPasswordLen = wrong;
+            refused(ParamShape::Pbkd2, &mut new);
+        }
+    }
+
+    #[test]
+    fn an_oaep_source_of_none_has_no_label() {
+        let mut label = [5u8; 4];
+        let mut oaep =
+            ck::CK_RSA_PKCS_OAEP_PARAMS { hashAlg: ck::CKM_SHA256, mgf: ck::CKG_MGF1_SHA256, ..Default::default() };
+        with(ParamShape::Oaep, &mut oaep, |got| assert!(matches!(got, Ok(Params::Oaep(o)) if o.label.is_empty())));
+        (oaep.pSourceData, oaep.ulSourceDataLen) = (label.as_mut_ptr().cast(), 4);
+        refused(ParamShape::Oaep, &mut oaep);
+        oaep.source = ck::CKZ_DATA_SPECIFIED;
+        with(ParamShape::Oaep, &mut oaep, |got| assert!(matches!(got, Ok(Params::Oaep(o)) if o.label == [5; 4])));
+        let mut wrap = ck::CK_RSA_AES_KEY_WRAP_PARAMS { ulAESKeyBits: 256, pOAEPParams: &raw mut oaep };
+        with(ParamShape::RsaAesKeyWrap, &mut wrap, |got| assert!(got.is_ok()));
+        wrap.pOAEPParams = ptr::null_mut();
+        refused(ParamShape::RsaAesKeyWrap, &mut wrap);
+    }
+
+    #[test]
+    fn sp800_108_fields_and_additional_keys_are_read() {
+        let mut counter = ck::CK_SP800_108_COUNTER_FORMAT { bLittleEndian: ck::CK_FALSE, ulWidthInBits: 32 };
+        let mut label = *b"label";
+        let mut fields = [
+            ck::CK_PRF_DATA_PARAM {
+                type_: ck::CK_SP800_108_ITERATION_VARIABLE,
+                pValue: (&raw mut counter).cast(),
+                ulValueLen: size_of_val(&counter) as ck::CK_ULONG,
+            },
+            ck::CK_PRF_DATA_PARAM {
+                type_: ck::CK_SP800_108_BYTE_ARRAY,
+                pValue: label.as_mut_ptr().cast(),
+                ulValueLen: 5,
+            },
+        ];
+        let mut handle = 0;
+        let mut keys = [ck::CK_DERIVED_KEY { pTemplate: ptr::null_mut(), ulAttributeCount: 0, phKey: &raw mut handle }];
+        let mut kdf = ck::CK_SP800_108_KDF_PARAMS {
+            prfType: ck::CKM_SHA256_HMAC,
+            ulNumberOfDataParams: 2,
+            pDataParams: fields.as_mut_ptr(),
+            ulAdditionalDerivedKeys: 1,
+            pAdditionalDerivedKeys: keys.as_mut_ptr(),
+        };
+        with(ParamShape::Sp800108, &mut kdf, |got| {
+            let Ok(Params::Sp800108 { data, additional, .. }) = got else { panic!() };
+            assert!(matches!(data[..], [PrfData::Counter { bits: 32, .. }, PrfData::Bytes(b"label")]));
+            assert_eq!(additional.len(), 1);
+        });
+        kdf.ulNumberOfDataParams = ck::CK_ULONG::MAX;
+        refused(ParamShape::Sp800108, &mut kdf);
+        kdf.ulNumberOfDataParams = 2;
+        fields[0].ulValueLen = 8;
+        refused(ParamShape::Sp800108, &mut kdf);
+        fields[0].ulValueLen = 16;
+        keys[0].phKey = ptr::null_mut();
+        refused(ParamShape::Sp800108, &mut kdf);
     }
 }

@@ -214,6 +214,11 @@ pub fn mechanism_info(kind: MechanismType) -> Result<MechanismInfo> {
     row(kind).map(info)
 }
 
+/// The form of a mechanism's parameter, None if the mechanism is not supported.
+pub fn param_shape(kind: MechanismType) -> Option<ParamShape> {
+    row(kind).ok().map(|row| row.params)
+}
+
 fn info(row: &Row) -> MechanismInfo {
     MechanismInfo {
         kind: row.kind,
