@@ -151,3 +151,6 @@ impl Module {
         self.settings.generates_zero_iv
     }
 }
+
+#[cfg(test)]
+mod tests;

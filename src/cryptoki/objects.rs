@@ -145,7 +145,7 @@ impl ObjectCache {
 }
 
 fn is_key(columns: &Columns) -> bool {
-    [ck::CKO_SECRET_KEY, ck::CKO_PRIVATE_KEY, ck::CKO_PUBLIC_KEY].iter().any(|&class| class == columns.class)
+    [ck::CKO_SECRET_KEY, ck::CKO_PRIVATE_KEY, ck::CKO_PUBLIC_KEY].contains(&columns.class)
 }
 
 /// What a handle stands for.
@@ -339,10 +339,10 @@ impl Shard {
         self.loaded.push_back(handle);
         while self.loaded.len() > LOADED {
             let Some(oldest) = self.loaded.pop_front() else { break };
-            if let Some(entry) = self.entries.get_mut(&oldest) {
-                if let Entry::Loaded(object) = entry {
-                    *entry = Entry::Known { id: object.record.object, epoch: object.epoch };
-                }
+            if let Some(entry) = self.entries.get_mut(&oldest)
+                && let Entry::Loaded(object) = entry
+            {
+                *entry = Entry::Known { id: object.record.object, epoch: object.epoch };
             }
         }
     }
@@ -380,7 +380,7 @@ fn column_hash(column: IndexColumn, value: &[u8]) -> u64 {
 }
 
 /// The store's meaning of a filter, for session objects.
-fn passes(filter: &Filter, record: &Record) -> bool {
+pub(super) fn passes(filter: &Filter, record: &Record) -> bool {
     let columns = &record.columns;
     let any = |wanted: &Option<Vec<Vec<u8>>>, value: &Option<Vec<u8>>| {
         wanted.as_ref().is_none_or(|wanted| value.as_ref().is_some_and(|value| wanted.contains(value)))
@@ -431,13 +431,13 @@ impl Token {
             return Err(invalid());
         }
         let current_at = if counter & 1 == 0 { counter } else { NEVER };
-        if let Some(held) = held {
-            if let Home::Token(known) = &held.home {
-                if held.epoch == login.epoch && held.record == record {
-                    known.store(current_at, Ordering::Release);
-                    return Ok(held);
-                }
-            }
+        if let Some(held) = held
+            && let Home::Token(known) = &held.home
+            && held.epoch == login.epoch
+            && held.record == record
+        {
+            known.store(current_at, Ordering::Release);
+            return Ok(held);
         }
         let object = Object::in_token(handle, record, login.epoch, current_at);
         let mut shard = write(self.objects.shard(handle));
