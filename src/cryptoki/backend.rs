@@ -1,10 +1,10 @@
 //! Where slots, stores and HSMs come from: the data directory in embedded mode.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::SlotId;
 use crate::channel::{Channel, InProcess};
+use crate::config::Config;
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{self, DomainToken, Hsm, PinRecord};
 use crate::store::{Directory, Slot, Store};
@@ -46,8 +46,13 @@ pub(super) struct Embedded {
 }
 
 impl Embedded {
-    pub(super) fn open(data: &Path, settings: hsm::Settings, free_slot: bool) -> Result<Self> {
-        Ok(Self { directory: Directory::open(data)?, settings, free_slot })
+    pub(super) fn open(config: &Config) -> Result<Self> {
+        let settings = hsm::Settings {
+            key_separation: config.key_separation,
+            pkcs1_unwrap: config.pkcs1_unwrap,
+            cbc_pad_unwrap: config.cbc_pad_unwrap,
+        };
+        Ok(Self { directory: Directory::open(&config.data_dir)?, settings, free_slot: config.free_slot })
     }
 }
 

@@ -3,13 +3,16 @@
 use cryptoki_sys as ck;
 
 use super::token::{Token, lock};
-use super::{MAX_PIN_LEN, Module, SessionHandle};
+use super::{Module, SessionHandle};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{Command, PinChange, PinRecord, Reply, Role, Ticket};
+use crate::hsm::{Command, PinChange, Reply, Role, Ticket};
 use crate::store::{Meta, Pin};
 
 /// Wrong PINs in a row after which a role is locked.
 pub(super) const ATTEMPTS: u32 = 10;
+
+/// What is longer is no PIN of any token, and is refused before it costs a hash or an attempt.
+const LONGEST_PIN: usize = 255;
 
 /// How often a change of the domain is tried again when other processes change it meanwhile.
 const RETRIES: usize = 8;
@@ -92,11 +95,10 @@ impl Token {
     }
 }
 
-/// A PIN that may be one. No PIN pad: a NULL PIN is an error. What is longer than any PIN is
-/// refused before it costs a hash or an attempt.
+/// A PIN to be checked. No PIN pad: a NULL PIN is an error.
 pub(super) fn given_pin(pin: Option<&[u8]>) -> Result<&[u8]> {
     let pin = pin.ok_or_else(|| ErrorKind::ArgumentsBad.with("there is no protected authentication path"))?;
-    if pin.len() > MAX_PIN_LEN {
+    if pin.len() > LONGEST_PIN {
         return Err(ErrorKind::PinIncorrect.into());
     }
     Ok(pin)
@@ -106,7 +108,8 @@ impl Module {
     /// A PIN to be set: CKR_PIN_LEN_RANGE.
     pub(super) fn new_pin<'a>(&self, pin: Option<&'a [u8]>) -> Result<&'a [u8]> {
         let pin = pin.ok_or_else(|| ErrorKind::ArgumentsBad.with("there is no protected authentication path"))?;
-        if !(self.settings.min_pin_len..=MAX_PIN_LEN).contains(&pin.len()) {
+        let policy = &self.settings.pin;
+        if !(policy.min_len..=policy.max_len).contains(&pin.len()) {
             return Err(ErrorKind::PinLenRange.into());
         }
         Ok(pin)
@@ -204,7 +207,8 @@ impl Module {
         let token = &session.token;
         let _gate = lock(&token.gate);
         retry(|| {
-            let command = Command::InitPin { role: Role::User, pin, cost: self.settings.pin_cost };
+            token.check()?;
+            let command = Command::InitPin { role: Role::User, pin, cost: self.settings.pin.cost };
             let change = pin_change(token.channel.call(&credentials.ticket, command)?)?;
             token.commit_pin(&change)
         })?;
@@ -233,7 +237,7 @@ impl Module {
                         new,
                         record: &record.record,
                         domain: &meta.domain,
-                        cost: self.settings.pin_cost,
+                        cost: self.settings.pin.cost,
                     },
                 )?)
             })?;
@@ -252,10 +256,6 @@ fn retry(mut change: impl FnMut() -> Result<()>) -> Result<()> {
         }
     }
     change()
-}
-
-fn other_records(meta: &Meta, role: &Role) -> Vec<PinRecord> {
-    meta.pins.iter().map(|pin| &pin.record).filter(|record| record.role != *role).cloned().collect()
 }
 
 pub(super) fn ticket(reply: Reply) -> Result<Ticket> {

@@ -27,12 +27,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cryptoki_sys as ck;
 use zeroize::Zeroizing;
 
-use self::backend::Backend;
+use self::backend::{Backend, Embedded};
 use self::handle::Handles;
 use self::session::Sessions;
 use self::slot::Slots;
+use crate::config::{Config, PinPolicy, ZeroIv};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{AttributeType, PinCost, Value};
+use crate::hsm::{AttributeType, Value};
+use crate::log;
 
 pub type SlotId = ck::CK_SLOT_ID;
 pub type SessionHandle = ck::CK_SESSION_HANDLE;
@@ -87,15 +89,10 @@ pub trait AttributeSource {
     fn read(&self, kind: AttributeType) -> Result<Readable<'_>>;
 }
 
-/// No PIN is longer.
-const MAX_PIN_LEN: usize = 255;
-
 /// What the configuration says about this layer.
 #[derive(Debug, Clone, Copy)]
 struct Settings {
-    /// Shortest PIN that may be set.
-    min_pin_len: usize,
-    pin_cost: PinCost,
+    pin: PinPolicy,
     generates_zero_iv: bool,
 }
 
@@ -112,7 +109,14 @@ pub struct Module {
 impl Module {
     /// Reads the configuration and finds the slots. Does nothing that grows with the number of keys.
     pub fn new(_options: Options) -> Result<Self> {
-        Err(ErrorKind::FunctionNotSupported.into())
+        let config = configure().inspect_err(log::early)?;
+        Self::embedded(&config).inspect_err(|error| tracing::error!(%error, "the library does not start"))
+    }
+
+    fn embedded(config: &Config) -> Result<Self> {
+        config.prepare_data_dir()?;
+        let settings = Settings { pin: config.pin, generates_zero_iv: config.gcm_zero_iv == ZeroIv::Generate };
+        Self::over(Box::new(Embedded::open(config)?), settings)
     }
 
     fn over(backend: Box<dyn Backend>, settings: Settings) -> Result<Self> {
@@ -150,6 +154,13 @@ impl Module {
     pub fn generates_zero_iv(&self) -> bool {
         self.settings.generates_zero_iv
     }
+}
+
+fn configure() -> Result<Config> {
+    let config = Config::load()?;
+    log::install(config.log_level, config.log.as_deref())
+        .map_err(|error| ErrorKind::GeneralError.with(format!("the log cannot be written: {error}")))?;
+    Ok(config)
 }
 
 #[cfg(test)]

@@ -67,10 +67,10 @@ impl Session {
 
     /// Drops what a logout ends, unless the session is busy: then it does so at its next call.
     pub(super) fn catch_up(&self) {
-        if let Ok(mut state) = self.state.try_lock() {
-            if state.credentials.epoch != self.token.epoch() {
-                state.follow(self.token.credentials());
-            }
+        if let Ok(mut state) = self.state.try_lock()
+            && state.credentials.epoch != self.token.epoch()
+        {
+            state.follow(self.token.credentials());
         }
     }
 

@@ -8,7 +8,7 @@ use cryptoki_sys as ck;
 use super::backend::{Backend, SlotIds};
 use super::login::{ATTEMPTS, given_pin, ticket};
 use super::token::{Token, lock};
-use super::{MAX_PIN_LEN, Module, SlotId, SlotInfo, TokenInfo};
+use super::{Module, SlotId, SlotInfo, TokenInfo};
 use crate::channel::Channel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::{
@@ -130,8 +130,8 @@ impl Module {
             flags: ck::CKF_RNG | ck::CKF_LOGIN_REQUIRED | ck::CKF_DUAL_CRYPTO_OPERATIONS,
             session_count: 0,
             rw_session_count: 0,
-            max_pin_len: MAX_PIN_LEN as u64,
-            min_pin_len: self.settings.min_pin_len as u64,
+            max_pin_len: self.settings.pin.max_len as u64,
+            min_pin_len: self.settings.pin.min_len as u64,
         };
         let Some(token) = self.slot(slot)?.token(&*self.backend)? else { return Ok(info) };
         let meta = token.meta()?;
@@ -212,7 +212,7 @@ impl Module {
     fn found(&self, label: &str, so_pin: &[u8]) -> Result<Founded> {
         let channel = self.backend.channel()?;
         let serial = new_serial(&*channel)?;
-        let cost = self.settings.pin_cost;
+        let cost = self.settings.pin.cost;
         match channel.call(&Ticket::public(), Command::Found { label, serial: &serial, so_pin, cost })? {
             Reply::Founded { domain, so_pin } => Ok(Founded { serial, domain, so_pin }),
             _ => Err(ErrorKind::GeneralError.with("the HSM answered a founding with something else")),

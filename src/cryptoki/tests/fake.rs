@@ -164,8 +164,8 @@ impl Channel for FakeHsm {
                 *self.user.lock().unwrap() = None;
                 Reply::Done
             }
-            Command::InitPin { role, pin, record, .. } => {
-                self.change(role, record.map_or(1, |r| r.generation + 1), pin)
+            Command::InitPin { role, pin, .. } => {
+                self.change(role, self.world.next.fetch_add(1, Ordering::Relaxed), pin)
             }
             Command::SetPin { old, record, .. } if old != record.sealed => return Err(ErrorKind::PinIncorrect.into()),
             Command::SetPin { new, record, .. } => self.change(record.role.clone(), record.generation + 1, new),

@@ -9,12 +9,15 @@ use cryptoki_sys as ck;
 
 use self::fake::{FakeBackend, World};
 use super::{Module, ObjectHandle, Readable, SessionHandle, Settings};
+use crate::config::PinPolicy;
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{Function, Mechanism, Outcome, PinCost, Raw, Template};
+use crate::hsm::{Function, Mechanism, Outcome, Raw, Template};
 use crate::store::Store;
 
 const SO_PIN: &[u8] = b"so pin";
 const PIN: &[u8] = b"user pin";
+/// No object.
+const NOTHING: [ObjectHandle; 0] = [];
 const YES: &[u8] = &[1];
 const NO: &[u8] = &[0];
 const SECRET: &[u8] = &ck::CKO_SECRET_KEY.to_ne_bytes();
@@ -22,7 +25,7 @@ const DATA: &[u8] = &ck::CKO_DATA.to_ne_bytes();
 const PRIVATE_KEY: &[u8] = &ck::CKO_PRIVATE_KEY.to_ne_bytes();
 
 fn process(world: &Arc<World>) -> Module {
-    let settings = Settings { min_pin_len: 4, pin_cost: PinCost::default(), generates_zero_iv: false };
+    let settings = Settings { pin: PinPolicy::default(), generates_zero_iv: false };
     Module::over(Box::new(FakeBackend(world.clone())), settings).unwrap()
 }
 
@@ -240,7 +243,7 @@ fn logout_takes_private_objects_and_operations() {
     module.close_session(session).unwrap();
     let session = module.rw(0);
     module.login(session, ck::CKU_SO, Some(SO_PIN), None).unwrap();
-    assert_eq!(module.search(session, &[]), [], "the SO sees no private objects");
+    assert_eq!(module.search(session, &[]), NOTHING, "the SO sees no private objects");
     refused(module.object_size(session, found[0]), ErrorKind::ObjectHandleInvalid);
 }
 
@@ -295,7 +298,7 @@ fn what_one_process_commits_the_other_sees_at_its_next_call() {
     assert_eq!(other.bytes(there, theirs, ck::CKA_LABEL).unwrap(), b"a");
     one.set_attributes(here, mine, &template(&[(ck::CKA_LABEL, b"b")])).unwrap();
     assert_eq!(other.bytes(there, theirs, ck::CKA_LABEL).unwrap(), b"b");
-    assert_eq!(other.search(there, &[(ck::CKA_LABEL, b"a")]), []);
+    assert_eq!(other.search(there, &[(ck::CKA_LABEL, b"a")]), NOTHING);
     assert_eq!(other.search(there, &[(ck::CKA_LABEL, b"b")]), [theirs]);
     other.set_attributes(there, theirs, &template(&[(ck::CKA_ID, b"1")])).unwrap();
     one.set_attributes(here, mine, &template(&[(ck::CKA_LABEL, b"c")])).unwrap();
@@ -333,13 +336,13 @@ fn a_search_pages_and_is_not_disturbed() {
     assert_eq!(module.search(session, &[(ck::CKA_TOKEN, NO), (ck::CKA_LABEL, b"even")]).len(), 100);
     assert_eq!(module.search(session, &[(ck::CKA_ID, &77_u32.to_be_bytes())]), [made[77]]);
     assert_eq!(module.search(session, &[(ck::CKA_ID, &78_u32.to_be_bytes()), (ck::CKA_LABEL, b"even")]), [made[78]]);
-    assert_eq!(module.search(session, &[(ck::CKA_ID, &78_u32.to_be_bytes()), (ck::CKA_LABEL, b"odd")]), []);
-    assert_eq!(module.search(session, &[(ck::CKA_LABEL, b"odd"), (ck::CKA_LABEL, b"even")]), []);
-    assert_eq!(module.search(session, &[(ck::CKA_PRIVATE, NO)]), []);
+    assert_eq!(module.search(session, &[(ck::CKA_ID, &78_u32.to_be_bytes()), (ck::CKA_LABEL, b"odd")]), NOTHING);
+    assert_eq!(module.search(session, &[(ck::CKA_LABEL, b"odd"), (ck::CKA_LABEL, b"even")]), NOTHING);
+    assert_eq!(module.search(session, &[(ck::CKA_PRIVATE, NO)]), NOTHING);
     // An attribute without a column is compared with the objects themselves.
     module.set_attributes(session, made[500], &template(&[(ck::CKA_APPLICATION, b"mine")])).unwrap();
     assert_eq!(module.search(session, &[(ck::CKA_APPLICATION, b"mine")]), [made[500]]);
-    assert_eq!(module.search(session, &[(ck::CKA_APPLICATION, b"other")]), []);
+    assert_eq!(module.search(session, &[(ck::CKA_APPLICATION, b"other")]), NOTHING);
     refused(module.find_init(session, &template(&[(ck::CKA_CLASS, b"?")])), ErrorKind::AttributeValueInvalid);
 
     module.find_init(session, &template(&[(ck::CKA_TOKEN, YES)])).unwrap();
@@ -363,7 +366,7 @@ fn a_search_is_no_oracle_for_key_values() {
     let key: &[_] = &[(ck::CKA_CLASS, SECRET), (ck::CKA_VALUE, b"0123456789abcdef")];
     let object = module.create(session, key).unwrap();
     assert_eq!(module.search(session, &key[..1]), [object]);
-    assert_eq!(module.search(session, key), []);
+    assert_eq!(module.search(session, key), NOTHING);
     refused(module.bytes(session, object, ck::CKA_VALUE), ErrorKind::AttributeSensitive);
     refused(module.bytes(session, object, ck::CKA_OWNER), ErrorKind::AttributeTypeInvalid);
 }
@@ -372,7 +375,7 @@ fn a_search_is_no_oracle_for_key_values() {
 fn mechanism_and_profile_objects_are_found_by_class_only() {
     let (_, module) = token();
     let session = module.rw(0);
-    assert_eq!(module.search(session, &[]), []);
+    assert_eq!(module.search(session, &[]), NOTHING);
     let profiles = module.search(session, &[(ck::CKA_CLASS, &ck::CKO_PROFILE.to_ne_bytes())]);
     assert_eq!(profiles.len(), 2);
     let baseline: &[(ck::CK_ATTRIBUTE_TYPE, &[u8])] = &[
