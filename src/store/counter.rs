@@ -98,7 +98,7 @@ impl Sidecar {
 
     /// Ends what a dead process began. The caller holds the write lock.
     pub(super) fn repair(&self) {
-        if self.counter() % 2 == 1 {
+        if !self.counter().is_multiple_of(2) {
             drop(self.begin_commit());
         }
     }

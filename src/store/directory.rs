@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::fork::Epoch;
+use super::fork::{self, Epoch};
 use super::lock::PlainLock;
 use super::sqlite::{self, SqliteStore};
 use super::{Store, io_error};
@@ -37,6 +37,7 @@ pub struct Directory {
 impl Directory {
     /// Makes it if need be. `data` exists.
     pub fn open(data: &Path) -> Result<Self> {
+        fork::register()?;
         let path = data.join("tokens");
         match DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => sync(data)?,

@@ -17,7 +17,7 @@ use self::cache::Cache;
 use self::group::{Batch, Group};
 use self::write::Write;
 use super::counter::{Sidecar, now};
-use super::fork::{Connections, Epoch, Pass};
+use super::fork::{self, Connections, Epoch, Pass};
 use super::lock::{WRITE_WAIT, WriteLock, try_lock};
 use super::{Filter, Found, Meta, Store};
 use crate::error::Result;
@@ -64,6 +64,7 @@ struct OddSince {
 impl SqliteStore {
     /// Opens the token in this directory, which [`create`] made, and migrates it if need be.
     pub fn open(directory: &Path) -> Result<Self> {
+        fork::register()?;
         let epoch = Epoch::current();
         let database = directory.join(DATABASE);
         let lock = directory.join(LOCK);
@@ -128,11 +129,11 @@ impl SqliteStore {
     ) -> Result<T> {
         let inner = &*self.inner;
         let before = inner.sidecar.counter();
-        if before % 2 == 1 {
+        if !before.is_multiple_of(2) {
             inner.look_for_the_dead(before)?;
         }
         let answer = self.read(query)?;
-        if before % 2 == 0 && inner.sidecar.counter() == before {
+        if before.is_multiple_of(2) && inner.sidecar.counter() == before {
             remember(&mut lock(&inner.cache), before, &answer);
         }
         Ok(answer)

@@ -1,54 +1,16 @@
-//! The store as one process sees it: reads, compare-and-set writes, paging, and threads.
+//! Reads, compare-and-set writes, paging, threads, and look-ups among many.
 
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use conclave::error::ErrorKind;
-use conclave::hsm::{Columns, DomainToken, ObjectId, PinRecord, Record, Role, Sealed};
-use conclave::store::{Directory, Filter, SqliteStore, Store};
+use conclave::hsm::{ObjectId, Role};
+use conclave::store::{Filter, Store};
 
-const SECRET_KEY: u64 = 4;
+use super::{SECRET_KEY, by_label, domain, new_token, object, pin, record};
 
-fn domain(version: u64) -> DomainToken {
-    DomainToken { version, bytes: format!("domain {version}").into_bytes() }
-}
-
-fn pin(role: Role, generation: u64) -> PinRecord {
-    PinRecord { role, generation, sealed: vec![generation as u8; 40] }
-}
-
-fn object(number: u64) -> ObjectId {
-    let mut id = [0; 16];
-    id[..8].copy_from_slice(&number.to_be_bytes());
-    id
-}
-
-fn record(number: u64, label: &str) -> Record {
-    Record {
-        object: object(number),
-        generation: 1,
-        columns: Columns {
-            class: SECRET_KEY,
-            key_type: Some(0x1f),
-            private: true,
-            label: Some(label.as_bytes().to_vec()),
-            id: Some(number.to_be_bytes().to_vec()),
-        },
-        sealed: Sealed::new(vec![number as u8; 600]),
-    }
-}
-
-fn by_label(label: &str) -> Filter {
-    Filter { labels: Some(vec![label.as_bytes().to_vec()]), ..Filter::default() }
-}
-
-fn new_token(data: &std::path::Path) -> (Directory, SqliteStore) {
-    let directory = Directory::open(data).unwrap();
-    let slot = directory.free_slot().unwrap();
-    let store = directory.create(slot, "label", "0123456789abcdef", &domain(1), &pin(Role::So, 1)).unwrap();
-    (directory, store)
-}
+const NONE: [ObjectId; 0] = [];
 
 #[test]
 fn records_are_found_replaced_and_deleted() {
@@ -76,18 +38,18 @@ fn records_are_found_replaced_and_deleted() {
         found(Filter { labels: Some(vec![b"b".to_vec(), b"a".to_vec()]), ..Filter::default() }),
         [object(1), object(2)]
     );
-    assert_eq!(found(Filter { labels: Some(Vec::new()), ..Filter::default() }), [object(0); 0]);
-    assert_eq!(found(Filter { private: Some(false), ..Filter::default() }), [object(0); 0]);
+    assert_eq!(found(Filter { labels: Some(Vec::new()), ..Filter::default() }), NONE);
+    assert_eq!(found(Filter { private: Some(false), ..Filter::default() }), NONE);
     assert_eq!(found(Filter::default()), [object(1), object(2)]);
 
     let mut changed = record(1, "c");
     changed.generation = 2;
     store.replace(&changed).unwrap();
-    assert_eq!(found(by_label("a")), [object(0); 0]);
+    assert_eq!(found(by_label("a")), NONE);
     assert_eq!(found(by_label("c")), [object(1)]);
     assert_eq!(store.replace(&changed).unwrap_err().kind(), ErrorKind::FunctionFailed);
     other.delete(&object(1)).unwrap();
-    assert_eq!(found(by_label("c")), [object(0); 0]);
+    assert_eq!(found(by_label("c")), NONE);
     assert_eq!(store.replace(&changed).unwrap_err().kind(), ErrorKind::ObjectHandleInvalid);
     assert_eq!(store.delete(&object(1)).unwrap_err().kind(), ErrorKind::ObjectHandleInvalid);
 }

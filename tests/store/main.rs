@@ -1,0 +1,52 @@
+//! The store, through its public interface: in one process, in many, and across forks.
+
+mod fork;
+mod one_process;
+mod processes;
+
+use std::path::Path;
+
+use conclave::hsm::{Columns, DomainToken, ObjectId, PinRecord, Record, Role, Sealed};
+use conclave::store::{Directory, Filter, SqliteStore};
+
+pub const SECRET_KEY: u64 = 4;
+
+pub fn domain(version: u64) -> DomainToken {
+    DomainToken { version, bytes: format!("domain {version}").into_bytes() }
+}
+
+pub fn pin(role: Role, generation: u64) -> PinRecord {
+    PinRecord { role, generation, sealed: vec![generation as u8; 40] }
+}
+
+pub fn object(number: u64) -> ObjectId {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&number.to_be_bytes());
+    id
+}
+
+pub fn record(number: u64, label: &str) -> Record {
+    Record {
+        object: object(number),
+        generation: 1,
+        columns: Columns {
+            class: SECRET_KEY,
+            key_type: Some(0x1f),
+            private: true,
+            label: Some(label.as_bytes().to_vec()),
+            id: Some(number.to_be_bytes().to_vec()),
+        },
+        sealed: Sealed::new(vec![number as u8; 600]),
+    }
+}
+
+pub fn by_label(label: &str) -> Filter {
+    Filter { labels: Some(vec![label.as_bytes().to_vec()]), ..Filter::default() }
+}
+
+pub fn new_token(data: &Path) -> (Directory, SqliteStore) {
+    let directory = Directory::open(data).unwrap();
+    let slot = directory.free_slot().unwrap();
+    let store = directory.create(slot, "label", "0123456789abcdef", &domain(1), &pin(Role::So, 1)).unwrap();
+    (directory, store)
+}

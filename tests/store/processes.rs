@@ -1,0 +1,162 @@
+//! Several processes on one token: this test binary runs itself as the others.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use conclave::error::ErrorKind;
+use conclave::hsm::Role;
+use conclave::store::{Directory, Store};
+
+use super::{by_label, domain, new_token, object, pin, record};
+
+const ROLE: &str = "STORE_TEST_ROLE";
+const DATA: &str = "STORE_TEST_DATA";
+const NUMBER: &str = "STORE_TEST_NUMBER";
+const MARK: &str = "#";
+
+fn spawn(role: &str, data: &Path, number: u64) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .args(["--exact", "processes::child", "--nocapture"])
+        .env(ROLE, role)
+        .env(DATA, data)
+        .env(NUMBER, number.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// What the child said, without the noise of the test harness.
+fn lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.map_while(Result::ok).filter_map(|line| Some(line.split_once(MARK)?.1.to_owned()))
+}
+
+/// Does nothing unless a test below started it.
+#[test]
+fn child() {
+    let Ok(role) = env::var(ROLE) else { return };
+    let data = PathBuf::from(env::var_os(DATA).unwrap());
+    let number: u64 = env::var(NUMBER).unwrap().parse().unwrap();
+    match role.as_str() {
+        "write until killed" => write_until_killed(&data, number),
+        "create a token" => create_a_token(&data),
+        "write for two seconds" => write_for_two_seconds(&data, number),
+        _ => unreachable!("{role}"),
+    }
+}
+
+fn write_until_killed(data: &Path, number: u64) {
+    let store = Directory::open(data).unwrap().store(0).unwrap();
+    thread::scope(|scope| {
+        for thread in 0..2 {
+            let store = &store;
+            scope.spawn(move || {
+                for count in 0.. {
+                    let id = number << 32 | thread << 24 | count;
+                    store.insert(&[record(id, "survivor")]).unwrap();
+                    println!("{MARK}{id}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn acknowledged_writes_survive_a_kill() {
+    let data = tempfile::tempdir().unwrap();
+    let (_, store) = new_token(data.path());
+    let mut acknowledged = BTreeSet::new();
+    for round in 0..8 {
+        let mut child = spawn("write until killed", data.path(), round);
+        let mut said = lines(&mut child);
+        acknowledged.extend(said.next());
+        thread::sleep(Duration::from_millis(20 + 17 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        acknowledged.extend(said);
+        for id in &acknowledged {
+            let id: u64 = id.parse().unwrap();
+            assert_eq!(store.get(&object(id)).unwrap(), Some(record(id, "survivor")));
+        }
+    }
+    println!("{} writes in 8 processes", acknowledged.len());
+    assert!(store.count().unwrap() >= acknowledged.len() as u64);
+    let begin = Instant::now();
+    while !store.counter().is_multiple_of(2) {
+        store.find(&by_label("x"), 0, 1).unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(5), "the counter is put right after a death");
+    }
+}
+
+fn create_a_token(data: &Path) {
+    let directory = Directory::open(data).unwrap();
+    let mut refused = 0;
+    loop {
+        let slot = directory.free_slot().unwrap();
+        match directory.create(slot, "label", "0123456789abcdef", &domain(1), &pin(Role::So, 1)) {
+            Ok(store) => {
+                store.insert(&[record(1, "mine")]).unwrap();
+                println!("{MARK}{slot} {refused}");
+                return;
+            }
+            Err(error) if error.kind() == ErrorKind::FunctionFailed => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn eight_processes_create_tokens_at_once() {
+    let data = tempfile::tempdir().unwrap();
+    let mut children: Vec<_> = (0..8).map(|number| spawn("create a token", data.path(), number)).collect();
+    let slots: BTreeSet<u32> = children
+        .iter_mut()
+        .map(|child| {
+            let said = lines(child).last().expect("the child made its token");
+            assert!(child.wait().unwrap().success());
+            said.split(' ').next().unwrap().parse().unwrap()
+        })
+        .collect();
+    assert_eq!(slots, (0..8).collect());
+    let directory = Directory::open(data.path()).unwrap();
+    assert_eq!(directory.list().unwrap(), (0..8).collect::<Vec<_>>());
+    for slot in slots {
+        assert_eq!(directory.store(slot).unwrap().count().unwrap(), 1);
+    }
+}
+
+/// Says how many writes it made, and the 99th percentile and the maximum of their times in µs.
+fn write_for_two_seconds(data: &Path, number: u64) {
+    let store = Directory::open(data).unwrap().store(0).unwrap();
+    let begin = Instant::now();
+    let mut times = Vec::new();
+    while begin.elapsed() < Duration::from_secs(2) {
+        let one = Instant::now();
+        store.insert(&[record(number << 32 | times.len() as u64, "many")]).unwrap();
+        times.push(one.elapsed().as_micros());
+    }
+    times.sort_unstable();
+    println!("{MARK}{} {} {}", times.len(), times[times.len() * 99 / 100], times[times.len() - 1]);
+}
+
+#[test]
+fn no_writer_starves_among_eight() {
+    let data = tempfile::tempdir().unwrap();
+    let (_, store) = new_token(data.path());
+    let mut children: Vec<_> = (0..8).map(|number| spawn("write for two seconds", data.path(), number)).collect();
+    let mut written = Vec::new();
+    for child in &mut children {
+        let said = lines(child).last().expect("no write failed");
+        assert!(child.wait().unwrap().success());
+        println!("writes, p99, max in µs: {said}");
+        written.push(said.split(' ').next().unwrap().parse::<u64>().unwrap());
+    }
+    assert_eq!(store.count().unwrap(), written.iter().sum());
+    let (least, most) = (written.iter().min().unwrap(), written.iter().max().unwrap());
+    assert!(least * 4 > *most, "from {least} to {most} writes");
+}
