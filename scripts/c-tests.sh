@@ -58,7 +58,7 @@ run_one() {
         line="${line%, 0 failed}, 1 failed"
         echo "FAILED $program ($way): ended with status $status" >>"$log"
     fi
-    if [ "$status" -ne 0 ]; then tail -40 "$log"; fi
+    if [ "$status" -ne 0 ]; then tail -40 "$log" | sed "s|^|  \| |"; fi
     echo "$way $program:${line#*:}"
     return 0
 }

@@ -47,6 +47,6 @@ part "bench smoke" status scripts/bench.sh --smoke
 echo
 echo "== summary ($((SECONDS / 60)) min $((SECONDS % 60)) s)"
 printf '%s' "$report"
-grep -hE '^FAILED |^FAIL |^test .* FAILED$|: FAIL' "$logs"/*.log | sort -u | head -60
+grep -hE '(^|\| )FAILED |^test .* FAILED$' "$logs"/*.log | sort -u | head -60
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

@@ -1,0 +1,119 @@
+"""A token in a directory of its own, for the whole run. No test touches the user's data."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+
+import pytest
+
+import pkcs11
+
+ROOT = pathlib.Path(__file__).parent.parent
+MODULE = pathlib.Path(os.environ.get("CONCLAVE_MODULE", ROOT / "target/release/libconclave.so")).resolve()
+SO_PIN = "12345678"
+PIN = "9876-user"
+
+# Before anything loads the module.
+_home = tempfile.mkdtemp(prefix="conclave-test-")
+os.environ.update({
+    "CONCLAVE_HOME": f"{_home}/data",
+    "CONCLAVE_CONF": f"{_home}/conclave.toml",
+    "SOFTHSM2_CONF": f"{_home}/softhsm2.conf",
+    "HOME": _home,
+    "XDG_DATA_HOME": f"{_home}/xdg-data",
+    "XDG_CONFIG_HOME": f"{_home}/xdg-config",
+    "LC_ALL": "C.UTF-8",
+})
+pathlib.Path(_home, "data").mkdir(mode=0o700)
+pathlib.Path(_home, "conclave.toml").write_text("")
+pathlib.Path(_home, "softhsm2.conf").write_text(f"directories.tokendir = {_home}/data\nlog.level = ERROR\n")
+
+
+def pytest_sessionfinish():
+    shutil.rmtree(_home, ignore_errors=True)
+
+
+def run(*command, check=True, input=None, env=None, timeout=120, cwd=None):
+    """Runs a program; its standard output. A failure shows everything it said."""
+    text = [str(word) for word in command]
+    done = subprocess.run(text, capture_output=True, input=input, timeout=timeout, cwd=cwd,
+                          env={**os.environ, **(env or {})})
+    out = done.stdout.decode(errors="replace")
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(text)}: status {done.returncode}\n{out}\n{done.stderr.decode(errors='replace')}")
+    return out
+
+
+def need(*programs):
+    """Skips a test whose program is not installed; not in CI, where each must be."""
+    for program in programs:
+        if not shutil.which(program):
+            if os.environ.get("CI"):
+                raise AssertionError(f"{program} is not installed")
+            pytest.skip(f"{program} is not installed")
+
+
+@dataclass
+class Token:
+    """A token with both PINs, and programs that use it."""
+
+    label: str
+    home: pathlib.Path
+    module: pathlib.Path = MODULE
+    pin: str = PIN
+    so_pin: str = SO_PIN
+
+    def tool(self, *args, login=True, **kwargs):
+        """pkcs11-tool on this token."""
+        pin = ["--login", "--pin", self.pin] if login else []
+        return run("pkcs11-tool", "--module", self.module, "--token-label", self.label, *pin, *args, **kwargs)
+
+    def uri(self, more=""):
+        return f"pkcs11:token={self.label}{more}"
+
+
+@pytest.fixture(scope="session")
+def home():
+    return pathlib.Path(_home)
+
+
+@pytest.fixture(scope="session")
+def module(home):
+    """The module in this process."""
+    library = pkcs11.Module(MODULE)
+    library.initialize()
+    yield library
+    library.finalize()
+
+
+@pytest.fixture(scope="session")
+def slot(module):
+    return module.make_token("ctypes", SO_PIN.encode(), PIN.encode())
+
+
+@pytest.fixture(scope="session")
+def session(module, slot):
+    """A session with the user logged in."""
+    opened = module.session(slot)
+    opened.login(PIN.encode())
+    return opened
+
+
+@pytest.fixture(scope="session")
+def token(home):
+    """A token for other programs, made by pkcs11-tool as the README says."""
+    need("pkcs11-tool")
+    run("pkcs11-tool", "--module", MODULE, "--init-token", "--label", "tools", "--so-pin", SO_PIN, *free_slot())
+    run("pkcs11-tool", "--module", MODULE, "--token-label", "tools", "--login", "--login-type", "so", "--so-pin", SO_PIN,
+        "--init-pin", "--new-pin", PIN)
+    return Token("tools", home)
+
+
+def free_slot():
+    """--slot-index of the uninitialised slot, which is always the last."""
+    listing = run("pkcs11-tool", "--module", MODULE, "--list-slots")
+    count = listing.count("Slot ")
+    return ["--slot-index", str(count - 1)]
