@@ -202,6 +202,11 @@ impl Opened {
     }
 
     #[cfg(test)]
+    pub(super) fn encoded_secrets_for_tests(&self) -> SecretBytes {
+        self.secrets.encode().unwrap()
+    }
+
+    #[cfg(test)]
     pub(super) fn signing_for_tests(&self) -> &PrivateKey {
         self.secrets.signing().unwrap()
     }

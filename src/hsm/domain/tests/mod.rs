@@ -1,5 +1,6 @@
 mod seal;
 mod token;
+mod vectors;
 
 use super::super::command::PinCost;
 
