@@ -45,18 +45,6 @@ pub(super) const ROWS: &[Row] = &[
     },
 ];
 
-/// Wraps with padding and the default IV: the second half of CKM_RSA_AES_KEY_WRAP.
-pub(super) fn wrap_padded(aes: &AesKey, plain: &[u8]) -> Result<Vec<u8>> {
-    let mut wrapped = vec![0; padded_len(plain)? + SEMIBLOCK];
-    Form::Padded(None).wrap(aes, plain, &mut wrapped)?;
-    Ok(wrapped)
-}
-
-/// The inverse of [`wrap_padded`]; CKR_ENCRYPTED_DATA_LEN_RANGE, CKR_ENCRYPTED_DATA_INVALID.
-pub(super) fn unwrap_padded(aes: &AesKey, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
-    Form::Padded(None).unwrap(aes, wrapped)
-}
-
 fn begin(mechanism: &Mechanism<'_>, function: Function, key: Arc<Key>) -> Result<Box<dyn Operation>> {
     let iv = match mechanism.params {
         Params::None => None,

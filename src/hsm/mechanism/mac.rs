@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 use super::room;
 use crate::error::{ErrorKind, Result};
@@ -43,9 +44,10 @@ impl<S: Scheme> MacOperation<S> {
         Ok(Box::new(Self { scheme, key, function, len, state: None }))
     }
 
-    /// The full MAC of what came in parts and `input`.
-    fn compute(&mut self, input: &[u8]) -> Result<[u8; MAX_MAC]> {
-        let mut out = [0; MAX_MAC];
+    /// The full MAC of what came in parts and `input`. Wiped, as it would be a forgery when a
+    /// verification fails.
+    fn compute(&mut self, input: &[u8]) -> Result<Zeroizing<[u8; MAX_MAC]>> {
+        let mut out = Zeroizing::new([0; MAX_MAC]);
         match &mut self.state {
             Some(state) => {
                 state.update(input)?;

@@ -10,10 +10,7 @@ use super::digest::{Hash, MAX_DIGEST};
 use crate::error::Result;
 
 /// A keyed HMAC: inner and outer state after the key. Cheap to start a computation from.
-pub(in crate::hsm) struct HmacKey {
-    context: Box<Context>,
-    hash: Hash,
-}
+pub(in crate::hsm) struct HmacKey(Box<Context>);
 
 impl HmacKey {
     pub(in crate::hsm) fn new(hash: Hash, key: &[u8]) -> Result<Self> {
@@ -24,16 +21,12 @@ impl HmacKey {
         check(unsafe {
             lc::HMAC_Init_ex(&mut context.0, key.as_ptr().cast(), key.len(), hash.evp_md(), ptr::null_mut())
         })?;
-        Ok(Self { context, hash })
-    }
-
-    pub(in crate::hsm) fn hash(&self) -> Hash {
-        self.hash
+        Ok(Self(context))
     }
 
     /// A computation that starts here.
     pub(in crate::hsm) fn start(&self) -> HmacState {
-        HmacState(Context(self.context.0))
+        HmacState(Context(self.0.0))
     }
 }
 
