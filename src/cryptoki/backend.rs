@@ -34,6 +34,9 @@ pub(super) trait Backend: Send + Sync {
         so_pin: &PinRecord,
     ) -> Result<Arc<dyn Store>>;
 
+    /// Deletes a slot's token.
+    fn destroy(&self, slot: SlotId) -> Result<()>;
+
     /// A way to a fresh HSM instance that holds no domain yet.
     fn channel(&self) -> Result<Box<dyn Channel>>;
 }
@@ -46,12 +49,7 @@ pub(super) struct Embedded {
 }
 
 impl Embedded {
-    pub(super) fn open(config: &Config) -> Result<Self> {
-        let settings = hsm::Settings {
-            key_separation: config.key_separation,
-            pkcs1_unwrap: config.pkcs1_unwrap,
-            cbc_pad_unwrap: config.cbc_pad_unwrap,
-        };
+    pub(super) fn open(config: &Config, settings: hsm::Settings) -> Result<Self> {
         Ok(Self { directory: Directory::open(&config.data_dir)?, settings, free_slot: config.free_slot })
     }
 }
@@ -80,6 +78,10 @@ impl Backend for Embedded {
         so_pin: &PinRecord,
     ) -> Result<Arc<dyn Store>> {
         Ok(Arc::new(self.directory.create(number(slot)?, label, serial, domain, so_pin)?))
+    }
+
+    fn destroy(&self, slot: SlotId) -> Result<()> {
+        self.directory.destroy(number(slot)?)
     }
 
     fn channel(&self) -> Result<Box<dyn Channel>> {

@@ -33,7 +33,7 @@ use self::session::Sessions;
 use self::slot::Slots;
 use crate::config::{Config, PinPolicy, ZeroIv};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{AttributeType, Value};
+use crate::hsm::{self, AttributeType, Value};
 use crate::log;
 
 pub type SlotId = ck::CK_SLOT_ID;
@@ -94,6 +94,7 @@ pub trait AttributeSource {
 struct Settings {
     pin: PinPolicy,
     generates_zero_iv: bool,
+    hsm: hsm::Settings,
 }
 
 /// The library between C_Initialize and C_Finalize.
@@ -115,8 +116,16 @@ impl Module {
 
     fn embedded(config: &Config) -> Result<Self> {
         config.prepare_data_dir()?;
-        let settings = Settings { pin: config.pin, generates_zero_iv: config.gcm_zero_iv == ZeroIv::Generate };
-        Self::over(Box::new(Embedded::open(config)?), settings)
+        let hsm = hsm::Settings {
+            key_separation: config.key_separation,
+            pkcs1_unwrap: config.pkcs1_unwrap,
+            cbc_pad_unwrap: config.cbc_pad_unwrap,
+        };
+        if !hsm.key_separation {
+            tracing::warn!("key_separation is off: keys that wrap may decrypt what they wrapped");
+        }
+        let settings = Settings { pin: config.pin, generates_zero_iv: config.gcm_zero_iv == ZeroIv::Generate, hsm };
+        Self::over(Box::new(Embedded::open(config, hsm)?), settings)
     }
 
     fn over(backend: Box<dyn Backend>, settings: Settings) -> Result<Self> {

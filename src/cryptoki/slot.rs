@@ -164,7 +164,24 @@ impl Module {
 
     pub fn mechanism_info(&self, slot: SlotId, kind: MechanismType) -> Result<MechanismInfo> {
         self.slot(slot)?;
-        mechanism_info(kind)
+        let mut info = mechanism_info(kind)?;
+        if info.oracle_prone && !self.settings.hsm.allows_oracle(kind) {
+            info.flags &= !ck::CKF_UNWRAP;
+        }
+        Ok(info)
+    }
+
+    /// Destroys a token with all its objects; its slot id is not used again. Needs no PIN: whoever
+    /// may write the data directory can delete it anyway. CKR_SESSION_EXISTS.
+    pub fn destroy_token(&self, slot: SlotId) -> Result<()> {
+        let token = self.token(slot)?;
+        if token.session_counts().0 != 0 {
+            return Err(ErrorKind::SessionExists.into());
+        }
+        token.remove();
+        drop(token);
+        self.backend.destroy(slot)?;
+        self.refresh_slots()
     }
 
     /// C_InitToken. On a free slot it makes a token; on another it checks the SO PIN, erases all

@@ -1,3 +1,35 @@
-//! The operator's command line.
+//! `conclave`, the operator's command line. It uses the module as any application does, through
+//! [`conclave::cryptoki`].
 
-fn main() {}
+mod args;
+mod doctor;
+mod key;
+mod mechanism;
+mod output;
+mod pin;
+mod session;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Arguments, Command, KeyCommand, TokenCommand};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match &arguments.command {
+        Command::Token(TokenCommand::List) => token::list(arguments.json),
+        Command::Token(TokenCommand::Init(init)) => token::init(init, arguments.json),
+        Command::Token(TokenCommand::Destroy(destroy)) => token::destroy(destroy, arguments.json),
+        Command::Key(KeyCommand::List(list)) => key::list(list, arguments.json),
+        Command::Key(KeyCommand::Show(show)) => key::show(show, arguments.json),
+        Command::Key(KeyCommand::Trust(trust)) => key::trust(trust, arguments.json),
+        Command::Mechanisms { markdown } => mechanism::list(*markdown, arguments.json),
+        Command::Doctor => return doctor::run(arguments.json),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(arguments.json),
+    }
+}

@@ -61,6 +61,10 @@ impl Backend for FakeBackend {
         Ok(store)
     }
 
+    fn destroy(&self, slot: SlotId) -> Result<()> {
+        self.0.tokens.lock().unwrap().remove(&slot).map(drop).ok_or_else(|| ErrorKind::TokenNotPresent.into())
+    }
+
     fn channel(&self) -> Result<Box<dyn Channel>> {
         Ok(Box::new(FakeHsm { world: self.0.clone(), held: Mutex::new(None), user: Mutex::new(None) }))
     }

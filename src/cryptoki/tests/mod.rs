@@ -25,7 +25,8 @@ const DATA: &[u8] = &ck::CKO_DATA.to_ne_bytes();
 const PRIVATE_KEY: &[u8] = &ck::CKO_PRIVATE_KEY.to_ne_bytes();
 
 fn process(world: &Arc<World>) -> Module {
-    let settings = Settings { pin: PinPolicy::default(), generates_zero_iv: false };
+    let settings =
+        Settings { pin: PinPolicy::default(), generates_zero_iv: false, hsm: crate::hsm::Settings::default() };
     Module::over(Box::new(FakeBackend(world.clone())), settings).unwrap()
 }
 

@@ -202,6 +202,8 @@ pub struct MechanismInfo {
     /// CKF_*.
     pub flags: ck::CK_FLAGS,
     pub params: ParamShape,
+    /// Whether unwrapping with it is a padding oracle, which the settings must allow.
+    pub oracle_prone: bool,
 }
 
 /// Every mechanism, in the order of its number.
@@ -227,6 +229,7 @@ fn info(row: &Row) -> MechanismInfo {
         max_key: row.max_key,
         flags: row.flags(),
         params: row.params,
+        oracle_prone: row.oracle_prone,
     }
 }
 

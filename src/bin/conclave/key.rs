@@ -1,0 +1,253 @@
+//! `conclave key`.
+
+use conclave::cryptoki::{Module, ObjectHandle, Readable, SessionHandle};
+use conclave::error::ErrorKind;
+use conclave::hsm::{AttributeType, Raw, Template, Value};
+use cryptoki_sys as ck;
+use serde_json::{Map, json};
+
+use crate::args::{KeyList, KeyShow, KeyTrust};
+use crate::output::{self, Failure};
+use crate::session;
+
+/// The attributes that are shown, in the order they are shown.
+const SHOWN: &[(AttributeType, &str)] = &[
+    (ck::CKA_CLASS, "class"),
+    (ck::CKA_KEY_TYPE, "key_type"),
+    (ck::CKA_CERTIFICATE_TYPE, "certificate_type"),
+    (ck::CKA_LABEL, "label"),
+    (ck::CKA_ID, "id"),
+    (ck::CKA_UNIQUE_ID, "unique_id"),
+    (ck::CKA_PRIVATE, "private"),
+    (ck::CKA_MODIFIABLE, "modifiable"),
+    (ck::CKA_COPYABLE, "copyable"),
+    (ck::CKA_DESTROYABLE, "destroyable"),
+    (ck::CKA_TRUSTED, "trusted"),
+    (ck::CKA_ENCRYPT, "encrypt"),
+    (ck::CKA_DECRYPT, "decrypt"),
+    (ck::CKA_SIGN, "sign"),
+    (ck::CKA_SIGN_RECOVER, "sign_recover"),
+    (ck::CKA_VERIFY, "verify"),
+    (ck::CKA_VERIFY_RECOVER, "verify_recover"),
+    (ck::CKA_WRAP, "wrap"),
+    (ck::CKA_UNWRAP, "unwrap"),
+    (ck::CKA_DERIVE, "derive"),
+    (ck::CKA_SENSITIVE, "sensitive"),
+    (ck::CKA_EXTRACTABLE, "extractable"),
+    (ck::CKA_ALWAYS_SENSITIVE, "always_sensitive"),
+    (ck::CKA_NEVER_EXTRACTABLE, "never_extractable"),
+    (ck::CKA_WRAP_WITH_TRUSTED, "wrap_with_trusted"),
+    (ck::CKA_ALWAYS_AUTHENTICATE, "always_authenticate"),
+    (ck::CKA_LOCAL, "local"),
+    (ck::CKA_KEY_GEN_MECHANISM, "key_gen_mechanism"),
+    (ck::CKA_ALLOWED_MECHANISMS, "allowed_mechanisms"),
+    (ck::CKA_START_DATE, "start_date"),
+    (ck::CKA_END_DATE, "end_date"),
+    (ck::CKA_SUBJECT, "subject"),
+    (ck::CKA_MODULUS_BITS, "modulus_bits"),
+    (ck::CKA_EC_PARAMS, "ec_params"),
+    (ck::CKA_EC_POINT, "ec_point"),
+    (ck::CKA_VALUE_LEN, "value_len"),
+    (ck::CKA_CHECK_VALUE, "check_value"),
+    (ck::CKA_PUBLIC_KEY_INFO, "public_key_info"),
+    (ck::CKA_APPLICATION, "application"),
+];
+
+const CLASSES: &[(u64, &str)] = &[
+    (ck::CKO_DATA, "data"),
+    (ck::CKO_CERTIFICATE, "certificate"),
+    (ck::CKO_PUBLIC_KEY, "public key"),
+    (ck::CKO_PRIVATE_KEY, "private key"),
+    (ck::CKO_SECRET_KEY, "secret key"),
+];
+
+const KEY_TYPES: &[(u64, &str)] = &[
+    (ck::CKK_RSA, "RSA"),
+    (ck::CKK_EC, "EC"),
+    (ck::CKK_EC_EDWARDS, "Edwards"),
+    (ck::CKK_EC_MONTGOMERY, "Montgomery"),
+    (ck::CKK_AES, "AES"),
+    (ck::CKK_GENERIC_SECRET, "generic"),
+    (ck::CKK_HKDF, "HKDF"),
+];
+
+/// Usage attributes in short.
+const USES: &[(AttributeType, &str)] = &[
+    (ck::CKA_ENCRYPT, "encrypt"),
+    (ck::CKA_DECRYPT, "decrypt"),
+    (ck::CKA_SIGN, "sign"),
+    (ck::CKA_VERIFY, "verify"),
+    (ck::CKA_WRAP, "wrap"),
+    (ck::CKA_UNWRAP, "unwrap"),
+    (ck::CKA_DERIVE, "derive"),
+];
+
+pub(crate) fn list(arguments: &KeyList, as_json: bool) -> Result<(), Failure> {
+    let module = session::open_module()?;
+    let (slot, token) = session::find_token(&module, arguments.token.as_deref())?;
+    let session = session::open(&module, slot, ck::CKU_USER, &arguments.pin)?;
+    let objects = find(&module, session, &Template::default())?;
+    let mut rows = Vec::with_capacity(objects.len());
+    let mut list = Vec::new();
+    for object in objects {
+        let shown = read(&module, session, object)?;
+        let text = |name: &str| shown.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+        let uses: Vec<&str> = USES
+            .iter()
+            .filter(|(kind, _)| name_of(*kind).and_then(|name| shown.get(name)) == Some(&json!(true)))
+            .map(|(_, name)| *name)
+            .collect();
+        rows.push(vec![text("class"), text("key_type"), text("label"), text("id"), uses.join(",")]);
+        list.push(shown);
+    }
+    if as_json {
+        output::json(&json!(list));
+    } else if rows.is_empty() {
+        let what = if arguments.pin == "none" { "public object" } else { "object" };
+        println!("Token {:?} has no {what}.", token.label);
+    } else {
+        output::table(&["CLASS", "TYPE", "LABEL", "ID", "USES"], &rows);
+    }
+    Ok(())
+}
+
+pub(crate) fn show(arguments: &KeyShow, as_json: bool) -> Result<(), Failure> {
+    let module = session::open_module()?;
+    let (slot, _) = session::find_token(&module, arguments.at.token.as_deref())?;
+    let session = session::open(&module, slot, ck::CKU_USER, &arguments.at.pin)?;
+    let objects = find_named(&module, session, &arguments.name)?;
+    let shown = objects.into_iter().map(|object| read(&module, session, object)).collect::<Result<Vec<_>, _>>()?;
+    if as_json {
+        output::json(&json!(shown));
+        return Ok(());
+    }
+    for (nth, object) in shown.iter().enumerate() {
+        if nth != 0 {
+            println!();
+        }
+        for (name, value) in object {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            println!("{:<20} {text}", name.replace('_', " "));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn trust(arguments: &KeyTrust, as_json: bool) -> Result<(), Failure> {
+    let module = session::open_module()?;
+    let (slot, _) = session::find_token(&module, arguments.token.as_deref())?;
+    let session = session::open(&module, slot, ck::CKU_SO, &arguments.so_pin)?;
+    let objects = find_named(&module, session, &arguments.name)?;
+    output::confirm(
+        &format!("A trusted key may wrap every extractable key of the token. Trust {:?}?", arguments.name),
+        &arguments.name,
+        arguments.yes,
+    )?;
+    let template = Template(vec![(ck::CKA_TRUSTED, Raw::Bytes(&[ck::CK_TRUE]))]);
+    let mut trusted = 0;
+    for object in objects {
+        match module.set_attributes(session, object, &template) {
+            Ok(()) => trusted += 1,
+            // The private half of a pair has no such attribute.
+            Err(error) if error.kind() == ErrorKind::AttributeTypeInvalid => {}
+            Err(error) => return Err(Failure::while_("cannot trust the key", &error)),
+        }
+    }
+    if trusted == 0 {
+        return Err(Failure::new(format!("{:?} is not a key or certificate that can be trusted", arguments.name)));
+    }
+    output::done(as_json, &format!("{:?} is trusted.", arguments.name), &json!({ "trusted": trusted }));
+    Ok(())
+}
+
+/// The objects with this label, else with this CKA_ID, else with this unique id.
+fn find_named(module: &Module, session: SessionHandle, name: &str) -> Result<Vec<ObjectHandle>, Failure> {
+    let id =
+        (0..name.len()).step_by(2).map(|at| name.get(at..at + 2).and_then(|byte| u8::from_str_radix(byte, 16).ok()));
+    let id: Option<Vec<u8>> = id.collect();
+    let mut templates = vec![(ck::CKA_LABEL, name.as_bytes())];
+    if let Some(id) = id.as_deref().filter(|id| !id.is_empty()) {
+        templates.push((ck::CKA_ID, id));
+    }
+    templates.push((ck::CKA_UNIQUE_ID, name.as_bytes()));
+    for (kind, value) in templates {
+        let found = find(module, session, &Template(vec![(kind, Raw::Bytes(value))]))?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
+    }
+    Err(Failure::not_found(format!("no object has the label, CKA_ID or unique id {name:?}: see `conclave key list`")))
+}
+
+fn find(module: &Module, session: SessionHandle, template: &Template<'_>) -> Result<Vec<ObjectHandle>, Failure> {
+    let failed = |error| Failure::while_("cannot search the token", &error);
+    module.find_init(session, template).map_err(failed)?;
+    let mut found = Vec::new();
+    let mut batch = [0; 256];
+    loop {
+        match module.find(session, &mut batch).map_err(failed)? {
+            0 => break,
+            n => found.extend_from_slice(&batch[..n]),
+        }
+    }
+    module.find_final(session).map_err(failed)?;
+    Ok(found)
+}
+
+/// The readable attributes of an object as JSON.
+fn read(
+    module: &Module,
+    session: SessionHandle,
+    object: ObjectHandle,
+) -> Result<Map<String, serde_json::Value>, Failure> {
+    module
+        .with_attributes(session, object, |source| {
+            let mut shown = Map::new();
+            for (kind, name) in SHOWN {
+                if let Ok(Readable::Value(value)) = source.read(*kind) {
+                    shown.insert((*name).to_owned(), display(*kind, value));
+                }
+            }
+            shown
+        })
+        .map_err(|error| Failure::while_("cannot read an object", &error))
+}
+
+fn display(kind: AttributeType, value: &Value) -> serde_json::Value {
+    match value {
+        Value::Bool(b) => json!(b),
+        Value::Ulong(n) => match kind {
+            ck::CKA_CLASS => named(CLASSES, *n),
+            ck::CKA_KEY_TYPE => named(KEY_TYPES, *n),
+            ck::CKA_KEY_GEN_MECHANISM => mechanism(*n),
+            _ => json!(n),
+        },
+        Value::Bytes(bytes) => match kind {
+            ck::CKA_LABEL | ck::CKA_UNIQUE_ID | ck::CKA_APPLICATION | ck::CKA_START_DATE | ck::CKA_END_DATE => {
+                json!(String::from_utf8_lossy(bytes))
+            }
+            _ => json!(output::hex(bytes)),
+        },
+        Value::Mechanisms(list) => json!(list.iter().map(|kind| mechanism(*kind)).collect::<Vec<_>>()),
+        Value::Template(nested) => json!(nested.len()),
+    }
+}
+
+fn named(names: &[(u64, &str)], value: u64) -> serde_json::Value {
+    match names.iter().find(|(known, _)| *known == value) {
+        Some((_, name)) => json!(name),
+        None => json!(format!("{value:#x}")),
+    }
+}
+
+fn mechanism(kind: u64) -> serde_json::Value {
+    match conclave::hsm::mechanism_info(kind) {
+        Ok(info) => json!(info.name),
+        Err(_) if kind == ck::CK_UNAVAILABLE_INFORMATION => json!("none"),
+        Err(_) => json!(format!("{kind:#x}")),
+    }
+}
+
+fn name_of(kind: AttributeType) -> Option<&'static str> {
+    SHOWN.iter().find(|(shown, _)| *shown == kind).map(|(_, name)| *name)
+}
