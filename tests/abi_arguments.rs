@@ -14,8 +14,15 @@ type Any = unsafe extern "C" fn(usize, usize, usize, usize, usize, usize, usize,
 struct Function {
     name: &'static str,
     call: Any,
-    /// For each parameter, whether it is a pointer.
-    pointers: Vec<bool>,
+    parameters: Vec<Parameter>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Parameter {
+    Pointer,
+    Handle,
+    /// A length, a count, flags, a type.
+    Number,
 }
 
 /// All functions of the table, with their parameters as the header declares them.
@@ -28,16 +35,21 @@ fn functions(library: &Library) -> Vec<Function> {
         .map(|(at, name)| {
             let start = header.find(&format!("\nCK_RV {name}(")).unwrap();
             let list = header[start..].split_once('(').unwrap().1.split_once(");").unwrap().0;
-            let pointers = list.split(',').map(|parameter| parameter.contains("_PTR")).collect();
+            let parameters = list.split(',').map(|parameter| match parameter {
+                pointer if pointer.contains("_PTR") => Parameter::Pointer,
+                handle if handle.contains("_HANDLE") => Parameter::Handle,
+                _ => Parameter::Number,
+            });
+            let parameters = parameters.collect();
             // SAFETY: the table is a version, padded to a pointer's size, and function pointers.
-            Function { name, call: unsafe { table.add(1 + at).read() }, pointers }
+            Function { name, call: unsafe { table.add(1 + at).read() }, parameters }
         })
         .collect()
 }
 
 impl Function {
-    fn call(&self, argument: impl FnMut(&bool) -> usize) -> ck::CK_RV {
-        let mut a: Vec<usize> = self.pointers.iter().map(argument).collect();
+    fn call(&self, argument: impl FnMut(Parameter) -> usize) -> ck::CK_RV {
+        let mut a: Vec<usize> = self.parameters.iter().copied().map(argument).collect();
         a.resize(10, 0);
         // SAFETY: the pointers among them are NULL or valid, or are not followed.
         unsafe { (self.call)(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]) }
@@ -106,13 +118,13 @@ fn hostile_arguments_never_crash() {
         memory[0] = codes[random(codes.len())];
         memory[2] = numbers[random(numbers.len())] as u64;
         let handles = [session as usize, session as usize, key as usize, 0, usize::MAX, 77];
-        let rv = function.call(|pointer| match (pointer, random(4)) {
-            (true, 0) => 0,
-            (true, 1) => base + 2048 * 8 + 1,
-            (true, 2) => base + 4096 * 8,
-            (true, _) => base,
-            (false, 0 | 1) => handles[random(handles.len())],
-            (false, _) => numbers[random(numbers.len())],
+        let rv = function.call(|parameter| match (parameter, random(4)) {
+            (Parameter::Pointer, 0) => 0,
+            (Parameter::Pointer, 1) => base + 2048 * 8 + 1,
+            (Parameter::Pointer, 2) => base + 4096 * 8,
+            (Parameter::Pointer, _) => base,
+            (Parameter::Handle, _) => handles[random(handles.len())],
+            (Parameter::Number, _) => numbers[random(numbers.len())],
         });
         assert_ne!(rv, ck::CKR_GENERAL_ERROR, "{}", function.name);
     }

@@ -14,7 +14,7 @@ use cryptoki_sys as ck;
 use super::fork;
 use crate::cryptoki::{Module, Options};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::param_shape;
+use crate::hsm::prepare_tables;
 
 /// How long C_Finalize waits for calls that hold the application's mutex, and a fork for a running
 /// C_Initialize.
@@ -43,16 +43,25 @@ pub(super) fn with<R>(body: impl FnOnce(&Module) -> Result<R>) -> Result<R> {
     let Some(global) = (unsafe { current.as_ref() }) else {
         return Err(ErrorKind::CryptokiNotInitialized.into());
     };
-    match &global.mutex {
+    let done = match &global.mutex {
         None => body(&global.module),
         Some(mutex) => {
             let _held = mutex.lock()?;
-            if CURRENT.load(Ordering::Acquire) != current {
+            if is_closed(current) {
                 return Err(ErrorKind::CryptokiNotInitialized.into());
             }
             body(&global.module)
         }
+    };
+    match done {
+        // What a library that is being closed answers is no more than that.
+        Err(_) if is_closed(current) => Err(ErrorKind::CryptokiNotInitialized.into()),
+        done => done,
     }
+}
+
+fn is_closed(global: *mut Global) -> bool {
+    CURRENT.load(Ordering::Acquire) != global
 }
 
 /// C_Initialize (PKCS#11 3.2 §5.4.1). `args` is None for a NULL pointer.
@@ -63,8 +72,8 @@ pub(super) fn initialize(args: Option<ck::CK_C_INITIALIZE_ARGS>) -> Result<()> {
     }
     let (options, callbacks) = parse(args)?;
     fork::register()?;
-    // A fork waits for this call, so that no child finds the table half made.
-    let _ = param_shape(ck::CKM_AES_GCM);
+    // A fork waits for this call, so that no child finds a table half made.
+    prepare_tables();
     let module = Module::new(options)?;
     let mutex = callbacks.map(AppMutex::create).transpose()?;
     let older = NEWEST.load(Ordering::Relaxed);

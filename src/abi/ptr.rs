@@ -16,6 +16,9 @@ use crate::hsm::Outcome;
 /// number), not data.
 const MAX_LEN: usize = if size_of::<usize>() == 8 { 1 << 40 } else { isize::MAX as usize };
 
+/// By how much an output may turn out shorter than what was asked for: padding, or an RSA block.
+const MAX_SHRINK: usize = 4096;
+
 /// Stands for the caller of one C_ function: whoever holds it may follow the pointers that came
 /// with the call.
 pub(super) struct Caller(());
@@ -124,7 +127,7 @@ impl Caller {
         &self,
         buffer: *mut u8,
         len: *mut ck::CK_ULONG,
-        produce: impl FnOnce(Option<&mut [u8]>) -> Result<Outcome>,
+        mut produce: impl FnMut(Option<&mut [u8]>) -> Result<Outcome>,
     ) -> Result<()> {
         self.transform((std::ptr::null_mut(), 0), (buffer, len), |_, output| produce(output))
     }
@@ -135,7 +138,7 @@ impl Caller {
         &self,
         (input, input_len): (*mut u8, ck::CK_ULONG),
         (buffer, len): (*mut u8, *mut ck::CK_ULONG),
-        produce: impl FnOnce(&[u8], Option<&mut [u8]>) -> Result<Outcome>,
+        mut produce: impl FnMut(&[u8], Option<&mut [u8]>) -> Result<Outcome>,
     ) -> Result<()> {
         let place = self.place(len)?;
         let input = self.bytes(input, input_len)?;
@@ -146,6 +149,11 @@ impl Caller {
         let len = possible_len(buffer, capacity).ok_or(ErrorKind::ArgumentsBad)?;
         let copy;
         let input = if overlap(input, buffer, len) {
+            // Asked first, so that nothing is copied for a call that fails anyway.
+            match produce(input, None)? {
+                Outcome::Needed(need) if need <= len.saturating_add(MAX_SHRINK) => {}
+                outcome => return place.settle(outcome, false),
+            }
             copy = Zeroizing::new(input.to_vec());
             &copy[..]
         } else {
@@ -414,7 +422,9 @@ mod tests {
             let output = base.wrapping_add(shift);
             caller
                 .transform((base, 4), (output, &raw mut len), |input, out| {
-                    let out = out.unwrap();
+                    let Some(out) = out else {
+                        return Ok(Outcome::Needed(4));
+                    };
                     let range = out.as_ptr_range();
                     assert!(!range.contains(&input.as_ptr()));
                     out.copy_from_slice(input);

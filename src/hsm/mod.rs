@@ -119,6 +119,13 @@ impl Hsm {
     }
 }
 
+/// Makes the tables that are otherwise made when first used. A child that is forked meanwhile would
+/// wait for them for ever.
+pub fn prepare_tables() {
+    let _ = param_shape(0);
+    let _ = attribute::form_of(0);
+}
+
 /// To be called first in a forked child (pthread_atfork): it forgets its parent's secret memory,
 /// which reads as zeros there, and begins its own. Async-signal-safe.
 pub fn after_fork_in_child() {
