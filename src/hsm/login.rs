@@ -59,8 +59,8 @@ impl Hsm {
     }
 
     pub(super) fn found(&self, label: &str, serial: &str, so_pin: &[u8], cost: PinCost) -> Result<Reply> {
-        let founded = Opened::found(label, serial, so_pin, cost, &mut Circumstances::of_system())?;
-        Ok(Reply::Founded { domain: founded.domain, so_pin: founded.so_pin })
+        let (_, domain, so_pin) = Opened::found(label, serial, so_pin, cost, &mut Circumstances::of_system())?;
+        Ok(Reply::Founded { domain, so_pin })
     }
 
     pub(super) fn adopt(&self, token: &DomainToken) -> Result<Reply> {
@@ -125,8 +125,8 @@ impl Hsm {
         if self.access(ticket) != Access::So {
             return Err(ErrorKind::UserNotLoggedIn.with("the SO sets the PINs of others"));
         }
-        let changed = self.opened()?.change_pin(role, pin, cost, &mut Circumstances::of_system())?;
-        Ok(Reply::PinChanged(changed.change))
+        let (_, change) = self.opened()?.change_pin(role, pin, cost, &mut Circumstances::of_system())?;
+        Ok(Reply::PinChanged(change))
     }
 
     /// The holder of a PIN changes it, logged in or not.
@@ -140,8 +140,8 @@ impl Hsm {
     ) -> Result<Reply> {
         let public = self.held().take(token)?;
         let opened = Opened::with_pin(&public, record, old)?;
-        let changed = opened.change_pin(&record.role, new, cost, &mut Circumstances::of_system())?;
-        Ok(Reply::PinChanged(changed.change))
+        let (_, change) = opened.change_pin(&record.role, new, cost, &mut Circumstances::of_system())?;
+        Ok(Reply::PinChanged(change))
     }
 
     fn held(&self) -> RwLockWriteGuard<'_, Held> {

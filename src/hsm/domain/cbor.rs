@@ -377,15 +377,6 @@ impl<'a> Map<'_, 'a> {
         }
     }
 
-    /// The value of the key if it is the next.
-    pub(in crate::hsm) fn optional_field(&mut self, key: u64) -> Decoded<Option<&mut Decoder<'a>>> {
-        let mut ahead = self.decoder.clone();
-        if self.left == 0 || ahead.uint() != Ok(key) {
-            return Ok(None);
-        }
-        self.field(key).map(Some)
-    }
-
     /// The next key as `read` reads it, and its value; None at the end.
     pub(in crate::hsm) fn next_with<K>(
         &mut self,
@@ -565,9 +556,7 @@ mod tests {
         let mut m = d.map().unwrap();
         assert_eq!(m.field(1).unwrap().small::<u8>(), Ok(7));
         assert_eq!(m.field(2).unwrap().text(), Ok("x"));
-        assert!(m.optional_field(3).unwrap().is_none());
-        assert_eq!(m.optional_field(4).unwrap().unwrap().bool(), Ok(true));
-        assert!(m.optional_field(5).unwrap().is_none());
+        assert_eq!(m.field(4).unwrap().bool(), Ok(true));
         m.end().unwrap();
         d.end().unwrap();
 

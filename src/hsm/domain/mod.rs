@@ -9,9 +9,8 @@ mod seal;
 mod state;
 mod token;
 
-pub(super) use opened::{Changed, Circumstances, Founded, Opened, check_pin};
-pub(super) use seal::{DomainId, IndexKey, KeyId, Kind, Sealer, key_id_of, unverified};
-pub(super) use state::{State, User};
+pub(super) use opened::{Circumstances, Opened, check_pin};
+pub(super) use seal::{Kind, Sealer, key_id_of, unverified};
 pub(super) use token::PublicState;
 
 #[cfg(test)]

@@ -37,28 +37,15 @@ pub(in crate::hsm) struct Opened {
     active: usize,
 }
 
-/// What a founding gives.
-pub(in crate::hsm) struct Founded {
-    pub(in crate::hsm) opened: Opened,
-    pub(in crate::hsm) domain: DomainToken,
-    pub(in crate::hsm) so_pin: PinRecord,
-}
-
-/// A change to commit, and the domain as it is once that has been done.
-pub(in crate::hsm) struct Changed {
-    pub(in crate::hsm) opened: Opened,
-    pub(in crate::hsm) change: PinChange,
-}
-
 impl Opened {
-    /// Makes an embedded domain of one, governed by the SO PIN.
+    /// Makes an embedded domain of one, governed by the SO PIN, whose record comes with the token.
     pub(in crate::hsm) fn found(
         label: &str,
         serial: &str,
         so_pin: &[u8],
         cost: PinCost,
         circumstances: &mut Circumstances,
-    ) -> Result<Founded> {
+    ) -> Result<(Self, DomainToken, PinRecord)> {
         if label.len() > 255 || serial.len() > 64 {
             return Err(ErrorKind::ArgumentsBad.with("the label or serial number is too long"));
         }
@@ -109,7 +96,7 @@ impl Opened {
         let (so_pin, so) = pin::make(&state, &state.members[0].signing, &Role::So, 1, so_pin, cost, entropy)?;
         state.set_user(so);
         let (domain, public) = token::export(&state, &secrets.encode()?, secrets.signing()?, entropy)?;
-        Ok(Founded { opened: Self::assemble(public, Arc::new(secrets))?, domain, so_pin })
+        Ok((Self::assemble(public, Arc::new(secrets))?, domain, so_pin))
     }
 
     /// Opens a verified state with a PIN. For the errors see [`check_pin`].
@@ -126,12 +113,7 @@ impl Opened {
         Self::with_key(newer, self.secrets.agreement()?)
     }
 
-    /// Takes a newer token: [`PublicState::adopt`], then [`Self::advance`].
-    pub(in crate::hsm) fn adopt(&self, token: &DomainToken) -> Result<Self> {
-        self.advance(self.public.adopt(token)?)
-    }
-
-    /// The next state, in which a role has a new PIN. The secrets are encrypted anew to the public
+    /// The next state, in which a role has a new PIN, and what is to be committed. The secrets are encrypted anew to the public
     /// keys of all PINs, which the state names, so no other PIN need be known.
     pub(in crate::hsm) fn change_pin(
         &self,
@@ -139,7 +121,7 @@ impl Opened {
         pin: &[u8],
         cost: PinCost,
         circumstances: &mut Circumstances,
-    ) -> Result<Changed> {
+    ) -> Result<(Self, PinChange)> {
         if let Role::Named(name) = role
             && (name.is_empty() || name.len() > 255)
         {
@@ -155,7 +137,7 @@ impl Opened {
             state.set_user(user);
             Ok(())
         })?;
-        Ok(Changed { opened, change: PinChange { record, domain } })
+        Ok((opened, PinChange { record, domain }))
     }
 
     /// The next state, as `change` makes it of this one: version, chain, signature and encryption
@@ -265,12 +247,16 @@ impl StateSecrets {
     fn encode(&self) -> Result<SecretBytes> {
         let mut e = Encoder::secret();
         e.map(4);
-        e.uint(1).list(&self.domain_keys, |e, key| drop(e.bytes(key.expose())));
+        e.uint(1).list(&self.domain_keys, |e, key| {
+            e.bytes(key.expose());
+        });
         e.uint(2).bytes(self.index.secret().expose());
         e.uint(3).optional(self.signing.as_ref().zip(self.agreement.as_ref()), |e, (signing, agreement)| {
             e.array(2).bytes(signing.scalar()).bytes(agreement.scalar());
         });
-        e.uint(4).list(&self.replication, |e, key| drop(e.bytes(key.scalar())));
+        e.uint(4).list(&self.replication, |e, key| {
+            e.bytes(key.scalar());
+        });
         e.finish()
     }
 

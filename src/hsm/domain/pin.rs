@@ -119,7 +119,9 @@ impl Parameters {
         encode_role(&mut e, &self.role);
         e.uint(self.generation);
         let PinCost { memory_kib, passes, lanes } = self.cost;
-        e.list(&[memory_kib, passes, lanes], |e, n| drop(e.uint((*n).into())));
+        e.list(&[memory_kib, passes, lanes], |e, n| {
+            e.uint((*n).into());
+        });
         self.agreement.encode(&mut e);
         e.bytes(&self.signer);
         e.finish()

@@ -186,7 +186,9 @@ impl State {
         e.list(&self.rules, |e, r| r.encode(e));
         e.list(&self.trusted_regions, |e, r| r.encode(e));
         self.limits.encode(&mut e);
-        e.list(&self.suites, |e, s| drop(e.uint(*s)));
+        e.list(&self.suites, |e, s| {
+            e.uint(*s);
+        });
         Sha384::digest(e.finish()).into()
     }
 
@@ -207,9 +209,13 @@ impl State {
         e.uint(4).text(&self.partition);
         e.uint(5).text(&self.serial);
         e.uint(6).uint(self.version);
-        e.uint(7).optional(self.previous, |e, hash| drop(e.bytes(&hash)));
+        e.uint(7).optional(self.previous, |e, hash| {
+            e.bytes(&hash);
+        });
         e.uint(8).bytes(&self.governance());
-        e.uint(9).optional(self.log_head, |e, hash| drop(e.bytes(&hash)));
+        e.uint(9).optional(self.log_head, |e, hash| {
+            e.bytes(&hash);
+        });
         e.uint(10).list(&self.members, |e, m| m.encode(e));
         e.uint(11).list(&self.recipients, |e, r| r.encode(e));
         e.uint(12).list(&self.operators, |e, o| o.encode(e));
@@ -228,7 +234,9 @@ impl State {
         }
         e.uint(22);
         self.limits.encode(&mut e);
-        e.uint(23).list(&self.suites, |e, s| drop(e.uint(*s)));
+        e.uint(23).list(&self.suites, |e, s| {
+            e.uint(*s);
+        });
         e.finish()
     }
 
@@ -335,7 +343,9 @@ impl Recipient {
 
 impl Operator {
     fn encode(&self, e: &mut Encoder) {
-        e.array(5).bytes(&self.id).text(&self.person).list(&self.roles, |e, role| drop(e.text(role)));
+        e.array(5).bytes(&self.id).text(&self.person).list(&self.roles, |e, role| {
+            e.text(role);
+        });
         self.signing.encode(e);
         self.agreement.encode(e);
     }
@@ -380,7 +390,9 @@ impl User {
 impl Rule {
     fn encode(&self, e: &mut Encoder) {
         e.array(2).text(&self.command).list(&self.alternatives, |e, alternative| {
-            e.list(alternative, |e, (role, minimum)| drop(e.array(2).text(role).uint(*minimum)));
+            e.list(alternative, |e, (role, minimum)| {
+                e.array(2).text(role).uint(*minimum);
+            });
         });
     }
 
@@ -403,7 +415,9 @@ impl DomainKey {
             KeyStatus::Active => 0,
             KeyStatus::DecryptOnly => 1,
         };
-        e.array(4).bytes(&self.id).uint(status).uint(self.created).optional(self.retires, |e, t| drop(e.uint(t)));
+        e.array(4).bytes(&self.id).uint(status).uint(self.created).optional(self.retires, |e, t| {
+            e.uint(t);
+        });
     }
 
     fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
@@ -432,7 +446,9 @@ impl TrustedRegion {
 impl Limits {
     fn encode(&self, e: &mut Encoder) {
         let Self { session_key, handshake, login_ticket, offer, proposal, approval } = self;
-        e.list(&[session_key, handshake, login_ticket, offer, proposal, approval], |e, n| drop(e.uint(**n)));
+        e.list(&[session_key, handshake, login_ticket, offer, proposal, approval], |e, n| {
+            e.uint(**n);
+        });
     }
 
     fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
@@ -451,7 +467,9 @@ impl Limits {
 /// A role as two items: its number, and the name of a named user.
 pub(super) fn encode_role(e: &mut Encoder, role: &Role) {
     let (number, name) = order(role);
-    e.uint(number).optional(name, |e, name| drop(e.text(name)));
+    e.uint(number).optional(name, |e, name| {
+        e.text(name);
+    });
 }
 
 pub(super) fn decode_role(d: &mut Decoder<'_>) -> Decoded<Role> {

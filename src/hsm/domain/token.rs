@@ -230,7 +230,9 @@ impl Envelope {
     fn encode(&self, e: &mut Encoder) {
         e.array(4).uint(self.suite);
         self.ephemeral.encode(e);
-        e.list(&self.wrapped, |e, (kid, wrapped)| drop(e.array(2).bytes(kid).bytes(wrapped)));
+        e.list(&self.wrapped, |e, (kid, wrapped)| {
+            e.array(2).bytes(kid).bytes(wrapped);
+        });
         e.bytes(&self.ciphertext);
     }
 

@@ -138,17 +138,19 @@ fn pin_vector(record: &PinRecord, pin: &[u8], agreement: &PrivateKey) -> Value {
 #[test]
 fn tokens_and_pin_records() {
     let mut circumstances = Circumstances { entropy: Entropy::seeded("tokens"), now: 1_700_000_000 };
-    let founded = Opened::found("demo", "00112233445566aa", b"so-pin-1", CHEAP, &mut circumstances).unwrap();
-    let changed = founded.opened.change_pin(&Role::User, "Größe 12".as_bytes(), CHEAP, &mut circumstances).unwrap();
+    let (first, token1, so_record) =
+        Opened::found("demo", "00112233445566aa", b"so-pin-1", CHEAP, &mut circumstances).unwrap();
+    let user_pin = "Größe 12".as_bytes();
+    let (second, change2) = first.change_pin(&Role::User, user_pin, CHEAP, &mut circumstances).unwrap();
     let named = Role::Named("anna".to_owned());
-    let again = changed.opened.change_pin(&named, b"", CHEAP, &mut circumstances).unwrap();
-    let so = pin_of(&founded.opened, &founded.so_pin, b"so-pin-1");
-    let user = pin_of(&changed.opened, &changed.change.record, "Größe 12".as_bytes());
-    let anna = pin_of(&again.opened, &again.change.record, b"");
+    let (third, change3) = second.change_pin(&named, b"", CHEAP, &mut circumstances).unwrap();
+    let so = pin_of(&first, &so_record, b"so-pin-1");
+    let user = pin_of(&second, &change2.record, user_pin);
+    let anna = pin_of(&third, &change3.record, b"");
     let tokens = [
-        (&founded.domain, &founded.opened, vec![so.clone()]),
-        (&changed.change.domain, &changed.opened, vec![so.clone(), user.clone()]),
-        (&again.change.domain, &again.opened, vec![so, user, anna]),
+        (&token1, &first, vec![so.clone()]),
+        (&change2.domain, &second, vec![so.clone(), user.clone()]),
+        (&change3.domain, &third, vec![so, user, anna]),
     ];
     let vectors = tokens.map(|(token, opened, pins)| {
         let state = opened.state();
