@@ -53,3 +53,9 @@ static NAMES: &[Names] = names! {
 pub(super) fn find(column: fn(&Names) -> u64, name: u64) -> Option<Hash> {
     NAMES.iter().find(|names| column(names) == name).map(|names| names.hash)
 }
+
+/// All names of a hash that has them.
+#[cfg(test)]
+pub(super) fn of(hash: Hash) -> &'static Names {
+    NAMES.iter().find(|names| names.hash == hash).unwrap()
+}

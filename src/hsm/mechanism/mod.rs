@@ -26,6 +26,8 @@ mod testing;
 mod wrap;
 
 #[cfg(test)]
+mod asymmetric_vectors;
+#[cfg(test)]
 mod vector_tests;
 
 use std::sync::{Arc, LazyLock};

@@ -21,7 +21,7 @@ unsafe impl Sync for Pkey {}
 
 /// What a PKCS#8 PrivateKeyInfo held. Public parts are computed from the private ones.
 pub(in crate::hsm) enum PrivateKeyInfo {
-    Rsa(RsaParts),
+    Rsa(Box<RsaParts>),
     Ec(Curve, SecretBytes),
     Ed25519(SecretBytes),
     X25519(SecretBytes),
@@ -36,7 +36,7 @@ impl PrivateKeyInfo {
             sys::EVP_PKEY_RSA => {
                 // SAFETY: an EVP_PKEY of this kind holds an RSA, which lives as long.
                 let parts = unsafe { RsaParts::copy_of(sys::EVP_PKEY_get0_RSA(pkey.0.as_ptr())) };
-                parts.ok().map(Self::Rsa)
+                parts.ok().map(|parts| Self::Rsa(Box::new(parts)))
             }
             sys::EVP_PKEY_EC => {
                 // SAFETY: an EVP_PKEY of this kind holds an EC_KEY, which lives as long.

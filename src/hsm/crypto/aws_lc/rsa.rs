@@ -59,7 +59,7 @@ unsafe impl Sync for RsaKey {}
 impl RsaKey {
     /// A new pair. CKR_KEY_SIZE_RANGE for a size that AWS-LC does not make: it rounds down.
     pub(in crate::hsm) fn generate(bits: u32, e: &[u8]) -> Result<Self> {
-        if bits % 128 != 0 {
+        if !bits.is_multiple_of(128) {
             return Err(ErrorKind::KeySizeRange.with("RSA keys are made in multiples of 128 bits"));
         }
         let e = Bn::from_bytes(e)?;

@@ -87,3 +87,32 @@ impl Kdf {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// NIST CAVS (ANSI X9.63, SHA-256), and the vector of SP 800-56A that pyca/cryptography tests with.
+    #[test]
+    fn kdfs() {
+        for (kdf, secret, info, expected) in [
+            (
+                ck::CKD_SHA256_KDF,
+                "96c05619d56c328ab95fe84b18264b08725b85e33fd34f08",
+                "",
+                "443024c3dae66b95e6f5670601558f71",
+            ),
+            (
+                ck::CKD_SHA256_KDF_SP800,
+                "52169af5c485dcc2321eb8d26d5efa21fb9b93c98e38412ee2484cf14f0d0d23",
+                "a1b2c3d4e53728157e634612c12d6d5223e204aeea4341565369647bd184bcd246f72971f292badaa2fe4124612cba",
+                "1c3bc9e7c4547c5191c0d478cccaed55",
+            ),
+        ] {
+            let [secret, info, expected] = [secret, info, expected].map(|text| hex::decode(text).unwrap());
+            let secret = SecretBytes::copy_of(&secret).unwrap();
+            let derived = Kdf::new(kdf, &info).unwrap().apply(&secret, &info, Some(16)).unwrap();
+            assert_eq!(derived.expose(), expected);
+        }
+    }
+}

@@ -29,7 +29,7 @@ pub(super) fn wrap(mechanism: &Mechanism<'_>, key: &Arc<Key>, plain: &[u8]) -> R
 pub(super) fn unwrap(mechanism: &Mechanism<'_>, key: &Arc<Key>, wrapped: &[u8]) -> Result<SecretBytes> {
     let ((aes_len, oaep), rsa) = (settings(mechanism)?, unwrapping(key)?);
     let (head, tail) = wrapped.split_at_checked(rsa.len()).ok_or(ErrorKind::WrappedKeyLenRange)?;
-    if tail.len() < 16 || tail.len() % 8 != 0 {
+    if tail.len() < 16 || !tail.len().is_multiple_of(8) {
         return Err(ErrorKind::WrappedKeyLenRange.into());
     }
     let secret = oaep.decrypt(rsa, head)?.filter(|secret| secret.len() == aes_len);

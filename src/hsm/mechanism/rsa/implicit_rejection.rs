@@ -16,7 +16,7 @@ use crate::hsm::crypto::aws_lc::hmac::HmacKey;
 /// `d` is the private exponent.
 pub(super) fn unpad(block: &[u8], d: &[u8], ciphertext: &[u8]) -> Result<SecretBytes> {
     let k = block.len();
-    let (Ok(len), true) = (u16::try_from(k), k >= HEAD + MIN_PADDING + 1) else {
+    let (Ok(len), true) = (u16::try_from(k), k > HEAD + MIN_PADDING) else {
         return Err(ErrorKind::EncryptedDataLenRange.into());
     };
     let derived = Derivation::new(d, ciphertext, k)?;

@@ -148,7 +148,7 @@ fn from_pkcs8(der: &[u8]) -> Result<(Attributes, Secrets)> {
     if let Some(e) = &parts.e {
         attributes.set(ck::CKA_PUBLIC_EXPONENT, Value::Bytes(e.clone()));
     }
-    store_secrets(parts, &mut secrets);
+    store_secrets(*parts, &mut secrets);
     Ok((attributes, secrets))
 }
 
