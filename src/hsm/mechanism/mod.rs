@@ -60,8 +60,7 @@ pub(super) struct Row {
     pub(super) key_types: &'static [ck::CK_KEY_TYPE],
     /// Encrypt and decrypt.
     pub(super) cipher: Option<BeginFn>,
-    /// Digest; the key is None.
-    pub(super) digest: Option<fn(&Mechanism<'_>) -> Result<Box<dyn Operation>>>,
+    pub(super) digest: Option<DigestFn>,
     /// Sign and verify.
     pub(super) sign: Option<BeginFn>,
     /// Sign-recover and verify-recover.
@@ -81,6 +80,9 @@ pub(super) struct Row {
 /// Makes the operation. The key's usage, type and allowed mechanisms have been checked; `function`
 /// says the direction. Parameters are checked here.
 pub(super) type BeginFn = fn(&Mechanism<'_>, Function, Arc<Key>) -> Result<Box<dyn Operation>>;
+
+/// Makes the operation of a digest, which has no key.
+pub(super) type DigestFn = fn(&Mechanism<'_>) -> Result<Box<dyn Operation>>;
 
 /// Makes a secret key's value. `attributes` is the checked template (CKA_VALUE_LEN, CKA_KEY_TYPE);
 /// the function may add attributes that follow.
@@ -103,10 +105,13 @@ pub(super) struct Derivation<'a> {
     pub(super) lengths: &'a [Option<usize>],
 }
 
+/// Encrypts a key's bytes.
+pub(super) type WrapFn = fn(&Mechanism<'_>, wrapping: &Arc<Key>, plain: &[u8]) -> Result<Vec<u8>>;
+
 /// Wrapping works on the key's encoded bytes: the value of a secret key, PKCS#8 of a private key.
 #[derive(Clone, Copy)]
 pub(super) struct WrapFns {
-    pub(super) wrap: fn(&Mechanism<'_>, wrapping: &Arc<Key>, plain: &[u8]) -> Result<Vec<u8>>,
+    pub(super) wrap: WrapFn,
     /// Any failure is CKR_WRAPPED_KEY_INVALID (or CKR_WRAPPED_KEY_LEN_RANGE for a length that
     /// can be judged without the key), the same for every reason.
     pub(super) unwrap: fn(&Mechanism<'_>, unwrapping: &Arc<Key>, wrapped: &[u8]) -> Result<SecretBytes>,
@@ -235,6 +240,9 @@ fn info(row: &Row) -> MechanismInfo {
     }
 }
 
+/// Takes a private key's values out of PKCS#8.
+pub(super) type FromPkcs8Fn = fn(&[u8]) -> Result<(Attributes, Secrets)>;
+
 /// A key type: how its values are checked, completed, encoded.
 pub(super) struct KeyType {
     pub(super) kind: ck::CK_KEY_TYPE,
@@ -250,7 +258,7 @@ pub(super) struct KeyType {
     /// PKCS#8 PrivateKeyInfo of a private key; None for secret keys (their CKA_VALUE is wrapped).
     pub(super) to_pkcs8: Option<fn(&Key) -> Result<SecretBytes>>,
     /// Values of a private key from PKCS#8, not yet completed.
-    pub(super) from_pkcs8: Option<fn(&[u8]) -> Result<(Attributes, Secrets)>>,
+    pub(super) from_pkcs8: Option<FromPkcs8Fn>,
     /// Security strength in bits (SP 800-57 part 1, table 2).
     pub(super) strength: fn(&Key) -> u32,
 }
