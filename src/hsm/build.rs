@@ -164,11 +164,6 @@ pub(super) fn set_attributes(source: &Key, template: &Template<'_>, so: bool, se
     changed(source, secrets, template, false, so, settings)
 }
 
-/// Where a template puts its object.
-pub(super) fn place_in(template: &Template<'_>) -> Result<Option<Place>> {
-    Ok(draft::bool_in(template, ck::CKA_TOKEN)?.map(|token| if token { Place::Token } else { Place::Session }))
-}
-
 fn changed(
     source: &Key,
     secrets: Secrets,

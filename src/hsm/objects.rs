@@ -190,6 +190,9 @@ impl Hsm {
         let begin = begin.ok_or(ErrorKind::MechanismInvalid)?;
         let open = self.open_with_secrets(self.access(ticket), key.ok_or(ErrorKind::KeyHandleInvalid)?)?;
         check_key(row, &open.key, usage, ErrorKind::KeyTypeInconsistent)?;
+        if self.settings.key_separation {
+            separation::check_use(&open.key, mechanism.kind)?;
+        }
         begin(mechanism, function, Arc::clone(&open.key))
     }
 

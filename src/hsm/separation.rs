@@ -148,6 +148,18 @@ pub(super) fn check_wrap(wrapping: &Key, key: &Key, mechanism: ck::CK_MECHANISM_
     Ok(())
 }
 
+/// Raw RSA with a private key is decryption whatever it is called: a key that unwraps and does not
+/// decrypt does not do it as a signature either.
+pub(super) fn check_use(key: &Key, mechanism: ck::CK_MECHANISM_TYPE) -> Result<()> {
+    let unwraps = key.marks & MADE_TO_WRAP != 0 || key.attributes.flag(ck::CKA_UNWRAP);
+    let reads = key.attributes.flag(ck::CKA_DECRYPT);
+    if mechanism == ck::CKM_RSA_X_509 && key.class() == ck::CKO_PRIVATE_KEY && unwraps && !reads {
+        return Err(ErrorKind::KeyFunctionNotPermitted
+            .with("CKM_RSA_X_509 with a key that unwraps would read what was wrapped"));
+    }
+    Ok(())
+}
+
 /// What an unwrap gives is as secret as what the unwrapping key could have wrapped: if that key
 /// does not decrypt, neither does unwrapping with it show the plaintext.
 pub(super) fn check_unwrapped(unwrapping: &Key, new: &Attributes) -> Result<()> {

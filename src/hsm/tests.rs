@@ -116,3 +116,41 @@ fn key_material_is_named_below_the_boundary_only() {
         assert!(boundary.contains(&format!("\nmod {module};")), "{module} must be private to hsm");
     }
 }
+
+#[test]
+fn a_private_key_that_unwraps_does_not_read_by_raw_signatures() {
+    let hsm = hsm();
+    let bits = bytes(2048);
+    let on: &[u8] = &[1];
+    let public = Template(vec![
+        (ck::CKA_MODULUS_BITS, Raw::Bytes(&bits)),
+        (ck::CKA_WRAP, Raw::Bytes(on)),
+        (ck::CKA_PRIVATE, Raw::Bytes(&[0])),
+    ]);
+    let private = Template(vec![
+        (ck::CKA_UNWRAP, Raw::Bytes(on)),
+        (ck::CKA_SIGN, Raw::Bytes(on)),
+        (ck::CKA_PRIVATE, Raw::Bytes(&[0])),
+    ]);
+    let command = Command::GenerateKeyPair {
+        mechanism: &Mechanism::new(ck::CKM_RSA_PKCS_KEY_PAIR_GEN),
+        public: &public,
+        public_place: Place::Session,
+        private: &private,
+        private_place: Place::Session,
+    };
+    let Reply::Records(pair) = hsm.call(&Ticket::public(), command).unwrap() else { panic!() };
+    let sign = |kind| hsm.begin(&Ticket::public(), Function::Sign, &Mechanism::new(kind), Some(&pair[1])).map(|_| ());
+    assert_eq!(sign(ck::CKM_RSA_X_509).unwrap_err().kind(), ErrorKind::KeyFunctionNotPermitted);
+    assert!(sign(ck::CKM_SHA256_RSA_PKCS).is_ok());
+
+    let secret = aes_key(&hsm, &[(ck::CKA_EXTRACTABLE, true)]).unwrap();
+    let wrap = |wrapping, mechanism: &Mechanism<'_>| {
+        hsm.call(&Ticket::public(), Command::Wrap { mechanism, wrapping, key: &secret }).map(|_| ())
+    };
+    let oaep = Params::Oaep(Oaep { hash: ck::CKM_SHA256, mgf: ck::CKG_MGF1_SHA256, label: &[] });
+    assert!(wrap(&pair[0], &Mechanism { kind: ck::CKM_RSA_PKCS_OAEP, params: oaep }).is_ok());
+    let both = aes_key(&hsm, &[(ck::CKA_WRAP, true), (ck::CKA_DECRYPT, true)]).unwrap();
+    let refused = wrap(&both, &Mechanism::new(ck::CKM_AES_KEY_WRAP)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::KeyNotWrappable);
+}
