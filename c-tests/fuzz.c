@@ -134,7 +134,11 @@ static CK_MECHANISM *mechanism(void) {
     *m = (CK_MECHANISM){one_in(30) ? any() : mechanisms[below(nmechanisms)], NULL, 0};
     switch (below(9)) {
     case 0: break;
-    case 1: m->pParameter = block(); m->ulParameterLen = 16; break;
+    case 1: /* an IV; in CK_RSA_AES_KEY_WRAP_PARAMS it would be a pointer that no length goes with */
+        if (m->mechanism == CKM_RSA_AES_KEY_WRAP) break;
+        m->pParameter = block();
+        m->ulParameterLen = 16;
+        break;
     case 2: {
         CK_GCM_PARAMS p = {maybe_null(block()), length(12), below(200), maybe_null(block()), length(40),
                            one_in(2) ? 128 : below(140)};
@@ -188,17 +192,13 @@ static CK_MECHANISM *mechanism(void) {
 
 /* An output buffer with a guard behind the length that the call is told. */
 static CK_BYTE output[4096];
-static CK_ULONG output_len;
+static CK_ULONG output_len, told;
 static CK_BYTE *out(void) {
-    output_len = one_in(3) ? below(64) : 1024;
+    output_len = told = one_in(3) ? below(64) : 1024;
     memset(output, 0xc7, sizeof output);
     return one_in(12) ? NULL : output;
 }
-static CK_ULONG told;
-static CK_ULONG *out_len(void) {
-    told = output_len;
-    return one_in(60) ? NULL : &output_len;
-}
+static CK_ULONG *out_len(void) { return one_in(60) ? NULL : &output_len; }
 
 static void call(void) {
     CK_OBJECT_HANDLE made = 0, second = 0;

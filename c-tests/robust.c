@@ -275,7 +275,9 @@ static void parameters(void) {
          * memory has. A wild pointer with a plausible length cannot be defended against. */
         static CK_BYTE block[4096] __attribute__((aligned(16)));
         memset(block, fill ? 0xff : 0, sizeof block);
-        for (CK_ULONG m = 0; m < n; m++)
+        for (CK_ULONG m = 0; m < n; m++) {
+            /* Its parameter has a pointer that no length goes with. */
+            if (fill && list[m] == CKM_RSA_AES_KEY_WRAP) continue;
             for (size_t s = 0; s < COUNT(sizes); s++) {
                 CK_MECHANISM mechanism = {list[m], block, sizes[s]};
                 CK_ULONG len = sizeof scratch;
@@ -297,6 +299,7 @@ static void parameters(void) {
                 if (p30)
                     (void)p30->C_SessionCancel(session, CKF_ENCRYPT | CKF_DECRYPT | CKF_SIGN | CKF_DIGEST);
             }
+        }
     }
     CK_MECHANISM null_block = {CKM_AES_CBC, NULL, 16};
     REFUSED(p11->C_EncryptInit(session, &null_block, keys[0]));

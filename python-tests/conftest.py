@@ -16,7 +16,9 @@ MODULE = pathlib.Path(os.environ.get("CONCLAVE_MODULE", ROOT / "target/release/l
 SO_PIN = "12345678"
 PIN = "9876-user"
 
-# Before anything loads the module.
+# Before anything loads the module. HOME changes too, and cargo (see vectors.py) must not notice.
+os.environ.setdefault("CARGO_HOME", os.path.expanduser("~/.cargo"))
+os.environ.setdefault("RUSTUP_HOME", os.path.expanduser("~/.rustup"))
 _home = tempfile.mkdtemp(prefix="conclave-test-")
 os.environ.update({
     "CONCLAVE_HOME": f"{_home}/data",
