@@ -4,6 +4,7 @@
 use cryptoki_sys as ck;
 use zeroize::Zeroize;
 
+use super::super::generic_secret::MAX_SECRET;
 use super::super::{Derivation, hashes, montgomery};
 use super::{key, params};
 use crate::error::{ErrorKind, Result};
@@ -55,8 +56,12 @@ impl Kdf {
             .ok_or_else(|| ErrorKind::MechanismParamInvalid.with("the KDF is not supported"))
     }
 
-    /// `len` bytes; without it as many as the secret or the hash has.
+    /// `len` bytes; without it as many as the secret or the hash has. CKR_KEY_SIZE_RANGE for more
+    /// than a key can have.
     fn apply(&self, shared: &SecretBytes, info: &[u8], len: Option<usize>) -> Result<SecretBytes> {
+        if len.is_some_and(|len| len > MAX_SECRET) {
+            return Err(ErrorKind::KeySizeRange.into());
+        }
         let secret = shared.expose();
         let (hash, counter_first) = match self {
             Self::Null => {
