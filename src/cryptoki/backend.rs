@@ -1,5 +1,6 @@
 //! Where slots, stores and HSMs come from: the data directory in embedded mode.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::SlotId;
@@ -50,7 +51,12 @@ pub(super) struct Embedded {
 
 impl Embedded {
     pub(super) fn open(config: &Config, settings: hsm::Settings) -> Result<Self> {
-        Ok(Self { directory: Directory::open(&config.data_dir)?, settings, free_slot: config.free_slot })
+        Self::at(&config.data_dir, settings, config.free_slot)
+    }
+
+    /// The data directory `data`, which exists.
+    pub(super) fn at(data: &Path, settings: hsm::Settings, free_slot: bool) -> Result<Self> {
+        Ok(Self { directory: Directory::open(data)?, settings, free_slot })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Object management (PKCS#11 3.2 §5.7) but for searching.
 
+use std::time::{Duration, Instant};
+
 use cryptoki_sys as ck;
 
 use super::login::Credentials;
@@ -10,8 +12,8 @@ use super::{AttributeSource, Module, ObjectHandle, Readable, SessionHandle};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{AttributeType, Command, Place, Raw, Record, Reply, Template, View};
 
-/// How often a change is tried again when others change the object meanwhile.
-const RETRIES: usize = 16;
+/// How long a change is tried again when others change the object meanwhile.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Module {
     pub fn create_object(&self, session: SessionHandle, template: &Template<'_>) -> Result<ObjectHandle> {
@@ -99,7 +101,8 @@ impl Module {
         let state = &mut *guard;
         let token = &session.token;
         let mut refused = None;
-        for _ in 0..RETRIES {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
             let target = state.cache.get(token, &state.credentials, object)?;
             if target.is_built_in() {
                 return Err(ErrorKind::ActionProhibited.into());

@@ -41,10 +41,10 @@ impl Slot {
             }
         }
         let mut place = self.token.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(token) = &*place {
-            if !token.is_removed() {
-                return Ok(Some(token.clone()));
-            }
+        if let Some(token) = &*place
+            && !token.is_removed()
+        {
+            return Ok(Some(token.clone()));
         }
         *place = None;
         let Some(store) = backend.store(self.id)? else { return Ok(None) };
@@ -174,12 +174,10 @@ impl Module {
     /// Destroys a token with all its objects; its slot id is not used again. Needs no PIN: whoever
     /// may write the data directory can delete it anyway. CKR_SESSION_EXISTS.
     pub fn destroy_token(&self, slot: SlotId) -> Result<()> {
-        let token = self.token(slot)?;
-        if token.session_counts().0 != 0 {
-            return Err(ErrorKind::SessionExists.into());
+        // One that cannot be opened is destroyed all the same.
+        if let Ok(Some(token)) = self.slot(slot)?.token(&*self.backend) {
+            token.remove_if_idle()?;
         }
-        token.remove();
-        drop(token);
         self.backend.destroy(slot)?;
         self.refresh_slots()
     }
