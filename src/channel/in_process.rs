@@ -2,7 +2,7 @@
 
 use super::Channel;
 use crate::error::Result;
-use crate::hsm::{Command, Function, Hsm, Mechanism, Operation, Record, Reply, Ticket};
+use crate::hsm::{Command, Function, Hsm, Mechanism, Operation, Params, Record, Reply, Ticket};
 
 /// Owns the HSM instance of one token in this process.
 pub struct InProcess {
@@ -28,6 +28,10 @@ impl Channel for InProcess {
         key: Option<&Record>,
     ) -> Result<Box<dyn Operation>> {
         self.hsm.begin(ticket, function, mechanism, key)
+    }
+
+    fn restart(&self, ticket: &Ticket, operation: &mut dyn Operation, params: &Params<'_>) -> Result<bool> {
+        self.hsm.restart(ticket, operation, params)
     }
 
     fn digest_key(&self, ticket: &Ticket, digest: &mut dyn Operation, key: &Record) -> Result<()> {

@@ -1,7 +1,7 @@
 //! How the host reaches an HSM: one trait, an implementation in process, later one over a socket.
 
 use crate::error::Result;
-use crate::hsm::{Command, Function, Mechanism, Operation, Record, Reply, Ticket};
+use crate::hsm::{Command, Function, Mechanism, Operation, Params, Record, Reply, Ticket};
 
 mod in_process;
 
@@ -20,6 +20,12 @@ pub trait Channel: Send + Sync {
         mechanism: &Mechanism<'_>,
         key: Option<&Record>,
     ) -> Result<Box<dyn Operation>>;
+
+    /// Begins an operation anew that is at rest ([`Operation::rest`]), for the same function,
+    /// mechanism and record. False if only [`Self::begin`] can.
+    fn restart(&self, _ticket: &Ticket, _operation: &mut dyn Operation, _params: &Params<'_>) -> Result<bool> {
+        Ok(false)
+    }
 
     /// Feeds a digest that this channel began with the value of a secret key (C_DigestKey).
     /// CKR_KEY_INDIGESTIBLE if it is not a secret key.

@@ -1,10 +1,13 @@
 //! Active operations: what C_EncryptInit and its like begin and C_Encrypt and its like end.
 
+use std::sync::Arc;
+
 use cryptoki_sys as ck;
 
+use super::objects::Object;
 use super::{Module, ObjectHandle, SessionHandle};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{Function, Mechanism, Operation, Outcome};
+use crate::hsm::{Function, Mechanism, MechanismType, Operation, Outcome};
 
 /// Whether the PIN has been given for a key with CKA_ALWAYS_AUTHENTICATE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,14 +19,39 @@ enum Authentication {
 
 struct Active {
     operation: Box<dyn Operation>,
+    /// None for a restored digest, which the host knows nothing of.
+    mechanism: Option<MechanismType>,
+    /// None for a digest.
+    key: Option<Arc<Object>>,
     /// A part of the input was taken: a one-shot call no longer fits.
     fed: bool,
-    /// Ends with the login.
-    private: bool,
     authentication: Authentication,
 }
 
 impl Active {
+    fn of_digest(operation: Box<dyn Operation>, mechanism: Option<MechanismType>, fed: bool) -> Self {
+        Self { operation, mechanism, key: None, fed, authentication: Authentication::NotNeeded }
+    }
+
+    fn at_rest(mut self) -> Place {
+        self.fed = false;
+        if self.operation.rest() { Place::Resting(self) } else { Place::Empty }
+    }
+
+    /// Whether it ends with the login.
+    fn is_private(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| key.record.columns.private)
+    }
+
+    /// Whether it was begun with this mechanism and this version of the key.
+    fn is_of(&self, mechanism: MechanismType, key: Option<&Arc<Object>>) -> bool {
+        self.mechanism == Some(mechanism)
+            && match (&self.key, key) {
+                (Some(mine), Some(key)) => Arc::ptr_eq(mine, key),
+                (mine, key) => mine.is_none() && key.is_none(),
+            }
+    }
+
     /// CKR_USER_NOT_LOGGED_IN while the context-specific login is missing.
     fn authorised(&mut self) -> Result<&mut Self> {
         if self.authentication == Authentication::Wanted {
@@ -33,9 +61,42 @@ impl Active {
     }
 }
 
-/// At most one active operation of each kind.
+/// At most one active operation of each kind. One that is over rests until the next of its kind: if
+/// that has the same mechanism and key, it needs no look-up, no check of the key and no memory.
 #[derive(Default)]
-pub(super) struct Operations([Option<Active>; 7]);
+pub(super) struct Operations([Place; 7]);
+
+#[derive(Default)]
+enum Place {
+    #[default]
+    Empty,
+    Active(Active),
+    Resting(Active),
+}
+
+impl Place {
+    fn active(&self) -> Option<&Active> {
+        match self {
+            Self::Active(active) => Some(active),
+            Self::Empty | Self::Resting(_) => None,
+        }
+    }
+
+    fn active_mut(&mut self) -> Option<&mut Active> {
+        match self {
+            Self::Active(active) => Some(active),
+            Self::Empty | Self::Resting(_) => None,
+        }
+    }
+
+    /// The operation succeeded and is over.
+    fn rest(&mut self) {
+        *self = match std::mem::take(self) {
+            Self::Active(active) if active.authentication == Authentication::NotNeeded => active.at_rest(),
+            _ => Self::Empty,
+        };
+    }
+}
 
 const fn place(function: Function) -> usize {
     match function {
@@ -62,21 +123,42 @@ const CANCEL_FLAGS: [ck::CK_FLAGS; 7] = [
 
 impl Operations {
     fn is_active(&self, function: Function) -> bool {
-        self.0[place(function)].is_some()
+        self.0[place(function)].active().is_some()
     }
 
     fn begin(&mut self, function: Function, active: Active) {
-        self.0[place(function)] = Some(active);
+        self.0[place(function)] = Place::Active(active);
+    }
+
+    /// Begins a resting operation anew if it is the one wanted; else it is gone.
+    fn restart(
+        &mut self,
+        function: Function,
+        mechanism: &Mechanism<'_>,
+        key: Option<&Arc<Object>>,
+        restart: impl FnOnce(&mut dyn Operation) -> Result<bool>,
+    ) -> Result<bool> {
+        let place = &mut self.0[place(function)];
+        if let Place::Resting(mut active) = std::mem::take(place)
+            && active.is_of(mechanism.kind, key)
+            && restart(&mut *active.operation)?
+        {
+            *place = Place::Active(active);
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     fn cancel(&mut self, function: Function) {
-        self.0[place(function)] = None;
+        self.0[place(function)] = Place::Empty;
     }
 
     pub(super) fn cancel_private(&mut self) {
-        for slot in &mut self.0 {
-            if slot.as_ref().is_some_and(|active| active.private) {
-                *slot = None;
+        for place in &mut self.0 {
+            if let Place::Active(operation) | Place::Resting(operation) = place
+                && operation.is_private()
+            {
+                *place = Place::Empty;
             }
         }
     }
@@ -84,17 +166,21 @@ impl Operations {
     pub(super) fn cancel_flagged(&mut self, flags: ck::CK_FLAGS) {
         for (slot, flag) in self.0.iter_mut().zip(CANCEL_FLAGS) {
             if flags & flag != 0 {
-                *slot = None;
+                *slot = Place::Empty;
             }
         }
     }
 
+    fn active(&self) -> impl Iterator<Item = &Active> {
+        self.0.iter().filter_map(Place::active)
+    }
+
     pub(super) fn want_authentication(&self) -> bool {
-        self.0.iter().flatten().any(|active| active.authentication != Authentication::NotNeeded)
+        self.active().any(|active| active.authentication != Authentication::NotNeeded)
     }
 
     pub(super) fn authenticate(&mut self) {
-        for active in self.0.iter_mut().flatten() {
+        for active in self.0.iter_mut().filter_map(Place::active_mut) {
             if active.authentication == Authentication::Wanted {
                 active.authentication = Authentication::Given;
             }
@@ -103,7 +189,7 @@ impl Operations {
 
     /// The active operation; CKR_OPERATION_NOT_INITIALIZED.
     fn get(&mut self, function: Function) -> Result<&mut Active> {
-        self.0[place(function)].as_mut().ok_or_else(|| ErrorKind::OperationNotInitialized.into())
+        self.0[place(function)].active_mut().ok_or_else(|| ErrorKind::OperationNotInitialized.into())
     }
 
     /// Runs a call that ends the operation unless it answers [`Outcome::Needed`].
@@ -113,8 +199,10 @@ impl Operations {
         call: impl FnOnce(&mut dyn Operation) -> Result<Outcome>,
     ) -> Result<Outcome> {
         let outcome = call(&mut *self.get(function)?.authorised()?.operation);
-        if !matches!(outcome, Ok(Outcome::Needed(_))) {
-            self.cancel(function);
+        match outcome {
+            Ok(Outcome::Needed(_)) => {}
+            Ok(Outcome::Written(_)) => self.0[place(function)].rest(),
+            Err(_) => self.cancel(function),
         }
         outcome
     }
@@ -172,18 +260,26 @@ impl Module {
         }
         let token = &session.token;
         let ticket = &state.credentials.ticket;
-        let active = if function == Function::Digest {
-            let operation = token.channel.begin(ticket, function, mechanism, None)?;
-            Active { operation, fed: false, private: false, authentication: Authentication::NotNeeded }
-        } else {
-            let key = state.cache.key(token, &state.credentials, key, ErrorKind::KeyHandleInvalid)?;
-            let operation = token.channel.begin(ticket, function, mechanism, Some(&key.record))?;
-            let authentication = if key.always_authenticate(token, &state.credentials)? {
-                Authentication::Wanted
-            } else {
-                Authentication::NotNeeded
-            };
-            Active { operation, fed: false, private: key.record.columns.private, authentication }
+        let key = match function {
+            Function::Digest => None,
+            _ => Some(state.cache.key(token, &state.credentials, key, ErrorKind::KeyHandleInvalid)?),
+        };
+        let restart = |operation: &mut dyn Operation| token.channel.restart(ticket, operation, &mechanism.params);
+        if state.operations.restart(function, mechanism, key, restart)? {
+            return Ok(());
+        }
+        let operation = token.channel.begin(ticket, function, mechanism, key.map(|key| &key.record))?;
+        let active = match key {
+            None => Active::of_digest(operation, Some(mechanism.kind), false),
+            Some(key) => {
+                let authentication = if key.always_authenticate(token, &state.credentials)? {
+                    Authentication::Wanted
+                } else {
+                    Authentication::NotNeeded
+                };
+                let (mechanism, key) = (Some(mechanism.kind), Some(Arc::clone(key)));
+                Active { operation, mechanism, key, fed: false, authentication }
+            }
         };
         state.operations.begin(function, active);
         Ok(())
@@ -296,10 +392,10 @@ impl Module {
     pub fn operation_state(&self, session: SessionHandle) -> Result<Vec<u8>> {
         let session = self.session(session)?;
         let mut state = session.enter()?;
-        if state.operations.0.iter().flatten().count() == 0 {
+        if state.operations.active().count() == 0 {
             return Err(ErrorKind::OperationNotInitialized.into());
         }
-        let alone = state.operations.0.iter().flatten().count() == 1;
+        let alone = state.operations.active().count() == 1;
         match state.operations.get(Function::Digest) {
             Ok(active) if alone => {
                 let mut saved = vec![u8::from(active.fed)];
@@ -329,10 +425,7 @@ impl Module {
         };
         let operation = session.token.channel.resume(&state.credentials.ticket, sealed)?;
         state.cancel_all();
-        state.operations.begin(
-            Function::Digest,
-            Active { operation, fed: fed == 1, private: false, authentication: Authentication::NotNeeded },
-        );
+        state.operations.begin(Function::Digest, Active::of_digest(operation, None, fed == 1));
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::params::Mechanism;
+use super::params::{Mechanism, Params};
 use super::value::{AttributeType, Attributes, Template};
 use crate::error::Result;
 
@@ -337,6 +337,23 @@ pub trait Operation: Send {
     fn verify_one_shot(&mut self, input: &[u8], signature: &[u8]) -> Result<()> {
         self.update(input, None)?;
         self.verify(signature)
+    }
+
+    /// Forgets what an operation that is over worked on, to be begun anew by [`Self::restart`].
+    /// False if it cannot be; then it is to be dropped.
+    fn rest(&mut self) -> bool {
+        false
+    }
+
+    /// Begins anew after [`Self::rest`], for the same function, mechanism and key, with this
+    /// parameter. False if only a new operation can take it.
+    fn restart(&mut self, _params: &Params<'_>) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Whether it uses a private object.
+    fn is_private(&self) -> bool {
+        true
     }
 
     /// The state for C_GetOperationState, where it can be saved.

@@ -9,7 +9,7 @@ use super::cache::Open;
 use super::command::{Columns, IndexColumn, ObjectId, Outcome, Place, Record, Reply, Sealed, Ticket, View};
 use super::key::Key;
 use super::mechanism::{self, Row};
-use super::params::{Mechanism, MechanismType};
+use super::params::{Mechanism, MechanismType, Params};
 use super::value::{AttributeType, Attributes, Template, Value};
 use super::{Access, Function, Hsm, Operation, build, domain, random, record, separation};
 use crate::error::{Error, ErrorKind, Result};
@@ -194,6 +194,15 @@ impl Hsm {
             separation::check_use(&open.key, mechanism.kind)?;
         }
         begin(mechanism, function, Arc::clone(&open.key))
+    }
+
+    /// Begins an operation anew that [`Self::begin`] made. What was checked then of the key and the
+    /// mechanism still holds; the login may not.
+    pub fn restart(&self, ticket: &Ticket, operation: &mut dyn Operation, params: &Params<'_>) -> Result<bool> {
+        if operation.is_private() && self.access(ticket) != Access::User {
+            return Err(ErrorKind::UserNotLoggedIn.into());
+        }
+        operation.restart(params)
     }
 
     /// C_DigestKey: feeds the value of a key that could be read anyway.

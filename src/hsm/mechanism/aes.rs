@@ -136,14 +136,18 @@ fn begin_block(mechanism: &Mechanism<'_>, function: Function, key: Arc<Key>) -> 
         ck::CKM_AES_CBC => (true, false),
         _ => (true, true),
     };
-    let iv = match mechanism.params {
-        Params::Iv(iv) if chained => iv.try_into().map_err(|_| ErrorKind::MechanismParamInvalid)?,
-        Params::None if !chained => [0; BLOCK],
-        _ => return Err(ErrorKind::MechanismParamInvalid.into()),
-    };
+    let iv = block_iv(&mechanism.params, chained)?;
     schedules(&key)?;
     let direction = direction(function)?;
     Ok(Box::new(BlockOperation { key, direction, chained, padded, iv, held: [0; BLOCK], held_len: 0 }))
+}
+
+fn block_iv(params: &Params<'_>, chained: bool) -> Result<[u8; BLOCK]> {
+    match params {
+        Params::Iv(iv) if chained => (*iv).try_into().map_err(|_| ErrorKind::MechanismParamInvalid.into()),
+        Params::None if !chained => Ok([0; BLOCK]),
+        _ => Err(ErrorKind::MechanismParamInvalid.into()),
+    }
 }
 
 /// ECB and CBC: whole blocks go through, the rest is held until more comes.
@@ -300,6 +304,21 @@ impl Operation for BlockOperation {
             self.pad_last(&input[whole..], back)?;
         }
         Ok(Outcome::Written(len))
+    }
+
+    fn rest(&mut self) -> bool {
+        self.held.zeroize();
+        self.held_len = 0;
+        true
+    }
+
+    fn restart(&mut self, params: &Params<'_>) -> Result<bool> {
+        self.iv = block_iv(params, self.chained)?;
+        Ok(true)
+    }
+
+    fn is_private(&self) -> bool {
+        self.key.attributes.flag(ck::CKA_PRIVATE)
     }
 }
 

@@ -28,22 +28,28 @@ pub(super) const ROWS: &[Row] = &[Row {
 }];
 
 fn begin(mechanism: &Mechanism<'_>, function: Function, key: Arc<Key>) -> Result<Box<dyn Operation>> {
-    let Params::Gcm { iv, aad, tag_bits } = mechanism.params else {
+    let (iv, aad, tag_len) = parameters(&mechanism.params)?;
+    keyed(&key)?;
+    Ok(Box::new(GcmOperation {
+        key,
+        direction: direction(function)?,
+        tag_len,
+        iv: Short::new(iv),
+        aad: Short::new(aad),
+        parts: Parts::None,
+    }))
+}
+
+/// IV, additional data, bytes of tag.
+fn parameters<'a>(params: &Params<'a>) -> Result<(&'a [u8], &'a [u8], usize)> {
+    let Params::Gcm { iv, aad, tag_bits } = *params else {
         return Err(ErrorKind::MechanismParamInvalid.into());
     };
     // SP 800-38D §5.2.1.2, appendix C for the two short ones.
     let (32 | 64 | 96 | 104 | 112 | 120 | 128, false) = (tag_bits, iv.is_empty()) else {
         return Err(ErrorKind::MechanismParamInvalid.into());
     };
-    keyed(&key)?;
-    Ok(Box::new(GcmOperation {
-        key,
-        direction: direction(function)?,
-        tag_len: tag_bits as usize / 8,
-        iv: Short::new(iv),
-        aad: Short::new(aad),
-        parts: Parts::None,
-    }))
+    Ok((iv, aad, tag_bits as usize / 8))
 }
 
 /// The key's GCM with full tags, made once.
@@ -168,6 +174,21 @@ impl Operation for GcmOperation {
             Direction::Encrypt => self.seal(input, output),
             Direction::Decrypt => self.open(input, output),
         }
+    }
+
+    fn rest(&mut self) -> bool {
+        self.parts = Parts::None;
+        true
+    }
+
+    fn restart(&mut self, params: &Params<'_>) -> Result<bool> {
+        let (iv, aad, tag_len) = parameters(params)?;
+        (self.iv, self.aad, self.tag_len) = (Short::new(iv), Short::new(aad), tag_len);
+        Ok(true)
+    }
+
+    fn is_private(&self) -> bool {
+        self.key.attributes.flag(ck::CKA_PRIVATE)
     }
 }
 

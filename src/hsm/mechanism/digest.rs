@@ -6,7 +6,7 @@ use super::{Row, room};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::command::{Operation, Outcome};
 use crate::hsm::crypto::aws_lc::digest::{Digester, Hash, MAX_DIGEST};
-use crate::hsm::params::{Mechanism, MechanismType, ParamShape};
+use crate::hsm::params::{Mechanism, MechanismType, ParamShape, Params};
 
 macro_rules! digests {
     ($($mechanism:ident = $hash:ident;)*) => {
@@ -79,6 +79,20 @@ impl Operation for DigestOperation {
         self.0.finish(&mut digest)?;
         output.copy_from_slice(&digest[..len]);
         Ok(Outcome::Written(len))
+    }
+
+    fn rest(&mut self) -> bool {
+        let Ok(fresh) = Digester::new(self.0.hash()) else { return false };
+        self.0 = fresh;
+        true
+    }
+
+    fn restart(&mut self, _params: &Params<'_>) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn is_private(&self) -> bool {
+        false
     }
 
     fn save(&self) -> Result<Vec<u8>> {

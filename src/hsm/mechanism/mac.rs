@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cryptoki_sys as ck;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -10,6 +11,7 @@ use crate::error::{ErrorKind, Result};
 use crate::hsm::command::{Function, Operation, Outcome};
 use crate::hsm::crypto::aws_lc::digest::MAX_DIGEST;
 use crate::hsm::key::Key;
+use crate::hsm::params::Params;
 
 /// The longest MAC in bytes.
 pub(super) const MAX_MAC: usize = MAX_DIGEST;
@@ -102,5 +104,19 @@ impl<S: Scheme> Operation for MacOperation<S> {
         }
         let mac = self.compute(input)?;
         if mac[..self.len].ct_eq(signature).into() { Ok(()) } else { Err(ErrorKind::SignatureInvalid.into()) }
+    }
+
+    fn rest(&mut self) -> bool {
+        self.state = None;
+        true
+    }
+
+    /// A parameter would be another length.
+    fn restart(&mut self, params: &Params<'_>) -> Result<bool> {
+        Ok(matches!(params, Params::None))
+    }
+
+    fn is_private(&self) -> bool {
+        self.key.attributes.flag(ck::CKA_PRIVATE)
     }
 }

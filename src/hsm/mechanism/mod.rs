@@ -191,12 +191,36 @@ static TABLE: LazyLock<Vec<&'static Row>> = LazyLock::new(|| {
     rows
 });
 
+/// The table by number: each row is at its hash, or at the next free place.
+static INDEX: LazyLock<Box<[Option<&'static Row>; INDEX_SIZE]>> = LazyLock::new(|| {
+    let mut index = Box::new([None; INDEX_SIZE]);
+    for row in TABLE.iter() {
+        let mut at = index_of(row.kind);
+        while index[at].is_some() {
+            at = (at + 1) % INDEX_SIZE;
+        }
+        index[at] = Some(*row);
+    }
+    index
+});
+
+/// A power of two, several times the number of rows.
+const INDEX_SIZE: usize = 1024;
+
+fn index_of(kind: MechanismType) -> usize {
+    (u64::from(kind).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54) as usize % INDEX_SIZE
+}
+
 /// The row of a mechanism; CKR_MECHANISM_INVALID if there is none.
 pub(super) fn row(kind: MechanismType) -> Result<&'static Row> {
-    match TABLE.binary_search_by_key(&kind, |row| row.kind) {
-        Ok(at) => Ok(TABLE[at]),
-        Err(_) => Err(ErrorKind::MechanismInvalid.into()),
+    let mut at = index_of(kind);
+    while let Some(row) = INDEX[at] {
+        if row.kind == kind {
+            return Ok(row);
+        }
+        at = (at + 1) % INDEX_SIZE;
     }
+    Err(ErrorKind::MechanismInvalid.into())
 }
 
 /// What the host may know of a mechanism.
