@@ -17,6 +17,8 @@ pub(super) struct Open {
     pub(super) view: Arc<View>,
     /// The record it came from, whose columns and identity were checked.
     pub(super) record: Record,
+    /// Whether it was authenticated; a public object is not before the login.
+    pub(super) verified: bool,
 }
 
 type Shard = HashMap<[u8; 32], Arc<Open>, BuildHasherDefault<DigestHasher>>;

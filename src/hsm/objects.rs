@@ -11,7 +11,7 @@ use super::key::Key;
 use super::mechanism::{self, Row};
 use super::params::{Mechanism, MechanismType, Params};
 use super::value::{AttributeType, Attributes, Template, Value};
-use super::{Access, Function, Hsm, Operation, build, domain, random, record, separation};
+use super::{Access, Function, Hsm, Operation, build, domain, draft, random, record, separation};
 use crate::error::{Error, ErrorKind, Result};
 
 impl Hsm {
@@ -143,6 +143,9 @@ impl Hsm {
         let unwrapping = self.open_with_secrets(access, unwrapping)?;
         check_key(row, &unwrapping.key, ck::CKA_UNWRAP, ErrorKind::UnwrappingKeyTypeInconsistent)?;
         let plain = (functions.unwrap)(mechanism, &unwrapping.key, wrapped)?;
+        if !functions.private_keys && draft::ulong_in(template, ck::CKA_CLASS)? == Some(ck::CKO_PRIVATE_KEY) {
+            return Err(ErrorKind::TemplateInconsistent.with("this mechanism unwraps secret keys only"));
+        }
         let key = build::unwrap(plain, &unwrapping.key, template, row.zero_pad, &self.settings)?;
         self.new_record(access, key, place).map(one)
     }
@@ -229,15 +232,18 @@ impl Hsm {
             if open.record != *record {
                 return Err(altered(record));
             }
-            return may_see(access, &open.key).map(|()| open);
+            // What was read before the login is verified after it.
+            if open.verified || access == Access::Public {
+                return may_see(access, &open.key).map(|()| open);
+            }
         }
-        let key = self.unseal(record)?;
+        let (key, verified) = self.unseal(record)?;
         if self.columns(&key.attributes)? != record.columns || unique_id(&key.attributes) != record::hex(&record.object)
         {
             return Err(altered(record));
         }
         may_see(access, &key)?;
-        let open = Arc::new(Open { view: Arc::new(view(&key)), key: Arc::new(key), record: record.clone() });
+        let open = Arc::new(Open { view: Arc::new(view(&key)), key: Arc::new(key), record: record.clone(), verified });
         self.cache.put(Arc::clone(&open));
         Ok(open)
     }
@@ -253,15 +259,18 @@ impl Hsm {
     }
 
     /// Opens a record with what sealed it, this instance or the domain; reads what is public of it
-    /// while the domain is not open.
-    fn unseal(&self, record: &Record) -> Result<Key> {
+    /// while the domain is not open. The flag says whether the object was verified.
+    fn unseal(&self, record: &Record) -> Result<(Key, bool)> {
         let key_id = domain::key_id_of(record.sealed.as_bytes())?;
         if key_id == *self.instance.key_id() {
-            return record::open(record, &self.instance);
+            return Ok((record::open(record, &self.instance)?, true));
         }
         match self.opened() {
-            Ok(domain) => record::open(record, domain.sealer_for(&key_id, &record.object, record.generation)?),
-            Err(_) => record::read_unverified(record),
+            Ok(domain) => {
+                let sealer = domain.sealer_for(&key_id, &record.object, record.generation)?;
+                Ok((record::open(record, sealer)?, true))
+            }
+            Err(_) => Ok((record::read_unverified(record)?, false)),
         }
     }
 
@@ -285,7 +294,8 @@ impl Hsm {
         };
         let sealed = Sealed::new(sealed);
         let record = Record { object, generation, columns: self.columns(&key.attributes)?, sealed };
-        self.cache.put(Arc::new(Open { view: Arc::new(view(&key)), key: Arc::new(key), record: record.clone() }));
+        let view = Arc::new(view(&key));
+        self.cache.put(Arc::new(Open { view, key: Arc::new(key), record: record.clone(), verified: true }));
         Ok(record)
     }
 
