@@ -6,7 +6,7 @@ use conclave::abi::lists::NAMES;
 use cryptoki_sys as ck;
 
 mod common;
-use common::{Library, Mechanism, Template};
+use common::{Library, Mechanism, Template, call};
 
 /// Any C_ function: those that take fewer arguments leave the rest alone (System V, AAPCS64).
 type Any = unsafe extern "C" fn(usize, usize, usize, usize, usize, usize, usize, usize, usize, usize) -> ck::CK_RV;

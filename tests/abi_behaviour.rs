@@ -6,7 +6,7 @@ use std::ptr;
 use cryptoki_sys as ck;
 
 mod common;
-use common::{Library, Mechanism, Session, Template};
+use common::{Library, Mechanism, Session, Template, call};
 
 fn aes(library: &Library, session: Session) -> ck::CK_OBJECT_HANDLE {
     library.generate(session, ck::CKM_AES_KEY_GEN, &Template::new().ulong(ck::CKA_VALUE_LEN, 32)).unwrap()

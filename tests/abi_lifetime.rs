@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use cryptoki_sys as ck;
 
 mod common;
-use common::Library;
+use common::{Library, call};
 
 fn arguments() -> ck::CK_C_INITIALIZE_ARGS {
     ck::CK_C_INITIALIZE_ARGS { flags: ck::CKF_OS_LOCKING_OK, ..Default::default() }

@@ -435,9 +435,12 @@ mod tests {
         refused(ParamShape::Sp800108, &mut kdf);
         kdf.ulNumberOfDataParams = 2;
         fields[0].ulValueLen = 8;
+        kdf.pDataParams = fields.as_mut_ptr();
         refused(ParamShape::Sp800108, &mut kdf);
         fields[0].ulValueLen = 16;
+        kdf.pDataParams = fields.as_mut_ptr();
         keys[0].phKey = ptr::null_mut();
+        kdf.pAdditionalDerivedKeys = keys.as_mut_ptr();
         refused(ParamShape::Sp800108, &mut kdf);
     }
 }

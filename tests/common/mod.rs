@@ -1,6 +1,6 @@
 //! The module through its C ABI, for tests: loaded from the rlib, one test at a time.
-// Each test file uses a part of it; the pointers of `call!` are the test's.
-#![allow(dead_code, unreachable_pub, clippy::macro_metavars_in_unsafe)]
+// Each test file uses a part of it.
+#![allow(dead_code, unreachable_pub, unused_imports)]
 
 use std::ffi::c_void;
 use std::ptr;
@@ -23,13 +23,13 @@ pub struct Library {
 }
 
 /// Calls a function of the table: `call!(library, C_Logout(session))` is the `CK_RV`.
-#[macro_export]
 macro_rules! call {
     ($library:expr, $name:ident($($argument:expr),* $(,)?)) => {
         // SAFETY: the test passes pointers that are NULL or valid.
         unsafe { ($library.f.$name.unwrap())($($argument),*) }
     };
 }
+pub(crate) use call;
 
 impl Library {
     /// The table, with an empty data directory; not initialised.
