@@ -221,3 +221,27 @@ fn a_child_of_a_busy_parent_works_too() {
         assert!(good);
     });
 }
+
+#[test]
+fn a_process_may_exit_with_threads_inside() {
+    let (library, _) = Library::with_token();
+    for _ in 0..5 {
+        assert!(in_child(|| {
+            assert_eq!(call!(library, C_Initialize(ptr::null_mut())), ck::CKR_OK);
+            let session = library.open(library.slots(true)[0]);
+            let f = library.f;
+            for _ in 0..4 {
+                std::thread::spawn(move || {
+                    let mut random = [0u8; 4096];
+                    loop {
+                        // SAFETY: a buffer and its length.
+                        unsafe { f.C_GenerateRandom.unwrap()(session, random.as_mut_ptr(), 4096) };
+                    }
+                });
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            // SAFETY: with all exit handlers, as a program that returns from main.
+            unsafe { libc::exit(0) }
+        }));
+    }
+}
