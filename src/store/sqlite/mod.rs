@@ -150,7 +150,7 @@ impl SqliteStore {
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         match self.inner.epoch.enter() {
-            Ok(_pass) => self.inner.close(),
+            Ok(_pass) => drop(self.inner.take_connections()),
             Err(_) => std::mem::forget(Arc::clone(&self.inner)),
         }
     }
@@ -241,6 +241,12 @@ impl Inner {
         Ok(results)
     }
 
+    fn take_connections(&self) -> Vec<Connection> {
+        let mut connections = std::mem::take(&mut *lock(&self.readers));
+        connections.extend(lock(&self.writer).take());
+        connections
+    }
+
     /// A process that died in a commit leaves the counter odd. If it stays so for long and nobody
     /// holds the write lock, it is put right, so that caches are of use again.
     fn look_for_the_dead(&self, odd: u64) -> Result<()> {
@@ -261,8 +267,7 @@ impl Inner {
 
 impl Connections for Inner {
     fn close(&self) {
-        lock(&self.readers).clear();
-        lock(&self.writer).take();
+        drop(self.take_connections());
     }
 }
 

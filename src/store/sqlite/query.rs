@@ -156,10 +156,13 @@ mod tests {
         let two = Some(vec![b"a".to_vec(), b"b".to_vec()]);
         let filter = Filter::default;
         for (filter, index) in [
-            (Filter { labels: one.clone(), ..filter() }, "INDEX objects_label (label=?"),
-            (Filter { labels: two.clone(), ..filter() }, "INDEX objects_label (label=?"),
-            (Filter { labels: two.clone(), class, key_type: Some(1), ..filter() }, "INDEX objects_label (label=?"),
-            (Filter { ids: two.clone(), class, ..filter() }, "INDEX objects_ckaid (ckaid=?"),
+            (Filter { labels: one.clone(), ..filter() }, "COVERING INDEX objects_label (label=?"),
+            (Filter { labels: two.clone(), ..filter() }, "COVERING INDEX objects_label (label=?"),
+            (
+                Filter { labels: two.clone(), class, key_type: Some(1), ..filter() },
+                "COVERING INDEX objects_label (label=?",
+            ),
+            (Filter { ids: two.clone(), class, ..filter() }, "COVERING INDEX objects_ckaid (ckaid=?"),
             (Filter { ids: one, labels: two, private: Some(true), ..filter() }, "INDEX objects_ckaid (ckaid=?"),
             (Filter { class, ..filter() }, "INDEX objects_class (class=?"),
             (Filter { class, key_type: Some(3), ..filter() }, "INDEX objects_class_type (class=? AND key_type=?"),

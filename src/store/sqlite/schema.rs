@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::write::Write;
@@ -16,6 +17,9 @@ const APPLICATION_ID: i32 = 0x434e_4356;
 
 /// The step from each schema version to the next, beginning with 0, the empty file. A step that
 /// was released is never changed.
+///
+/// The indexes by label and CKA_ID answer a search without a look at the rows, which with their
+/// blobs are many pages; having `row` in them, they give it in order.
 const MIGRATIONS: &[&str] = &["
     CREATE TABLE meta (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -42,8 +46,8 @@ const MIGRATIONS: &[&str] = &["
         ckaid BLOB,
         sealed BLOB NOT NULL
     ) STRICT;
-    CREATE INDEX objects_label ON objects (label) WHERE label IS NOT NULL;
-    CREATE INDEX objects_ckaid ON objects (ckaid) WHERE ckaid IS NOT NULL;
+    CREATE INDEX objects_label ON objects (label, row, object, class, key_type, private) WHERE label IS NOT NULL;
+    CREATE INDEX objects_ckaid ON objects (ckaid, row, object, class, key_type, private) WHERE ckaid IS NOT NULL;
     CREATE INDEX objects_class ON objects (class);
     CREATE INDEX objects_class_type ON objects (class, key_type) WHERE key_type IS NOT NULL;
 "];
@@ -57,14 +61,20 @@ const PRAGMAS: &str = "
     PRAGMA synchronous = FULL;
     PRAGMA secure_delete = ON;
     PRAGMA trusted_schema = OFF;
-    PRAGMA cache_size = -1024;
+    PRAGMA cache_size = -2048;
 ";
 
 /// Makes the file with its first content. The directory is the caller's alone, and is not synced.
 pub(super) fn create(path: &Path, content: &Write) -> Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| io_error(path, &error))?;
     let mut connection = connect(path)?;
-    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(|error| sql_error(path, error))?;
+    let mode: String = connection
+        .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+        .map_err(|error| sql_error(path, error))?;
+    if mode != "wal" {
+        let detail = format!("{}: this file system has no shared memory, which the store needs", path.display());
+        return Err(ErrorKind::DeviceError.with(detail));
+    }
     migrate(&mut connection, path, MIGRATIONS)?;
     content.commit_alone(&mut connection).map_err(|failure| failure.into_error(path))?;
     connection.close().map_err(|(_, error)| sql_error(path, error))?;
@@ -101,6 +111,8 @@ fn connect(path: &Path) -> Result<Connection> {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(64);
+        // Else SQLite plans a query anew for each value that is bound.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         connection.execute_batch(PRAGMAS)?;
         Ok(connection)
     };
