@@ -132,6 +132,8 @@ static CK_MECHANISM *mechanism(void) {
     CK_BYTE *parameter = parameter_store[at];
     memset(parameter, 0, 128);
     *m = (CK_MECHANISM){one_in(30) ? any() : mechanisms[below(nmechanisms)], NULL, 0};
+    /* A structure goes with its own mechanism: another's would take lengths for pointers, and nothing
+     * can defend itself against a wild pointer. */
     switch (below(9)) {
     case 0: break;
     case 1: /* an IV; in CK_RSA_AES_KEY_WRAP_PARAMS it would be a pointer that no length goes with */
@@ -144,14 +146,14 @@ static CK_MECHANISM *mechanism(void) {
                            one_in(2) ? 128 : below(140)};
         memcpy(parameter, &p, sizeof p);
         m->pParameter = parameter, m->ulParameterLen = sizeof p;
-        if (one_in(2)) m->mechanism = CKM_AES_GCM;
+        m->mechanism = CKM_AES_GCM;
         break;
     }
     case 3: {
         CK_RSA_PKCS_PSS_PARAMS p = {one_in(5) ? any() : CKM_SHA256, 1 + below(6), one_in(5) ? any() : below(64)};
         memcpy(parameter, &p, sizeof p);
         m->pParameter = parameter, m->ulParameterLen = sizeof p;
-        if (one_in(2)) m->mechanism = CKM_SHA256_RSA_PKCS_PSS;
+        m->mechanism = CKM_SHA256_RSA_PKCS_PSS;
         break;
     }
     case 4: {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-import pkcs11
+import cryptoki
 
 ROOT = pathlib.Path(__file__).parent.parent
 MODULE = pathlib.Path(os.environ.get("CONCLAVE_MODULE", ROOT / "target/release/libconclave.so")).resolve()
@@ -85,7 +85,7 @@ def home():
 @pytest.fixture(scope="session")
 def module(home):
     """The module in this process."""
-    library = pkcs11.Module(MODULE)
+    library = cryptoki.Module(MODULE)
     library.initialize()
     yield library
     library.finalize()

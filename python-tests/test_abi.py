@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from conftest import MODULE, run
-from pkcs11 import Error, Mechanism, ck, gcm
+from cryptoki import Error, Mechanism, ck, gcm
 
 P256 = bytes.fromhex("06082a8648ce3d030107")
 
@@ -118,9 +118,9 @@ def test_private_objects_are_hidden_before_login(module, slot, session):
     session.generate(ck.CKM_AES_KEY_GEN, {ck.CKA_VALUE_LEN: 16, ck.CKA_TOKEN: True, ck.CKA_LABEL: label})
     assert len(session.find({ck.CKA_LABEL: label})) == 1
     # Another process that has not logged in.
-    script = (f"import sys; sys.path.insert(0, {str(os.path.dirname(__file__))!r}); import pkcs11\n"
-              f"m = pkcs11.Module({str(MODULE)!r}); m.initialize()\n"
-              f"s = m.session({slot}); print(len(s.find({{pkcs11.ck.CKA_LABEL: {label!r}}})))")
+    script = (f"import sys; sys.path.insert(0, {str(os.path.dirname(__file__))!r}); import cryptoki\n"
+              f"m = cryptoki.Module({str(MODULE)!r}); m.initialize()\n"
+              f"s = m.session({slot}); print(len(s.find({{cryptoki.ck.CKA_LABEL: {label!r}}})))")
     assert run(sys.executable, "-c", script).strip() == "0"
 
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.kdf.x963kdf import X963KDF
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding, aes_key_wrap_with_padding
 
-from pkcs11 import Error, Mechanism, ck, ecdh, oaep, pss
+from cryptoki import Error, Mechanism, ck, ecdh, oaep, pss
 from vectors import covers, sample, wycheproof
 
 PUBLIC = {ck.CKA_CLASS: ck.CKO_PUBLIC_KEY, ck.CKA_TOKEN: False, ck.CKA_PRIVATE: False}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pkcs11 import Error, Mechanism, ck, ctr, gcm, hkdf
+from cryptoki import Error, Mechanism, ck, ctr, gcm, hkdf
 from vectors import covers, rsp, sample, wycheproof
 
 SECRET = {ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_PRIVATE: False, ck.CKA_TOKEN: False}
