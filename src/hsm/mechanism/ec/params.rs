@@ -53,11 +53,17 @@ static CURVES: &[Named] = &[
 /// The tag of the curveName form.
 const PRINTABLE_STRING: u8 = 0x13;
 
+/// What pkcs11-tool (OpenSC 0.23 and earlier) sends for curve25519: a name whose length is one too many.
+const OPENSC_CURVE25519: &[u8] = b"\x13\x0bcurve25519";
+
 /// The curve of CKA_EC_PARAMS. CKR_TEMPLATE_INCOMPLETE without it, CKR_CURVE_NOT_SUPPORTED for
 /// another curve, CKR_DOMAIN_PARAMS_INVALID for explicit parameters or what is not DER.
 pub(in crate::hsm::mechanism) fn curve(attributes: &Attributes) -> Result<AnyCurve> {
     let params =
         attributes.bytes(ck::CKA_EC_PARAMS).ok_or_else(|| ErrorKind::TemplateIncomplete.with("CKA_EC_PARAMS"))?;
+    if params == OPENSC_CURVE25519 {
+        return Ok(AnyCurve::Curve25519);
+    }
     let invalid = |_| ErrorKind::DomainParamsInvalid.with("CKA_EC_PARAMS is neither a curve's OID nor its name");
     let found = if params.first() == Some(&PRINTABLE_STRING) {
         let name = PrintableStringRef::from_der(params).map_err(invalid)?;

@@ -166,6 +166,14 @@ fn curve_25519_keys_are_checked() {
     ] {
         let curve: (u64, &[u8]) = (ck::CKA_EC_PARAMS, &[6, 3, 0x2b, 0x65, oid]);
         let template = |params: &[u8]| [(ck::CKA_EC_PARAMS, bytes(params))].into_iter().collect();
+        let names: [&[u8]; 2] = match kind {
+            ck::CKK_EC_EDWARDS => [b"\x13\x0cedwards25519", b"\x06\x09\x2b\x06\x01\x04\x01\xda\x47\x0f\x01"],
+            _ => [b"\x13\x0acurve25519", b"\x13\x0bcurve25519"],
+        };
+        for name in names {
+            let (named, _) = generate(generator, template(name)).unwrap();
+            assert_eq!(named.bytes(ck::CKA_EC_PARAMS).unwrap(), curve.1);
+        }
         let (generated, private_half) = generate(generator, template(curve.1)).unwrap();
         let point = generated.bytes(ck::CKA_EC_POINT).unwrap();
         assert_eq!(point.len(), 32);
