@@ -1,5 +1,6 @@
 //! A process that forks while its threads use the store.
 
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -152,4 +153,38 @@ fn the_child_of_a_writer_does_not_keep_its_lock() {
         children
     });
     assert!(children.into_iter().all(|pid| status(pid) == 0));
+}
+
+#[test]
+fn waiting_to_write_is_bounded_and_does_not_hold_up_a_fork() {
+    let data = tempfile::tempdir().unwrap();
+    let (_, store) = new_token(data.path());
+    let lock =
+        std::fs::File::options().write(true).create(true).truncate(false).open(data.path().join("tokens/0/lock"));
+    let lock = lock.unwrap();
+    // SAFETY: an open descriptor.
+    assert_eq!(unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) }, 0);
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        let waiters: Vec<_> = (0..3)
+            .map(|number| {
+                scope.spawn({
+                    let store = &store;
+                    move || store.insert(&[record(number, "a")])
+                })
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(200));
+        let fork = Instant::now();
+        let pid = in_child(|| Ok(()));
+        assert!(fork.elapsed() < Duration::from_secs(3), "{:?}", fork.elapsed());
+        assert_eq!(status(pid), 0);
+        for waiter in waiters {
+            assert_eq!(waiter.join().unwrap().unwrap_err().kind(), ErrorKind::FunctionFailed);
+        }
+    });
+    assert!(begin.elapsed() > Duration::from_secs(8) && begin.elapsed() < Duration::from_secs(20));
+    assert_eq!(store.count().unwrap(), 0);
+    drop(lock);
+    store.insert(&[record(1, "a")]).unwrap();
 }

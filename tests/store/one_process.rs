@@ -217,3 +217,19 @@ fn finding_one_of_many_is_one_look_up() {
     println!("enumerate all: {:?}", time.elapsed());
     assert_eq!(seen, MANY);
 }
+
+#[test]
+fn only_complete_tokens_are_listed() {
+    let data = tempfile::tempdir().unwrap();
+    let (directory, _store) = new_token(data.path());
+    let tokens = data.path().join("tokens");
+    for name in [".part-1-1", "01", "-1", "x", "2147483648"] {
+        std::fs::create_dir(tokens.join(name)).unwrap();
+    }
+    std::fs::write(tokens.join("7"), "a file").unwrap();
+    assert_eq!(directory.list().unwrap(), [0]);
+    assert_eq!(directory.free_slot().unwrap(), 1);
+    directory.create(1, "label", "serial", &domain(1), &pin(Role::So, 1)).unwrap();
+    assert_eq!(directory.list().unwrap(), [0, 1]);
+    assert!(!tokens.join(".part-1-1").exists(), "what a dead process left is removed");
+}
