@@ -78,12 +78,16 @@ impl Token {
         if self.is_removed() {
             return Err(ErrorKind::DeviceRemoved.into());
         }
-        let meta = self.store.meta()?;
-        if meta.serial != self.serial {
-            self.mark_removed();
-            self.end_login();
-            return Err(ErrorKind::DeviceRemoved.into());
-        }
+        let meta = match self.store.meta() {
+            Ok(meta) if meta.serial == self.serial => meta,
+            Err(error) if error.kind() != ErrorKind::DeviceRemoved => return Err(error),
+            // Initialised anew, or destroyed.
+            _ => {
+                self.mark_removed();
+                self.end_login();
+                return Err(ErrorKind::DeviceRemoved.into());
+            }
+        };
         if meta.domain.version > *held {
             self.channel.call(&Ticket::public(), Command::Adopt { domain: &meta.domain })?;
             *held = meta.domain.version;

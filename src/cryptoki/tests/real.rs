@@ -129,6 +129,54 @@ fn a_token_initialised_anew_is_another() {
 }
 
 #[test]
+fn a_destroyed_token_leaves_an_empty_slot_that_is_not_used_again() {
+    let (data, one) = token();
+    let two = process(data.path());
+    let session = one.user(0);
+    let key = aes(&one, session, b"a", YES).unwrap();
+    two.destroy_token(0).unwrap();
+    refused(encrypts(&one, session, key), ErrorKind::DeviceRemoved);
+    refused(one.open_session(0, ck::CKF_SERIAL_SESSION), ErrorKind::TokenNotRecognized);
+    assert_eq!(one.slot_list(false, true).unwrap(), [1]);
+    refused(one.session_info(session), ErrorKind::DeviceRemoved);
+    one.close_session(session).unwrap();
+}
+
+#[test]
+fn a_search_finds_by_every_attribute_that_may_be_read() {
+    let (_data, module) = token();
+    let session = module.user(0);
+    for (token, private) in [(YES, YES), (YES, NO), (NO, YES), (NO, NO)] {
+        let attributes: &[(ck::CK_ATTRIBUTE_TYPE, &[u8])] = &[
+            (ck::CKA_CLASS, SECRET),
+            (ck::CKA_KEY_TYPE, AES),
+            (ck::CKA_TOKEN, token),
+            (ck::CKA_PRIVATE, private),
+            (ck::CKA_LABEL, b"l"),
+            (ck::CKA_ID, b"i"),
+            (ck::CKA_WRAP, NO),
+            (ck::CKA_VALUE, &[9; 16]),
+        ];
+        let key = module.create(session, attributes).unwrap();
+        let unlabelled = module.create(session, &[attributes[0], attributes[1], attributes[2], attributes[7]]).unwrap();
+        let unique = module.bytes(session, key, ck::CKA_UNIQUE_ID).unwrap();
+        assert_eq!(module.search(session, &[(ck::CKA_UNIQUE_ID, &unique)]), [key]);
+        assert_eq!(module.search(session, &[(ck::CKA_UNIQUE_ID, &unique[1..])]), NOTHING);
+        for some in attributes[..7].chunks(2) {
+            assert!(module.search(session, some).contains(&key), "{some:?}");
+        }
+        assert_eq!(module.search(session, &attributes[..7]), [key]);
+        assert_eq!(module.search(session, attributes), NOTHING, "no search by a key's value");
+        assert_eq!(module.search(session, &[(ck::CKA_CERTIFICATE_TYPE, AES)]), NOTHING);
+        let nameless = module.search(session, &[(ck::CKA_LABEL, b""), (ck::CKA_TOKEN, token)]);
+        assert_eq!(nameless, [unlabelled], "a label that was not given is empty");
+        for object in [key, unlabelled] {
+            module.destroy_object(session, object).unwrap();
+        }
+    }
+}
+
+#[test]
 fn both_halves_of_a_pair_are_committed() {
     let (data, one) = token();
     let session = one.user(0);
