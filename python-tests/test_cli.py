@@ -18,7 +18,7 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("cli")
     conclave(home, "token", "init", "--label", "web", "--so-pin", "pass:87654321", "--pin", "pass:1234")
     tool(home, "--keypairgen", "--key-type", "EC:prime256v1", "--label", "signing", "--id", "01a2")
-    tool(home, "--keygen", "--key-type", "AES:32", "--label", "wrapping", "--sensitive")
+    tool(home, "--keygen", "--key-type", "AES:32", "--label", "wrapping", "--sensitive", "--private")
     return home
 
 
