@@ -4,7 +4,6 @@
 use cryptoki_sys as ck;
 
 use super::attribute;
-use super::command::Place;
 use super::crypto::SecretBytes;
 use super::draft::{self, Draft, Implied, Origin};
 use super::key::{Key, Secrets};

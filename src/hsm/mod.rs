@@ -22,7 +22,7 @@ pub use command::{
     Columns, Command, DomainToken, Function, IndexColumn, ObjectId, Operation, Outcome, PinChange, PinCost, PinRecord,
     Place, Record, Reply, Role, Sealed, Ticket, View,
 };
-pub use mechanism::{MechanismInfo, mechanism_info, mechanisms, param_shape};
+pub use mechanism::{MechanismInfo, key_type_name, mechanism_info, mechanisms, param_shape};
 pub use params::{HkdfSalt, Mechanism, MechanismType, Oaep, ParamShape, Params, PrfData, Pss, Secret};
 pub use value::{AttributeType, Attributes, Raw, Template, Value};
 

@@ -8,7 +8,7 @@ use cryptoki_sys as ck;
 
 use super::attribute::{self, Classes, PRIVATE, PUBLIC, SECRET};
 use super::key::Key;
-use super::value::{AttributeType, Attributes, Template};
+use super::value::{AttributeType, Attributes, Template, Value};
 use super::{draft, mechanism};
 use crate::error::{ErrorKind, Result};
 
@@ -121,10 +121,10 @@ pub(super) fn check_wrap(wrapping: &Key, key: &Key, mechanism: ck::CK_MECHANISM_
     if attributes.flag(ck::CKA_WRAP_WITH_TRUSTED) && !trusted {
         return Err(ErrorKind::KeyNotWrappable.with("CKA_WRAP_WITH_TRUSTED asks for a trusted wrapping key"));
     }
-    if let Some(super::value::Value::Template(wanted)) = wrapping.attributes.get(ck::CKA_WRAP_TEMPLATE) {
-        if !draft::matches(attributes, wanted) {
-            return Err(ErrorKind::KeyHandleInvalid.with("the key does not match CKA_WRAP_TEMPLATE"));
-        }
+    if let Some(Value::Template(wanted)) = wrapping.attributes.get(ck::CKA_WRAP_TEMPLATE)
+        && !draft::matches(attributes, wanted)
+    {
+        return Err(ErrorKind::KeyHandleInvalid.with("the key does not match CKA_WRAP_TEMPLATE"));
     }
     if !attributes.flag(ck::CKA_SENSITIVE) || !separation {
         return Ok(());

@@ -61,16 +61,6 @@ const CLASSES: &[(u64, &str)] = &[
     (ck::CKO_SECRET_KEY, "secret key"),
 ];
 
-const KEY_TYPES: &[(u64, &str)] = &[
-    (ck::CKK_RSA, "RSA"),
-    (ck::CKK_EC, "EC"),
-    (ck::CKK_EC_EDWARDS, "Edwards"),
-    (ck::CKK_EC_MONTGOMERY, "Montgomery"),
-    (ck::CKK_AES, "AES"),
-    (ck::CKK_GENERIC_SECRET, "generic"),
-    (ck::CKK_HKDF, "HKDF"),
-];
-
 /// Usage attributes in short.
 const USES: &[(AttributeType, &str)] = &[
     (ck::CKA_ENCRYPT, "encrypt"),
@@ -218,7 +208,10 @@ fn display(kind: AttributeType, value: &Value) -> serde_json::Value {
         Value::Bool(b) => json!(b),
         Value::Ulong(n) => match kind {
             ck::CKA_CLASS => named(CLASSES, *n),
-            ck::CKA_KEY_TYPE => named(KEY_TYPES, *n),
+            ck::CKA_KEY_TYPE => match conclave::hsm::key_type_name(*n) {
+                Some(name) => json!(name.trim_start_matches("CKK_")),
+                None => json!(format!("{n:#x}")),
+            },
             ck::CKA_KEY_GEN_MECHANISM => mechanism(*n),
             _ => json!(n),
         },

@@ -208,7 +208,7 @@ static INDEX: LazyLock<Box<[Option<&'static Row>; INDEX_SIZE]>> = LazyLock::new(
 const INDEX_SIZE: usize = 1024;
 
 fn index_of(kind: MechanismType) -> usize {
-    (u64::from(kind).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54) as usize % INDEX_SIZE
+    (kind.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54) as usize % INDEX_SIZE
 }
 
 /// The row of a mechanism; CKR_MECHANISM_INVALID if there is none.
@@ -298,6 +298,11 @@ const KEY_TYPES: &[&[KeyType]] = &[
     eddsa::KEY_TYPES,
     montgomery::KEY_TYPES,
 ];
+
+/// The name of a supported key type in the standard.
+pub fn key_type_name(kind: ck::CK_KEY_TYPE) -> Option<&'static str> {
+    key_type(kind).map(|row| row.name)
+}
 
 /// The row of a key type, if it is supported.
 pub(super) fn key_type(kind: ck::CK_KEY_TYPE) -> Option<&'static KeyType> {
