@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Builds the module and puts it to work, talking as it goes. Everything happens in a directory of
+# its own that goes away at the end.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+export AWS_LC_SYS_NO_JITTER_ENTROPY=1
+
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+# Shows a command, with the module's path as $MODULE, and runs it.
+show() {
+    local words="$*"
+    words=${words//$module/\$MODULE}
+    printf "   $ %s\n" "${words//$conclave/conclave}"
+    "$@" 2>&1 | sed 's/^/   /'
+}
+
+scripts/apt.sh opensc openssl gcc libc6-dev python3
+say "1. Build the module"
+cargo build --release --locked --quiet
+module=$root/target/release/libconclave.so
+conclave=$root/target/release/conclave
+ls -l "$module" | awk '{ printf "   %s, %.1f MB\n", $NF, $5 / 1e6 }'
+
+work=$(mktemp -d /tmp/conclave-demo-XXXXXX)
+trap 'rm -rf "$work"' EXIT
+export CONCLAVE_HOME=$work/data CONCLAVE_CONF=$work/conclave.toml
+: >"$CONCLAVE_CONF"
+cd "$work"
+so_pin=$((RANDOM % 9000 + 1000))4321
+pin=$((RANDOM % 9000 + 1000))56
+tool=(pkcs11-tool --module "$module")
+
+say "2. Make a token with pkcs11-tool"
+show "${tool[@]}" --init-token --slot-index 0 --label demo --so-pin "$so_pin"
+show "${tool[@]}" --token-label demo --login --login-type so --so-pin "$so_pin" --init-pin --new-pin "$pin"
+show "$conclave" token list
+
+say "3. Generate an RSA, an EC and an AES key"
+user=("${tool[@]}" --token-label demo --login --pin "$pin")
+show "${user[@]}" --keypairgen --key-type rsa:3072 --id 01 --label demo-rsa
+show "${user[@]}" --keypairgen --key-type EC:prime256v1 --id 02 --label demo-ec
+show "${user[@]}" --keygen --key-type AES:32 --id 03 --label demo-aes --sensitive --private
+
+say "4. Sign the project's README with both, and let openssl verify"
+cp "$root/README.md" .
+show "${user[@]}" --sign --mechanism SHA256-RSA-PKCS --id 01 --input-file README.md --output-file rsa.sig
+show "${user[@]}" --read-object --type pubkey --id 01 --output-file rsa.der
+show openssl dgst -sha256 -keyform DER -verify rsa.der -signature rsa.sig README.md
+show "${user[@]}" --sign --mechanism ECDSA-SHA256 --signature-format openssl --id 02 --input-file README.md \
+    --output-file ec.sig
+show "${user[@]}" --read-object --type pubkey --id 02 --output-file ec.der
+show openssl dgst -sha256 -keyform DER -verify ec.der -signature ec.sig README.md
+echo "one more line" >>README.md
+if openssl dgst -sha256 -keyform DER -verify ec.der -signature ec.sig README.md >/dev/null 2>&1; then
+    echo "   a changed README was accepted" && exit 1
+fi
+echo "   A README with one more line is refused."
+
+say "5. Encrypt and decrypt a file of 10 MB from Python, through ctypes"
+tar -cf - -C "$root" --exclude=./target --exclude=./.git . "$module" 2>/dev/null | head -c 10000000 >file || true
+[ "$(stat -c %s file)" -eq 10000000 ] || head -c 10000000 "$module" /bin/* 2>/dev/null | head -c 10000000 >file || true
+echo "   a file of $(stat -c %s file) bytes: this project's sources and the module itself"
+PYTHONDONTWRITEBYTECODE=1 python3 "$root/python-tests/demo_file.py" "$module" demo "$pin" demo-aes file
+
+say "6. Wrap a key under another and unwrap it again, from a C program that uses dlopen"
+gcc -std=c99 -Wall -O2 -I"$root/include" "$root/c-tests/demo_wrap.c" -o demo_wrap -ldl
+./demo_wrap "$module" demo "$pin"
+
+say "7. What the token holds"
+CONCLAVE_DEMO_PIN=$pin show "$conclave" key list --token demo --pin env:CONCLAVE_DEMO_PIN
+
+say "Done: everything worked."
