@@ -61,17 +61,4 @@ mod tests {
         let failed = SecretBytes::fill(8, |_| Err(ErrorKind::DataInvalid.into()));
         assert_eq!(failed.err().unwrap().kind(), ErrorKind::DataInvalid);
     }
-
-    #[test]
-    #[ignore = "prints a measurement"]
-    fn cost_of_a_secret() {
-        let rounds = 1_000_000u32;
-        for len in [32, 600, 4096] {
-            let start = std::time::Instant::now();
-            for _ in 0..rounds {
-                std::hint::black_box(SecretBytes::fill(len, |_| Ok(())).unwrap());
-            }
-            println!("{len} bytes: {:?}", start.elapsed() / rounds);
-        }
-    }
 }

@@ -1,5 +1,4 @@
 use std::sync::Arc;
-use std::time::Instant;
 
 use coset::{CborSerializable, TaggedCborSerializable};
 use proptest::prelude::*;
@@ -123,24 +122,4 @@ fn index_tags_tell_columns_and_keys_apart() {
     assert_ne!(label, tag(1, IndexColumn::Id, b"signing"));
     assert_ne!(label, tag(1, IndexColumn::Label, b"signinG"));
     assert_ne!(label, tag(2, IndexColumn::Label, b"signing"));
-}
-
-#[test]
-#[ignore = "prints a measurement"]
-fn cost_of_sealing() {
-    let s = sealer(1, 2, "local-1");
-    let plaintext = [3; 600];
-    let sealed = s.seal(Kind::Key, &OBJECT, 3, &plaintext).unwrap();
-    let public = s.mac(Kind::Key, &OBJECT, 3, &plaintext).unwrap();
-    let index = IndexKey::new(SecretBytes::copy_of(&[1; 32]).unwrap());
-    let rounds = 100_000u32;
-    let time = |what: &str, run: &dyn Fn()| {
-        let start = Instant::now();
-        (0..rounds).for_each(|_| run());
-        println!("{what}: {:?}", start.elapsed() / rounds);
-    };
-    time("seal", &|| drop(s.seal(Kind::Key, &OBJECT, 3, &plaintext).unwrap()));
-    time("open", &|| drop(s.open(Kind::Key, &OBJECT, 3, &sealed).unwrap()));
-    time("verify a MAC", &|| assert!(s.verify_mac(Kind::Key, &OBJECT, 3, &public).is_ok()));
-    time("index tag", &|| assert!(index.tag(IndexColumn::Label, b"signing key").is_ok()));
 }
