@@ -142,7 +142,7 @@ def test_a_token_is_destroyed_for_good(tmp_path):
 def test_mechanisms(home):
     listed = {m["name"]: m for m in json.loads(conclave(home, "mechanisms", "--json"))}
     assert listed["CKM_AES_GCM"]["functions"][:2] == ["encrypt", "decrypt"]
-    assert "| `CKM_ECDSA_SHA256` | sign, verify |" in conclave(home, "mechanisms", "--markdown")
+    assert "CKM_ECDSA_SHA256" in conclave(home, "mechanisms")
 
 
 def test_the_doctor_finds_what_is_wrong(home, tmp_path):

@@ -35,11 +35,7 @@ pub(crate) enum Command {
     Key(KeyCommand),
     /// List the mechanisms.
     #[command(after_help = "Example:\n  conclave mechanisms --json")]
-    Mechanisms {
-        /// Print the table of the README.
-        #[arg(long)]
-        markdown: bool,
-    },
+    Mechanisms,
     /// Check the installation and say why something does not work.
     #[command(after_help = "Example:\n  conclave doctor\n\nExits with 1 if a check failed.")]
     Doctor,

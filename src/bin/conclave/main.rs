@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         Command::Key(KeyCommand::List(list)) => key::list(list, arguments.json),
         Command::Key(KeyCommand::Show(show)) => key::show(show, arguments.json),
         Command::Key(KeyCommand::Trust(trust)) => key::trust(trust, arguments.json),
-        Command::Mechanisms { markdown } => mechanism::list(*markdown, arguments.json),
+        Command::Mechanisms => mechanism::list(arguments.json),
         Command::Doctor => return doctor::run(arguments.json),
     };
     match done {

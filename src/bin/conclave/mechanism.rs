@@ -21,7 +21,7 @@ const FUNCTIONS: &[(ck::CK_FLAGS, &str)] = &[
     (ck::CKF_DERIVE, "derive"),
 ];
 
-pub(crate) fn list(markdown: bool, as_json: bool) -> Result<(), Failure> {
+pub(crate) fn list(as_json: bool) -> Result<(), Failure> {
     let mut all: Vec<MechanismInfo> = hsm::mechanisms().collect();
     all.sort_by_key(|info| info.name);
     if as_json {
@@ -35,11 +35,6 @@ pub(crate) fn list(markdown: bool, as_json: bool) -> Result<(), Failure> {
             })
             .collect();
         output::json(&json!(list));
-    } else if markdown {
-        println!("| mechanism | functions | key sizes |\n| --- | --- | --- |");
-        for info in &all {
-            println!("| `{}` | {} | {} |", info.name, functions(info).join(", "), sizes(info));
-        }
     } else {
         let rows: Vec<_> =
             all.iter().map(|info| vec![info.name.to_owned(), sizes(info), functions(info).join(", ")]).collect();
