@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::command::{Record, View};
 use super::key::Key;
@@ -14,11 +14,22 @@ const PER_SHARD: usize = 64;
 /// An opened object and what it was opened as.
 pub(super) struct Open {
     pub(super) key: Arc<Key>,
-    pub(super) view: Arc<View>,
+    view: OnceLock<Arc<View>>,
     /// The record it came from, whose columns and identity were checked.
     pub(super) record: Record,
     /// Whether it was authenticated; a public object is not before the login.
     pub(super) verified: bool,
+}
+
+impl Open {
+    pub(super) fn new(key: Key, record: Record, verified: bool) -> Arc<Self> {
+        Arc::new(Self { key: Arc::new(key), view: OnceLock::new(), record, verified })
+    }
+
+    /// What may be read of the object, put together by `make` when first asked for.
+    pub(super) fn view(&self, make: impl FnOnce(&Key) -> View) -> Arc<View> {
+        Arc::clone(self.view.get_or_init(|| Arc::new(make(&self.key))))
+    }
 }
 
 type Shard = HashMap<[u8; 32], Arc<Open>, BuildHasherDefault<DigestHasher>>;

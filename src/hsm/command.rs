@@ -26,11 +26,16 @@ impl Sealed {
         Self { bytes: bytes.into(), digest }
     }
 
+    /// With a name of another kind in the digest's place, as unique as that.
+    pub(super) fn named(bytes: Vec<u8>, name: [u8; 32]) -> Self {
+        Self { bytes: bytes.into(), digest: name }
+    }
+
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// SHA-256 of the bytes: the key of the HSM's cache of opened records.
+    /// SHA-256 of the bytes, or their name: the key of the HSM's cache of opened records.
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest
     }
@@ -50,7 +55,7 @@ impl std::fmt::Debug for Sealed {
 
 /// What the store indexes of an object. For a private object `label` and `id` are keyed hashes.
 /// The HSM compares them with the sealed copies when it opens the record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Eq)]
 pub struct Columns {
     /// CKO_*.
     pub class: u64,
@@ -59,6 +64,21 @@ pub struct Columns {
     pub private: bool,
     pub label: Option<Vec<u8>>,
     pub id: Option<Vec<u8>>,
+}
+
+impl PartialEq for Columns {
+    fn eq(&self, other: &Self) -> bool {
+        // libc's comparison of no bytes is slow where a pointer leads nowhere, as that of an empty Vec.
+        let same = |a: &Option<Vec<u8>>, b: &Option<Vec<u8>>| match (a, b) {
+            (Some(a), Some(b)) => a.len() == b.len() && (a.is_empty() || a == b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        self.class == other.class
+            && self.key_type == other.key_type
+            && self.private == other.private
+            && same(&self.label, &other.label)
+            && same(&self.id, &other.id)
+    }
 }
 
 /// An object as the host and the store hold it.

@@ -16,6 +16,7 @@ mod params;
 mod random;
 mod record;
 mod separation;
+mod transient;
 mod value;
 
 pub use command::{
@@ -25,8 +26,6 @@ pub use command::{
 pub use mechanism::{MechanismInfo, key_type_name, mechanism_info, mechanisms, param_shape};
 pub use params::{HkdfSalt, Mechanism, MechanismType, Oaep, ParamShape, Params, PrfData, Pss, Secret};
 pub use value::{AttributeType, Attributes, Raw, Template, Value};
-
-use std::sync::Arc;
 
 use cryptoki_sys as ck;
 
@@ -71,7 +70,7 @@ enum Access {
 pub struct Hsm {
     settings: Settings,
     /// Seals session objects; lives and dies with this instance.
-    instance: Arc<domain::Sealer>,
+    instance: transient::Transient,
     login: login::Login,
     cache: cache::Cache,
 }
@@ -80,7 +79,7 @@ impl Hsm {
     pub fn new(settings: Settings) -> Result<Self> {
         Ok(Self {
             settings,
-            instance: Arc::new(domain::Sealer::of_instance()?),
+            instance: transient::Transient::new()?,
             login: login::Login::default(),
             cache: cache::Cache::default(),
         })

@@ -10,6 +10,7 @@ use super::command::{Columns, IndexColumn, ObjectId, Outcome, Place, Record, Rep
 use super::key::Key;
 use super::mechanism::{self, Row};
 use super::params::{Mechanism, MechanismType, Params};
+use super::transient::Transient;
 use super::value::{AttributeType, Attributes, Template, Value};
 use super::{Access, Function, Hsm, Operation, build, domain, draft, random, record, separation};
 use crate::error::{Error, ErrorKind, Result};
@@ -79,11 +80,13 @@ impl Hsm {
         if !open.key.attributes.flag(ck::CKA_DESTROYABLE) {
             return Err(ErrorKind::ActionProhibited.with("CKA_DESTROYABLE is false"));
         }
+        // It is wiped when the last operation with it ends.
+        self.cache.forget(record.sealed.digest());
         Ok(Reply::Done)
     }
 
     pub(super) fn view(&self, ticket: &Ticket, record: &Record) -> Result<Reply> {
-        self.open(self.access(ticket), record).map(|open| Reply::View(Arc::clone(&open.view)))
+        self.open(self.access(ticket), record).map(|open| Reply::View(open.view(view)))
     }
 
     pub(super) fn reveal(&self, ticket: &Ticket, record: &Record, kind: AttributeType) -> Result<Reply> {
@@ -243,7 +246,7 @@ impl Hsm {
             return Err(altered(record));
         }
         may_see(access, &key)?;
-        let open = Arc::new(Open { view: Arc::new(view(&key)), key: Arc::new(key), record: record.clone(), verified });
+        let open = Open::new(key, record.clone(), verified);
         self.cache.put(Arc::clone(&open));
         Ok(open)
     }
@@ -261,10 +264,10 @@ impl Hsm {
     /// Opens a record with what sealed it, this instance or the domain; reads what is public of it
     /// while the domain is not open. The flag says whether the object was verified.
     fn unseal(&self, record: &Record) -> Result<(Key, bool)> {
-        let key_id = domain::key_id_of(record.sealed.as_bytes())?;
-        if key_id == *self.instance.key_id() {
-            return Ok((record::open(record, &self.instance)?, true));
+        if Transient::made(record) {
+            return Ok((self.instance.open(record)?, true));
         }
+        let key_id = domain::key_id_of(record.sealed.as_bytes())?;
         match self.opened() {
             Ok(domain) => {
                 let sealer = domain.sealer_for(&key_id, &record.object, record.generation)?;
@@ -288,14 +291,12 @@ impl Hsm {
             if access == Access::Public {
                 return Err(ErrorKind::UserNotLoggedIn.with("token objects are made and changed after login"));
             }
-            record::seal(&key, &object, generation, self.opened()?.sealer())?
+            Sealed::new(record::seal(&key, &object, generation, self.opened()?.sealer())?)
         } else {
-            record::seal(&key, &object, generation, &self.instance)?
+            self.instance.seal(&key, &object, generation)?
         };
-        let sealed = Sealed::new(sealed);
         let record = Record { object, generation, columns: self.columns(&key.attributes)?, sealed };
-        let view = Arc::new(view(&key));
-        self.cache.put(Arc::new(Open { view, key: Arc::new(key), record: record.clone(), verified: true }));
+        self.cache.put(Open::new(key, record.clone(), true));
         Ok(record)
     }
 

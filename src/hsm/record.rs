@@ -27,12 +27,7 @@ fn kind_of(class: ck::CK_OBJECT_CLASS) -> Kind {
 pub(super) fn seal(key: &Key, object: &ObjectId, generation: u64, sealer: &Sealer) -> Result<Vec<u8>> {
     let kind = kind_of(key.class());
     if key.attributes.flag(ck::CKA_PRIVATE) {
-        let mut body = Encoder::secret();
-        body.array(3);
-        write_attributes(&mut body, &key.attributes);
-        write_secrets(&mut body, &key.secrets);
-        body.uint(key.marks);
-        return sealer.seal(kind, object, generation, body.finish()?.expose());
+        return sealer.seal(kind, object, generation, body(key)?.expose());
     }
     let sealed = if key.secrets.is_empty() {
         None
@@ -50,15 +45,29 @@ pub(super) fn seal(key: &Key, object: &ObjectId, generation: u64, sealer: &Seale
     sealer.mac(kind, object, generation, &clear.finish())
 }
 
+/// All of an object, to be sealed.
+pub(super) fn body(key: &Key) -> Result<SecretBytes> {
+    let mut body = Encoder::secret();
+    body.array(3);
+    write_attributes(&mut body, &key.attributes);
+    write_secrets(&mut body, &key.secrets);
+    body.uint(key.marks);
+    body.finish()
+}
+
+/// The inverse of [`body`].
+pub(super) fn read_body(record: &Record, body: &[u8]) -> Result<Key> {
+    let (attributes, found, marks) = read_private(body).map_err(|malformed| damaged(record, malformed.0))?;
+    Ok(Key::from_parts((attributes, copy_secrets(&found)?, marks)))
+}
+
 /// Opens an object with the key that sealed it: everything is authenticated.
 pub(super) fn open(record: &Record, sealer: &Sealer) -> Result<Key> {
     let kind = kind_of(record.columns.class);
     let (object, generation, bytes) = (&record.object, record.generation, record.sealed.as_bytes());
     let wrong = |malformed: Malformed| damaged(record, malformed.0);
     if record.columns.private {
-        let body = sealer.open(kind, object, generation, bytes)?;
-        let (attributes, found, marks) = read_private(body.expose()).map_err(wrong)?;
-        return Ok(Key::from_parts((attributes, copy_secrets(&found)?, marks)));
+        return read_body(record, sealer.open(kind, object, generation, bytes)?.expose());
     }
     let clear = sealer.verify_mac(kind, object, generation, bytes)?;
     let public = read_public(clear).map_err(wrong)?;
@@ -186,5 +195,6 @@ fn damaged(record: &Record, why: &str) -> Error {
 
 /// CKA_UNIQUE_ID of an object.
 pub(super) fn hex(object: &ObjectId) -> String {
-    object.iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    object.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }

@@ -1,5 +1,7 @@
 //! The command set on session objects, which need no login.
 
+use std::sync::Arc;
+
 use cryptoki_sys as ck;
 
 use super::*;

@@ -70,8 +70,7 @@ kinds! {
     IndexKey = "index-key";
 }
 
-/// A sealing key with the domain and Region it belongs to: a domain key, or the key of one HSM
-/// instance's session objects.
+/// A domain key, with the domain and Region it belongs to.
 pub(in crate::hsm) struct Sealer {
     domain: DomainId,
     region: Arc<str>,
@@ -82,12 +81,6 @@ pub(in crate::hsm) struct Sealer {
 impl Sealer {
     pub(super) fn new(domain: DomainId, region: Arc<str>, key: Arc<SecretBytes>) -> Result<Self> {
         Ok(Self { domain, region, id: key_id(DOMAIN_KEY, key.expose())?, key })
-    }
-
-    /// A key of this instance's memory only, for session objects and tickets; needs no login.
-    pub(in crate::hsm) fn of_instance() -> Result<Self> {
-        let key = SecretBytes::fill(32, |key| Entropy::System.fill(key))?;
-        Self::new([0; 16], Arc::from(""), Arc::new(key))
     }
 
     pub(in crate::hsm) fn key_id(&self) -> &KeyId {
