@@ -237,6 +237,11 @@ static void allowed_mechanisms(void) {
     OK(AES(session, 16, &key, YES(CKA_ENCRYPT), BYTES(CKA_ALLOWED_MECHANISMS, only)));
     CHECK_RV_IN(p11->C_EncryptInit(session, &ecb, key), CKR_MECHANISM_INVALID, CKR_KEY_FUNCTION_NOT_PERMITTED);
     REFUSED(p11->C_SetAttributeValue(session, key, wider, 1));
+    /* An empty list would allow all. */
+    CK_ATTRIBUTE none[] = {{CKA_ALLOWED_MECHANISMS, NULL, 0}};
+    CK_OBJECT_HANDLE copy;
+    REFUSED(p11->C_SetAttributeValue(session, key, none, 1));
+    REFUSED(p11->C_CopyObject(session, key, none, 1, &copy));
     OK(p11->C_EncryptInit(session, &cbc, key));
     (void)p11->C_EncryptInit(session, NULL, 0);
 }
@@ -349,6 +354,30 @@ static void unwrap_oracles(void) {
         if (i == 0) seen = rv;
         CHECK(rv == CKR_WRAPPED_KEY_INVALID && rv == seen);
     }
+}
+
+/* Decryption by unwrapping: without integrity, XORing the IV until the last byte of the new key is a
+ * zero that CKA_VALUE_LEN lets cut off gives the key byte by byte; of a key wrap too, block by block. */
+static void unwrap_without_integrity(void) {
+    CK_OBJECT_HANDLE kek = proper_wrapper(), known, key;
+    CK_BYTE iv[16] = {0}, wrapped[1024];
+    CK_ULONG len;
+    CK_AES_CTR_PARAMS ctr_params = {128, {0}};
+    CK_MECHANISM malleable[] = {ecb, {CKM_AES_CBC, iv, 16}, {CKM_AES_CTR, &ctr_params, sizeof ctr_params}};
+    CK_ATTRIBUTE plain[] = {NO(CKA_SENSITIVE), YES(CKA_EXTRACTABLE)};
+    OK(known_key(&known, plain, 2));
+    for (size_t i = 0; i < COUNT(malleable); i++) {
+        CHECK_RV(wrap(&malleable[i], kek, target(), wrapped, &len), CKR_KEY_NOT_WRAPPABLE);
+        OK(wrap(&malleable[i], kek, known, wrapped, &len));
+        CHECK_RV(UNWRAP(&malleable[i], kek, wrapped, len, &key), CKR_KEY_FUNCTION_NOT_PERMITTED);
+    }
+    OK(wrap(&key_wrap, kek, target(), wrapped, &len));
+    for (size_t i = 0; i < COUNT(malleable); i++)
+        CHECK_RV(UNWRAP(&malleable[i], kek, wrapped, 16, &key, NUMBER(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+                        NUMBER(CKA_VALUE_LEN, 15)),
+                 CKR_KEY_FUNCTION_NOT_PERMITTED);
+    CK_MECHANISM cbc_pad = {CKM_AES_CBC_PAD, iv, 16};
+    CHECK_RV(wrap(&cbc_pad, kek, target(), wrapped, &len), CKR_KEY_NOT_WRAPPABLE);
 }
 
 /* RSA: one error for every wrong OAEP block. */
@@ -566,6 +595,10 @@ static void templates_bind(void) {
     CHECK_RV(UNWRAP(&key_wrap, kek, wrapped, len, &key, YES(CKA_EXTRACTABLE)), CKR_TEMPLATE_INCONSISTENT);
     OK(UNWRAP(&key_wrap, kek, wrapped, len, &key));
     CHECK(get_bool(session, key, CKA_EXTRACTABLE) == 0);
+    CK_ATTRIBUTE lasting[] = {YES(CKA_TOKEN)};
+    OK(AES(session, 32, &kek, YES(CKA_WRAP), YES(CKA_UNWRAP), {CKA_UNWRAP_TEMPLATE, lasting, sizeof lasting}));
+    OK(wrap(&key_wrap, kek, target(), wrapped, &len));
+    CHECK_RV(UNWRAP(&key_wrap, kek, wrapped, len, &key), CKR_TEMPLATE_INCONSISTENT);
     OK(AES(session, 32, &kek, YES(CKA_WRAP), {CKA_WRAP_TEMPLATE, only_signers, sizeof only_signers}));
     OK(AES(session, 32, &free_key, YES(CKA_EXTRACTABLE), NO(CKA_SIGN), YES(CKA_ENCRYPT)));
     REFUSED(wrap(&key_wrap, kek, free_key, wrapped, &len));
@@ -609,6 +642,29 @@ static void trusted_by_the_so(void) {
     OK(p11->C_DestroyObject(session, kek));
 }
 
+/* A key made neither to wrap nor to decrypt, of which one copy comes to wrap and another to
+ * decrypt: not even the SO's word makes the first a wrapper of sensitive keys. */
+static void trusted_with_a_copy_that_decrypts(void) {
+    CK_OBJECT_HANDLE kek, copy;
+    CK_BYTE wrapped[1024];
+    CK_ULONG len;
+    CK_ATTRIBUTE label[] = {TEXT(CKA_LABEL, "signs")},
+                 decrypts[] = {NO(CKA_TOKEN), YES(CKA_DECRYPT), TEXT(CKA_LABEL, "decrypts")};
+    OK(AES(session, 32, &kek, YES(CKA_TOKEN), NO(CKA_PRIVATE), YES(CKA_SIGN), NO(CKA_WRAP), NO(CKA_UNWRAP),
+           NO(CKA_DECRYPT), NO(CKA_ENCRYPT), label[0]));
+    OK(p11->C_CopyObject(session, kek, decrypts, 3, &copy));
+    OK(set_bool(session, kek, CKA_WRAP, 1));
+    OK(p11->C_Logout(session));
+    OK(login(session, CKU_SO, SO_PIN));
+    CHECK(find(session, label, 1, &kek) == 1);
+    OK(set_bool(session, kek, CKA_TRUSTED, 1));
+    OK(p11->C_Logout(session));
+    OK(login(session, CKU_USER, USER_PIN));
+    CHECK(find(session, label, 1, &kek) == 1);
+    CHECK_RV(wrap(&key_wrap, kek, target(), wrapped, &len), CKR_KEY_NOT_WRAPPABLE);
+    OK(p11->C_DestroyObject(session, kek));
+}
+
 int main(int argc, char **argv) {
     start(argc, argv);
     session = user_session();
@@ -629,6 +685,7 @@ int main(int argc, char **argv) {
     RUN(unextractable);
     RUN(padding_oracle);
     RUN(unwrap_oracles);
+    RUN(unwrap_without_integrity);
     RUN(oaep_oracle);
     RUN(find_by_secret);
     RUN(digest_of_a_secret);
@@ -640,6 +697,7 @@ int main(int argc, char **argv) {
     RUN(templates_bind);
     RUN(sign_and_decrypt_apart);
     RUN(trusted_by_the_so);
+    RUN(trusted_with_a_copy_that_decrypts);
     OK(p11->C_Finalize(NULL));
     return finish();
 }

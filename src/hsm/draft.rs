@@ -180,7 +180,10 @@ fn check_monotonic(rule: &Rule, old: Option<&Value>, new: &Value, copying: bool,
         || (rule.kind == ck::CKA_PRIVATE && was(true) && becomes(false))
         || (rule.kind == ck::CKA_MODIFIABLE && was(false) && becomes(true))
         || match (old, new) {
-            (Some(Value::Mechanisms(old)), Value::Mechanisms(new)) => !new.iter().all(|m| old.contains(m)),
+            // An empty list allows all.
+            (Some(Value::Mechanisms(old)), Value::Mechanisms(new)) if !old.is_empty() => {
+                new.is_empty() || !new.iter().all(|m| old.contains(m))
+            }
             _ => false,
         };
     if loosens {

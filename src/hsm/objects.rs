@@ -145,6 +145,9 @@ impl Hsm {
         }
         let unwrapping = self.open_with_secrets(access, unwrapping)?;
         check_key(row, &unwrapping.key, ck::CKA_UNWRAP, ErrorKind::UnwrappingKeyTypeInconsistent)?;
+        if self.settings.key_separation {
+            separation::check_unwrap(&unwrapping.key, mechanism.kind)?;
+        }
         let plain = (functions.unwrap)(mechanism, &unwrapping.key, wrapped)?;
         if !functions.private_keys && draft::ulong_in(template, ck::CKA_CLASS)? == Some(ck::CKO_PRIVATE_KEY) {
             return Err(ErrorKind::TemplateInconsistent.with("this mechanism unwraps secret keys only"));
@@ -278,8 +281,11 @@ impl Hsm {
     }
 
     fn new_record(&self, access: Access, mut key: Key, place: Place) -> Result<Record> {
+        // The caller's template gave the place; an unwrap or derive template may say otherwise.
+        if key.attributes.flag(ck::CKA_TOKEN) != (place == Place::Token) {
+            return Err(ErrorKind::TemplateInconsistent.with("CKA_TOKEN contradicts the key's template for new keys"));
+        }
         let object: ObjectId = random::array()?;
-        key.attributes.set(ck::CKA_TOKEN, Value::Bool(place == Place::Token));
         key.attributes.set(ck::CKA_UNIQUE_ID, Value::Bytes(record::hex(&object).into_bytes()));
         self.seal(access, key, object, 1)
     }

@@ -129,17 +129,22 @@ pub(super) fn check_wrap(wrapping: &Key, key: &Key, mechanism: ck::CK_MECHANISM_
     if !attributes.flag(ck::CKA_SENSITIVE) || !separation {
         return Ok(());
     }
-    let reads = wrapping.attributes.flag(ck::CKA_DECRYPT)
-        || (wrapping.class() == ck::CKO_SECRET_KEY && wrapping.attributes.flag(ck::CKA_ENCRYPT));
-    if !(wrapping.marks & WRAP_ONLY != 0 || (trusted && !reads)) {
+    let secret = wrapping.class() == ck::CKO_SECRET_KEY;
+    let reads =
+        wrapping.attributes.flag(ck::CKA_DECRYPT) || (secret && wrapping.attributes.flag(ck::CKA_ENCRYPT));
+    // A secret key made neither to wrap nor to decrypt may have a copy that came to decrypt.
+    let confined = !secret || wrapping.marks & MADE_TO_WRAP != 0;
+    if !(wrapping.marks & WRAP_ONLY != 0 || (trusted && confined && !reads)) {
         return Err(ErrorKind::KeyNotWrappable.with(
             "a sensitive key is wrapped only by a trusted key, or by one made here to wrap and nothing else \
              (CKA_WRAP without CKA_ENCRYPT and CKA_DECRYPT, sensitive, not extractable)",
         ));
     }
-    // With a caller's IV, two wraps under one key stream give the difference of the keys.
-    if matches!(mechanism, ck::CKM_AES_CTR | ck::CKM_AES_GCM) {
-        return Err(ErrorKind::KeyNotWrappable.with("a sensitive key is not wrapped with a stream mode"));
+    // Under a key stream with the caller's IV, two wraps give the difference of the keys; a block
+    // cipher's mode gives a short last block away to whoever wraps guesses of it.
+    if is_malleable(mechanism) || mechanism == ck::CKM_AES_GCM {
+        return Err(ErrorKind::KeyNotWrappable
+            .with("a sensitive key is wrapped with CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP or an RSA mechanism"));
     }
     let needed = strength(key).min(112);
     if strength(wrapping) < needed {
@@ -156,6 +161,24 @@ pub(super) fn check_use(key: &Key, mechanism: ck::CK_MECHANISM_TYPE) -> Result<(
     if mechanism == ck::CKM_RSA_X_509 && key.class() == ck::CKO_PRIVATE_KEY && unwraps && !reads {
         return Err(ErrorKind::KeyFunctionNotPermitted
             .with("CKM_RSA_X_509 with a key that unwraps would read what was wrapped"));
+    }
+    Ok(())
+}
+
+/// Whether a change of what was wrapped with the mechanism gives another key, not an error.
+fn is_malleable(mechanism: ck::CK_MECHANISM_TYPE) -> bool {
+    matches!(mechanism, ck::CKM_AES_ECB | ck::CKM_AES_CBC | ck::CKM_AES_CBC_PAD | ck::CKM_AES_CTR)
+}
+
+/// Whether `unwrapping` may unwrap with this mechanism. With one that accepts everything, a key
+/// that does not decrypt would do it all the same: the caller changes the ciphertext or the IV
+/// until the new key has an attribute that tells of a guess (zeros that are cut off, a check
+/// value, the public key). CKM_AES_CBC_PAD is off unless configured, which then is meant.
+pub(super) fn check_unwrap(unwrapping: &Key, mechanism: ck::CK_MECHANISM_TYPE) -> Result<()> {
+    let decrypts = unwrapping.attributes.flag(ck::CKA_DECRYPT);
+    if !decrypts && is_malleable(mechanism) && mechanism != ck::CKM_AES_CBC_PAD {
+        return Err(ErrorKind::KeyFunctionNotPermitted
+            .with("a key without CKA_DECRYPT unwraps only with mechanisms that authenticate what was wrapped"));
     }
     Ok(())
 }
