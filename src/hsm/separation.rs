@@ -130,8 +130,7 @@ pub(super) fn check_wrap(wrapping: &Key, key: &Key, mechanism: ck::CK_MECHANISM_
         return Ok(());
     }
     let secret = wrapping.class() == ck::CKO_SECRET_KEY;
-    let reads =
-        wrapping.attributes.flag(ck::CKA_DECRYPT) || (secret && wrapping.attributes.flag(ck::CKA_ENCRYPT));
+    let reads = wrapping.attributes.flag(ck::CKA_DECRYPT) || (secret && wrapping.attributes.flag(ck::CKA_ENCRYPT));
     // A secret key made neither to wrap nor to decrypt may have a copy that came to decrypt.
     let confined = !secret || wrapping.marks & MADE_TO_WRAP != 0;
     if !(wrapping.marks & WRAP_ONLY != 0 || (trusted && confined && !reads)) {
