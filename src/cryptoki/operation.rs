@@ -33,11 +33,6 @@ impl Active {
         Self { operation, mechanism, key: None, fed, authentication: Authentication::NotNeeded }
     }
 
-    fn at_rest(mut self) -> Place {
-        self.fed = false;
-        if self.operation.rest() { Place::Resting(self) } else { Place::Empty }
-    }
-
     /// Whether it ends with the login.
     fn is_private(&self) -> bool {
         self.key.as_ref().is_some_and(|key| key.record.columns.private)
@@ -67,34 +62,37 @@ impl Active {
 pub(super) struct Operations([Place; 7]);
 
 #[derive(Default)]
-enum Place {
-    #[default]
-    Empty,
-    Active(Active),
-    Resting(Active),
+struct Place {
+    operation: Option<Active>,
+    resting: bool,
 }
 
 impl Place {
+    fn of(operation: Active) -> Self {
+        Self { operation: Some(operation), resting: false }
+    }
+
     fn active(&self) -> Option<&Active> {
-        match self {
-            Self::Active(active) => Some(active),
-            Self::Empty | Self::Resting(_) => None,
-        }
+        self.operation.as_ref().filter(|_| !self.resting)
     }
 
     fn active_mut(&mut self) -> Option<&mut Active> {
-        match self {
-            Self::Active(active) => Some(active),
-            Self::Empty | Self::Resting(_) => None,
-        }
+        self.operation.as_mut().filter(|_| !self.resting)
     }
 
     /// The operation succeeded and is over.
     fn rest(&mut self) {
-        *self = match std::mem::take(self) {
-            Self::Active(active) if active.authentication == Authentication::NotNeeded => active.at_rest(),
-            _ => Self::Empty,
-        };
+        let Some(operation) = &mut self.operation else { return };
+        if operation.authentication == Authentication::NotNeeded && operation.operation.rest() {
+            operation.fed = false;
+            self.resting = true;
+        } else {
+            self.clear();
+        }
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -127,7 +125,7 @@ impl Operations {
     }
 
     fn begin(&mut self, function: Function, active: Active) {
-        self.0[place(function)] = Place::Active(active);
+        self.0[place(function)] = Place::of(active);
     }
 
     /// Begins a resting operation anew if it is the one wanted; else it is gone.
@@ -139,26 +137,32 @@ impl Operations {
         restart: impl FnOnce(&mut dyn Operation) -> Result<bool>,
     ) -> Result<bool> {
         let place = &mut self.0[place(function)];
-        if let Place::Resting(mut active) = std::mem::take(place)
-            && active.is_of(mechanism.kind, key)
-            && restart(&mut *active.operation)?
-        {
-            *place = Place::Active(active);
-            return Ok(true);
+        let Some(operation) = &mut place.operation else { return Ok(false) };
+        if operation.is_of(mechanism.kind, key) {
+            match restart(&mut *operation.operation) {
+                Ok(false) => {}
+                Ok(true) => {
+                    place.resting = false;
+                    return Ok(true);
+                }
+                Err(error) => {
+                    place.clear();
+                    return Err(error);
+                }
+            }
         }
+        place.clear();
         Ok(false)
     }
 
     fn cancel(&mut self, function: Function) {
-        self.0[place(function)] = Place::Empty;
+        self.0[place(function)].clear();
     }
 
     pub(super) fn cancel_private(&mut self) {
         for place in &mut self.0 {
-            if let Place::Active(operation) | Place::Resting(operation) = place
-                && operation.is_private()
-            {
-                *place = Place::Empty;
+            if place.operation.as_ref().is_some_and(Active::is_private) {
+                place.clear();
             }
         }
     }
@@ -166,7 +170,7 @@ impl Operations {
     pub(super) fn cancel_flagged(&mut self, flags: ck::CK_FLAGS) {
         for (slot, flag) in self.0.iter_mut().zip(CANCEL_FLAGS) {
             if flags & flag != 0 {
-                *slot = Place::Empty;
+                slot.clear();
             }
         }
     }

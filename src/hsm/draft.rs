@@ -85,7 +85,7 @@ impl Draft {
             .ok_or_else(|| ErrorKind::AttributeValueInvalid.with("objects of this CKA_CLASS cannot be made"))?;
         let sub = sub_type(template, bit, implied)?;
 
-        let mut draft = Self { class, bit, sub, attributes: Attributes::new(), secrets: Secrets::new() };
+        let mut draft = Self { class, bit, sub, attributes: Attributes::of_key(), secrets: Secrets::new() };
         let mut seen = Vec::with_capacity(template.0.len());
         for (kind, raw) in &template.0 {
             if seen.contains(kind) {

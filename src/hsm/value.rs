@@ -26,6 +26,11 @@ impl Attributes {
         Self::default()
     }
 
+    /// Room for the attributes of a usual key.
+    pub(super) fn of_key() -> Self {
+        Self(Vec::with_capacity(40))
+    }
+
     /// From items in strictly ascending order of their types.
     pub(super) fn from_sorted(items: Vec<(AttributeType, Value)>) -> Self {
         debug_assert!(items.is_sorted_by(|a, b| a.0 < b.0));

@@ -43,20 +43,29 @@ pub(in crate::hsm) struct SecretBuffer {
 }
 
 impl Sink for SecretBuffer {
+    #[inline]
     fn put(&mut self, bytes: &[u8]) {
-        let Ok(buffer) = &mut self.bytes else { return };
         let end = self.used + bytes.len();
-        if end > buffer.len() {
-            let grown = SecretBytes::fill(end.max(2 * buffer.len()), |new| {
-                new[..self.used].copy_from_slice(&buffer.expose()[..self.used]);
-                Ok(())
-            });
-            self.bytes = grown;
+        if self.bytes.as_ref().is_ok_and(|buffer| buffer.len() < end) {
+            self.grow(end);
         }
-        if let Ok(buffer) = &mut self.bytes {
-            buffer.expose_mut()[self.used..end].copy_from_slice(bytes);
+        if let Ok(buffer) = &mut self.bytes
+            && let Some(place) = buffer.expose_mut().get_mut(self.used..end)
+        {
+            place.copy_from_slice(bytes);
             self.used = end;
         }
+    }
+}
+
+impl SecretBuffer {
+    #[cold]
+    fn grow(&mut self, end: usize) {
+        let Ok(buffer) = &self.bytes else { return };
+        self.bytes = SecretBytes::fill(end.max(2 * buffer.len()), |new| {
+            new[..self.used].copy_from_slice(&buffer.expose()[..self.used]);
+            Ok(())
+        });
     }
 }
 
@@ -162,6 +171,7 @@ impl<S: Sink> Encoder<S> {
         self
     }
 
+    #[inline]
     fn head(&mut self, major: u8, value: u64) -> &mut Self {
         let major = major << 5;
         match value {

@@ -82,9 +82,7 @@ impl Operation for DigestOperation {
     }
 
     fn rest(&mut self) -> bool {
-        let Ok(fresh) = Digester::new(self.0.hash()) else { return false };
-        self.0 = fresh;
-        true
+        self.0.reset().is_ok()
     }
 
     fn restart(&mut self, _params: &Params<'_>) -> Result<bool> {

@@ -106,6 +106,37 @@ impl Digester {
         Ok(Self { hash, state })
     }
 
+    /// Forgets the input and begins anew.
+    pub(in crate::hsm) fn reset(&mut self) -> Result<()> {
+        self.wipe();
+        // SAFETY: in each arm the context is of its function's type and exclusively borrowed; the
+        // function fills the whole of it.
+        check(unsafe {
+            match (&mut self.state, self.hash) {
+                (State::Sha1(ctx), _) => lc::SHA1_Init(ctx),
+                (State::Sha256(ctx), Hash::Sha224) => lc::SHA224_Init(ctx),
+                (State::Sha256(ctx), _) => lc::SHA256_Init(ctx),
+                (State::Sha512(ctx), Hash::Sha384) => lc::SHA384_Init(ctx),
+                (State::Sha512(ctx), Hash::Sha512_224) => lc::SHA512_224_Init(ctx),
+                (State::Sha512(ctx), Hash::Sha512_256) => lc::SHA512_256_Init(ctx),
+                (State::Sha512(ctx), _) => lc::SHA512_Init(ctx),
+                (State::Sha3(ctx), hash) => {
+                    *ctx = MdCtx::new(hash)?;
+                    1
+                }
+            }
+        })
+    }
+
+    fn wipe(&mut self) {
+        match &mut self.state {
+            State::Sha1(ctx) => cleanse(ctx),
+            State::Sha256(ctx) => cleanse(ctx),
+            State::Sha512(ctx) => cleanse(ctx),
+            State::Sha3(_) => {}
+        }
+    }
+
     pub(in crate::hsm) fn hash(&self) -> Hash {
         self.hash
     }
@@ -193,12 +224,7 @@ impl Digester {
 
 impl Drop for Digester {
     fn drop(&mut self) {
-        match &mut self.state {
-            State::Sha1(ctx) => cleanse(ctx),
-            State::Sha256(ctx) => cleanse(ctx),
-            State::Sha512(ctx) => cleanse(ctx),
-            State::Sha3(_) => {}
-        }
+        self.wipe();
     }
 }
 
