@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 DIRECTORY = Path(__file__).resolve().parent.parent / "tests" / "vectors" / "domain"
 A256GCM, HMAC_384, ESP384 = 3, 6, -51
 ALG, CONTENT_TYPE, KID, SALT, COMMITMENT, PARAMETERS = 1, 3, 4, -20, -65537, -65538
-ENCRYPT0, MAC0, SIGN1 = 16, 17, 18
+ENCRYPT0, MAC0, SIGN1, SIGN = 16, 17, 18, 98
 
 
 def vectors(name):
@@ -146,7 +146,7 @@ class Token:
         self.exporter = header[KID]
         encoded, (self.suite, self.ephemeral, self.wrapped, self.ciphertext) = decode(payload)
         self.state, self.hash = decode(encoded), sha384(encoded)
-        assert list(self.state) == list(range(1, 24))
+        assert list(self.state) == list(range(1, 28))
         self.members = self.state[10]
         (signer,) = [qhsk for _, qhsk, _ in self.members if sha256(qhsk) == self.exporter]
         verify(signer, encode(["Signature1", protected, self.state[1], payload]), signature)
@@ -157,9 +157,9 @@ class Token:
         governance = [state[12], state[15], state[19], state[22], state[23]]
         assert state[8] == sha384(encode(governance))
         assert (state[6] == 1) == (state[7] is None)
-        assert [status for _, status, _, _ in state[16]].count(0) == 1
+        assert [status for _, status, *_ in state[16]].count(0) == 1
         keys = [qhak for _, _, qhak in self.members] + [key for _, key in state[11]]
-        keys += [key for *_, key in state[14] if key is not None]
+        keys += [key for _, _, _, key, _ in state[14] if key is not None]
         assert [kid for kid, _ in self.wrapped] == sorted(sha256(key) for key in keys)
 
     def open(self, key):
@@ -180,8 +180,9 @@ class Token:
         assert list(secrets) == [1, 2, 3, 4]
         assert [key_id("domain key", key) for key in secrets[1]] == [entry[0] for entry in self.state[16]]
         assert key_id("index key", secrets[2]) == self.state[17]
-        own = [spki(private_key(scalar)) for scalar in secrets[3]]
-        assert own in [[qhsk, qhak] for _, qhsk, qhak in self.members]
+        if secrets[3] is not None:
+            own = [spki(private_key(scalar)) for scalar in secrets[3]]
+            assert own in [[qhsk, qhak] for _, qhsk, qhak in self.members]
         assert [spki(private_key(scalar)) for scalar in secrets[4]] == self.state[18]
 
 
@@ -191,7 +192,7 @@ def open_pin_record(record, pin, token):
     assert header[ALG] == A256GCM and header[CONTENT_TYPE] == "application/vnd.conclave.pin-record"
     domain, serial, role, name, generation, cost, agreement, signer = decode(header[PARAMETERS])
     memory, passes, lanes = cost
-    assert [role, name, generation, agreement] in token.state[14]
+    assert [role, name, generation, agreement, None] in token.state[14]
     assert (domain, serial, signer) == (token.state[1], token.state[5], token.exporter)
     salt = header[SALT]
     pin_key = Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory).derive(pin)
@@ -214,7 +215,7 @@ def test_domain_tokens_and_pin_records(vector):
         record, value, scalar = unhex(pin, "record", "pin", "agreement_private")
         key = open_pin_record(record, value, token)
         assert key is not None and key.private_numbers().private_value == int.from_bytes(scalar, "big")
-        assert [pin["role"], pin["name"], pin["generation"], spki(key)] in token.state[14]
+        assert [pin["role"], pin["name"], pin["generation"], spki(key), None] in token.state[14]
         assert token.open(key) == secrets
         assert open_pin_record(record, value + b"x", token) is None
     token.check_secrets(secrets)

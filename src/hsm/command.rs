@@ -160,6 +160,8 @@ pub struct DomainToken {
 pub struct PinChange {
     pub record: PinRecord,
     pub domain: DomainToken,
+    /// For the log of a founded domain.
+    pub entry: Option<Vec<u8>>,
 }
 
 /// Cost of the PIN hash (Argon2id).

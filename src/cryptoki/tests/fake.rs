@@ -122,7 +122,7 @@ impl FakeHsm {
     fn change(&self, role: Role, generation: u64, pin: &[u8]) -> Reply {
         let record = PinRecord { role, generation, sealed: pin.to_vec() };
         let version = self.held.lock().unwrap().unwrap() + 1;
-        Reply::PinChanged(PinChange { record, domain: DomainToken { version, bytes: Vec::new() } })
+        Reply::PinChanged(PinChange { record, domain: DomainToken { version, bytes: Vec::new() }, entry: None })
     }
 }
 

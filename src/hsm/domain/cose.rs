@@ -144,6 +144,81 @@ pub(super) fn authenticated(form: Form, protected: &[u8], external_aad: &[u8], c
     e.finish()
 }
 
+/// A COSE_Sign (RFC 9052 §4.1) taken apart: one content, any number of signatures.
+pub(super) struct MultiSigned<'a> {
+    pub(super) content: &'a [u8],
+    /// As they come: `kid` and signature.
+    pub(super) signatures: Vec<([u8; 32], [u8; 96])>,
+}
+
+impl<'a> MultiSigned<'a> {
+    pub(super) fn decode(content_type: &str, input: &'a [u8]) -> Decoded<Self> {
+        let mut d = Decoder::new(input);
+        d.tag(iana::CborTag::CoseSign as u64)?;
+        d.array_of(4)?;
+        if d.bytes()? != body_header(content_type) {
+            return Err(Malformed("the headers are not those of this message"));
+        }
+        d.map()?.end()?;
+        let content = d.bytes()?;
+        let signatures = d.list(|d| {
+            d.array_of(3)?;
+            let kid = signer_kid(d.bytes()?)?;
+            d.map()?.end()?;
+            Ok((kid, d.fixed()?))
+        })?;
+        d.end()?;
+        Ok(Self { content, signatures })
+    }
+
+    pub(super) fn encode(content_type: &str, content: &[u8], signatures: &[([u8; 32], [u8; 96])]) -> Vec<u8> {
+        let mut e = Encoder::new();
+        e.tag(iana::CborTag::CoseSign as u64).array(4).bytes(&body_header(content_type)).map(0).bytes(content);
+        e.list(signatures, |e, (kid, signature)| {
+            e.array(3).bytes(&signer_header(kid)).map(0).bytes(signature);
+        });
+        e.finish()
+    }
+
+    /// What the holder of `kid` signs (RFC 9052 §4.4).
+    pub(super) fn to_sign(content_type: &str, kid: &[u8; 32], external_aad: &[u8], content: &[u8]) -> Vec<u8> {
+        let mut e = Encoder::new();
+        e.array(5).text("Signature").bytes(&body_header(content_type)).bytes(&signer_header(kid));
+        e.bytes(external_aad).bytes(content);
+        e.finish()
+    }
+}
+
+fn body_header(content_type: &str) -> Vec<u8> {
+    let mut e = Encoder::new();
+    e.map(1).int(CONTENT_TYPE).text(content_type);
+    e.finish()
+}
+
+fn signer_header(kid: &[u8; 32]) -> Vec<u8> {
+    let mut e = Encoder::new();
+    e.map(2).int(ALG).int(ESP384).int(KID).bytes(kid);
+    e.finish()
+}
+
+fn signer_kid(protected: &[u8]) -> Decoded<[u8; 32]> {
+    let mut d = Decoder::new(protected);
+    let mut map = d.map()?;
+    let Some((ALG, algorithm)) = map.next_with(Decoder::int)? else {
+        return Err(Malformed("a signature names no algorithm"));
+    };
+    if algorithm.int()? != ESP384 {
+        return Err(Malformed("a signature has another algorithm than ESP384"));
+    }
+    let Some((KID, kid)) = map.next_with(Decoder::int)? else {
+        return Err(Malformed("a signature names no signer"));
+    };
+    let kid = kid.fixed()?;
+    map.end()?;
+    d.end()?;
+    Ok(kid)
+}
+
 /// A message with a tag or signature, put together.
 pub(super) fn encode(form: Form, protected: &[u8], content: &[u8], tag: &[u8]) -> Vec<u8> {
     let mut e = Encoder::new();

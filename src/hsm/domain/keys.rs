@@ -51,7 +51,13 @@ impl PublicKey {
         Self::from_spki(d.bytes()?)
     }
 
-    fn of(key: &p384::PublicKey) -> Result<Self> {
+    /// The point, for arithmetic of the sharing.
+    pub(super) fn point(&self) -> Result<p384::ProjectivePoint> {
+        let key = p384::PublicKey::from_public_key_der(&self.0).map_err(|_| ErrorKind::GeneralError)?;
+        Ok(key.to_projective())
+    }
+
+    pub(super) fn of(key: &p384::PublicKey) -> Result<Self> {
         let spki = key.to_public_key_der().map_err(|_| ErrorKind::GeneralError)?;
         Ok(Self(spki.as_bytes().try_into().map_err(|_| ErrorKind::GeneralError)?))
     }

@@ -1,10 +1,19 @@
 //! The domain: its state and tokens, the PINs that open an embedded one, and sealing under its keys.
 
+mod apply;
 pub(super) mod cbor;
+mod change;
+mod command;
 mod cose;
+mod execute;
+mod identity;
 mod keys;
+mod log;
 mod opened;
 mod pin;
+mod recovery;
+mod refusal;
+mod rules;
 mod seal;
 mod state;
 mod token;

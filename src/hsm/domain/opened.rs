@@ -1,16 +1,19 @@
 //! A domain whose secrets are open: what it can seal and open, and how it goes on to its next state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::super::command::{DomainToken, ObjectId, PinChange, PinCost, PinRecord, Role};
 use super::super::crypto::{Entropy, SecretBytes};
 use super::cbor::{Decoder, Encoder, Malformed};
+use super::execute::{Executed, Made};
+use super::identity::{Claim, Identity, Party};
 use super::keys::PrivateKey;
+use super::log::Step;
 use super::pin;
-use super::seal::{self, IndexKey, KeyId, Sealer};
-use super::state::{DomainKey, KeyStatus, Limits, Member, State};
+use super::seal::{self, DomainId, IndexKey, KeyId, Sealer};
+use super::state::{DomainKey, KeyStatus, Limits, Member, State, User};
 use super::token::{self, PublicState, SUITE};
 use crate::error::{ErrorKind, Result};
 
@@ -33,8 +36,34 @@ impl Circumstances {
 pub(in crate::hsm) struct Opened {
     public: Arc<PublicState>,
     secrets: Arc<StateSecrets>,
+    /// The member's own keys, in a fleet; an embedded domain has them among its secrets.
+    own: Option<Arc<OwnKeys>>,
     sealers: Vec<Arc<Sealer>>,
     active: usize,
+}
+
+/// QHSK and QHAK of an HSM of a fleet: in its memory, and gone with it.
+pub(in crate::hsm) struct OwnKeys {
+    pub(super) id: [u8; 16],
+    pub(super) signing: PrivateKey,
+    pub(super) agreement: PrivateKey,
+}
+
+impl OwnKeys {
+    pub(in crate::hsm) fn generate(entropy: &mut Entropy) -> Result<Self> {
+        Ok(Self {
+            id: entropy.array()?,
+            signing: PrivateKey::generate(entropy)?,
+            agreement: PrivateKey::generate(entropy)?,
+        })
+    }
+
+    /// What an admission or a recovery names this HSM by.
+    pub(in crate::hsm) fn claim(&self, name: &str, domain: &DomainId) -> Result<Claim> {
+        let (signing, agreement) = (self.signing.public()?, Some(self.agreement.public()?));
+        let identity = Identity { party: Party::Hsm, id: self.id, name: name.to_owned(), signing, agreement };
+        identity.sign(domain, &self.signing)
+    }
 }
 
 impl Opened {
@@ -49,72 +78,54 @@ impl Opened {
         if label.len() > 255 || serial.len() > 64 {
             return Err(ErrorKind::ArgumentsBad.with("the label or serial number is too long"));
         }
+        let own = OwnKeys::generate(&mut circumstances.entropy)?;
+        let (mut state, mut secrets) = first_state(label, &format!("local-{serial}"), &own, circumstances)?;
+        serial.clone_into(&mut state.serial);
+        secrets.signing = Some(Arc::new(own.signing));
+        secrets.agreement = Some(Arc::new(own.agreement));
         let entropy = &mut circumstances.entropy;
-        let domain = entropy.array()?;
-        let secrets = StateSecrets {
-            domain_keys: vec![Arc::new(SecretBytes::fill(32, |key| entropy.fill(key))?)],
-            index: Arc::new(IndexKey::new(SecretBytes::fill(32, |key| entropy.fill(key))?)),
-            signing: Some(Arc::new(PrivateKey::generate(entropy)?)),
-            agreement: Some(Arc::new(PrivateKey::generate(entropy)?)),
-            replication: vec![Arc::new(PrivateKey::generate(entropy)?)],
-        };
-        let member = Member {
-            id: entropy.array()?,
-            signing: secrets.signing()?.public()?,
-            agreement: secrets.agreement()?.public()?,
-        };
-        let domain_key = DomainKey {
-            id: seal::key_id(seal::DOMAIN_KEY, secrets.domain_keys[0].expose())?,
-            status: KeyStatus::Active,
-            created: circumstances.now,
-            retires: None,
-        };
-        let mut state = State {
-            domain,
-            name: label.to_owned(),
-            region: format!("local-{serial}"),
-            partition: "local".to_owned(),
-            serial: serial.to_owned(),
-            version: 1,
-            previous: None,
-            log_head: None,
-            members: vec![member],
-            recipients: Vec::new(),
-            operators: Vec::new(),
-            hosts: Vec::new(),
-            users: Vec::new(),
-            rules: Vec::new(),
-            domain_keys: vec![domain_key],
-            index_key: secrets.index.id()?,
-            replication_keys: vec![secrets.replication[0].public()?],
-            trusted_regions: Vec::new(),
-            revoked: BTreeMap::new(),
-            nonces: BTreeMap::new(),
-            limits: Limits::default(),
-            suites: vec![SUITE],
-        };
         let (so_pin, so) = pin::make(&state, &state.members[0].signing, &Role::So, 1, so_pin, cost, entropy)?;
         state.set_user(so);
         let (domain, public) = token::export(&state, &secrets.encode()?, secrets.signing()?, entropy)?;
-        Ok((Self::assemble(public, Arc::new(secrets))?, domain, so_pin))
+        Ok((Self::assemble(public, Arc::new(secrets), None)?, domain, so_pin))
+    }
+
+    /// Makes a fleet's domain with this HSM as its only member, to be founded by its operators.
+    pub(in crate::hsm) fn provision(
+        label: &str,
+        own: Arc<OwnKeys>,
+        circumstances: &mut Circumstances,
+    ) -> Result<(Self, DomainToken)> {
+        let (state, secrets) = first_state(label, "local-fleet", &own, circumstances)?;
+        let (token, public) = token::export(&state, &secrets.encode()?, &own.signing, &mut circumstances.entropy)?;
+        Ok((Self::assemble(public, Arc::new(secrets), Some(own))?, token))
     }
 
     /// Opens a verified state with a PIN. For the errors see [`check_pin`].
     pub(in crate::hsm) fn with_pin(public: &Arc<PublicState>, record: &PinRecord, pin: &[u8]) -> Result<Self> {
         let key = pin::open(public, record, pin)?;
-        Self::with_key(Arc::clone(public), &key)
+        Self::with_key(Arc::clone(public), &key, None)
+    }
+
+    /// Opens a verified state as the member of a fleet that these keys make it.
+    pub(in crate::hsm) fn as_member(public: Arc<PublicState>, own: Arc<OwnKeys>) -> Result<Self> {
+        Self::with_key(public, &own.agreement, Some(Arc::clone(&own)))
     }
 
     /// Goes on to a newer state, which [`PublicState::adopt`] has taken, with the member's own key.
     pub(in crate::hsm) fn advance(&self, newer: Arc<PublicState>) -> Result<Self> {
         if newer.hash() == self.public.hash() {
-            return Self::assemble(newer, Arc::clone(&self.secrets));
+            return Self::assemble(newer, Arc::clone(&self.secrets), self.own.clone());
         }
-        Self::with_key(newer, self.secrets.agreement()?)
+        match &self.own {
+            Some(own) => Self::as_member(newer, Arc::clone(own)),
+            None => Self::with_key(newer, self.secrets.agreement()?, None),
+        }
     }
 
-    /// The next state, in which a role has a new PIN, and what is to be committed. The secrets are encrypted anew to the public
-    /// keys of all PINs, which the state names, so no other PIN need be known.
+    /// The next state, in which a role has a new PIN, and what is to be committed. The secrets are
+    /// encrypted anew to the public keys of all PINs, which the state names, so no other PIN need
+    /// be known. In a founded domain the caller is the holder, whose old PIN was right.
     pub(in crate::hsm) fn change_pin(
         &self,
         role: &Role,
@@ -122,40 +133,96 @@ impl Opened {
         cost: PinCost,
         circumstances: &mut Circumstances,
     ) -> Result<(Self, PinChange)> {
+        if self.state().log_head.is_some() {
+            return self.set_pin(role, pin, None, cost, circumstances);
+        }
         if let Role::Named(name) = role
             && (name.is_empty() || name.len() > 255)
         {
             return Err(ErrorKind::ArgumentsBad.with("the user's name has a wrong length"));
         }
+        let (record, user) = self.make_pin(role, pin, cost, circumstances)?;
+        let (opened, domain) = self.next_version(circumstances, |state| {
+            state.set_user(user);
+            Ok(())
+        })?;
+        Ok((opened, PinChange { record, domain, entry: None }))
+    }
+
+    /// Sets a role's PIN in a founded domain: an enrolment that a command opened, with the code it
+    /// asks for, or a change by the holder.
+    pub(in crate::hsm) fn set_pin(
+        &self,
+        role: &Role,
+        pin: &[u8],
+        code: Option<&[u8]>,
+        cost: PinCost,
+        circumstances: &mut Circumstances,
+    ) -> Result<(Self, PinChange)> {
+        let (record, user) = self.make_pin(role, pin, cost, circumstances)?;
+        let agreement = user.agreement.ok_or(ErrorKind::GeneralError)?;
+        let step = Step::SetPin { role: role.clone(), agreement, code: code.map(<[u8]>::to_vec) };
+        let Executed { opened, token, entry } = self.step(step, Made::default(), circumstances)?;
+        Ok((opened, PinChange { record, domain: token, entry: Some(entry) }))
+    }
+
+    fn make_pin(
+        &self,
+        role: &Role,
+        pin: &[u8],
+        cost: PinCost,
+        circumstances: &mut Circumstances,
+    ) -> Result<(PinRecord, User)> {
         let generation = match self.state().user(role) {
             Some(user) => user.generation.checked_add(1).ok_or(ErrorKind::GeneralError)?,
             None => 1,
         };
-        let signer = self.secrets.signing()?.public()?;
-        let (record, user) = pin::make(self.state(), &signer, role, generation, pin, cost, &mut circumstances.entropy)?;
-        let (opened, domain) = self.next_version(circumstances, |state, _| {
-            state.set_user(user);
-            Ok(())
-        })?;
-        Ok((opened, PinChange { record, domain }))
+        let signer = self.signing()?.public()?;
+        pin::make(self.state(), &signer, role, generation, pin, cost, &mut circumstances.entropy)
     }
 
-    /// The next state, as `change` makes it of this one: version, chain, signature and encryption
-    /// are done here. A pure function of its arguments; the domain changes when the token is adopted.
+    /// The next state of a domain that its SO governs, as `change` makes it of this one: version,
+    /// chain, signature and encryption are done here. A pure function of its arguments; the domain
+    /// changes when the token is adopted.
     pub(in crate::hsm) fn next_version(
         &self,
         circumstances: &mut Circumstances,
-        change: impl FnOnce(&mut State, &mut StateSecrets) -> Result<()>,
+        change: impl FnOnce(&mut State) -> Result<()>,
     ) -> Result<(Self, DomainToken)> {
         let mut state = self.state().clone();
-        let mut secrets = StateSecrets::clone(&self.secrets);
-        change(&mut state, &mut secrets)?;
+        if state.log_head.is_some() {
+            return Err(ErrorKind::TokenWriteProtected.with("the domain is governed by its operators"));
+        }
+        change(&mut state)?;
         state.version = self.state().version.checked_add(1).ok_or(ErrorKind::GeneralError)?;
         state.previous = Some(*self.public.hash());
-        secrets.check(&state)?;
-        let (token, public) =
-            token::export(&state, &secrets.encode()?, self.secrets.signing()?, &mut circumstances.entropy)?;
-        Ok((Self::assemble(public, Arc::new(secrets))?, token))
+        state.changed = circumstances.now.max(state.changed);
+        self.export(&state, Arc::clone(&self.secrets), circumstances)
+    }
+
+    /// The token of a next state, and this HSM in it.
+    pub(super) fn export(
+        &self,
+        state: &State,
+        secrets: Arc<StateSecrets>,
+        circumstances: &mut Circumstances,
+    ) -> Result<(Self, DomainToken)> {
+        secrets.check(state)?;
+        let entropy = &mut circumstances.entropy;
+        let (token, public) = token::export(state, &secrets.encode()?, self.signing()?, entropy)?;
+        Ok((Self::assemble(public, secrets, self.own.clone())?, token))
+    }
+
+    /// QHSK.
+    pub(super) fn signing(&self) -> Result<&PrivateKey> {
+        match &self.own {
+            Some(own) => Ok(&own.signing),
+            None => self.secrets.signing(),
+        }
+    }
+
+    pub(super) fn secrets(&self) -> &Arc<StateSecrets> {
+        &self.secrets
     }
 
     pub(in crate::hsm) fn public(&self) -> &Arc<PublicState> {
@@ -190,27 +257,83 @@ impl Opened {
 
     #[cfg(test)]
     pub(super) fn signing_for_tests(&self) -> &PrivateKey {
-        self.secrets.signing().unwrap()
+        self.signing().unwrap()
     }
 
-    fn with_key(public: Arc<PublicState>, key: &PrivateKey) -> Result<Self> {
-        let encoded = public.open_secrets(key)?;
-        let secrets = StateSecrets::decode(encoded.expose())?;
-        secrets.check(public.state())?;
-        Self::assemble(public, Arc::new(secrets))
+    fn with_key(public: Arc<PublicState>, key: &PrivateKey, own: Option<Arc<OwnKeys>>) -> Result<Self> {
+        let secrets = StateSecrets::open(&public, key)?;
+        Self::assemble(public, Arc::new(secrets), own)
     }
 
     /// State and secrets have been checked to belong together.
-    fn assemble(public: Arc<PublicState>, secrets: Arc<StateSecrets>) -> Result<Self> {
+    pub(super) fn assemble(
+        public: Arc<PublicState>,
+        secrets: Arc<StateSecrets>,
+        own: Option<Arc<OwnKeys>>,
+    ) -> Result<Self> {
         let state = public.state();
-        let region: Arc<str> = Arc::from(&*state.region);
-        let sealers = secrets.domain_keys.iter();
-        let sealers = sealers.map(|key| Sealer::new(state.domain, Arc::clone(&region), Arc::clone(key)).map(Arc::new));
+        let keys = state.domain_keys.iter().zip(&secrets.domain_keys);
+        let sealers = keys
+            .map(|(entry, key)| Sealer::new(state.domain, Arc::from(&*entry.region), Arc::clone(key)).map(Arc::new));
         let sealers = sealers.collect::<Result<Vec<_>>>()?;
         let active = state.domain_keys.iter().position(|key| key.status == KeyStatus::Active);
         let active = active.filter(|at| *at < sealers.len()).ok_or(ErrorKind::GeneralError)?;
-        Ok(Self { public, secrets, sealers, active })
+        Ok(Self { public, secrets, own, sealers, active })
     }
+}
+
+/// The first state of a domain with one member, whose keys it does not hold.
+fn first_state(
+    name: &str,
+    region: &str,
+    own: &OwnKeys,
+    circumstances: &mut Circumstances,
+) -> Result<(State, StateSecrets)> {
+    let entropy = &mut circumstances.entropy;
+    let secrets = StateSecrets {
+        domain_keys: vec![Arc::new(SecretBytes::fill(32, |key| entropy.fill(key))?)],
+        index: Arc::new(IndexKey::new(SecretBytes::fill(32, |key| entropy.fill(key))?)),
+        signing: None,
+        agreement: None,
+        replication: vec![Arc::new(PrivateKey::generate(entropy)?)],
+    };
+    let member = Member { id: own.id, signing: own.signing.public()?, agreement: own.agreement.public()? };
+    let domain_key = DomainKey {
+        id: seal::key_id(seal::DOMAIN_KEY, secrets.domain_keys[0].expose())?,
+        status: KeyStatus::Active,
+        created: circumstances.now,
+        retires: None,
+        region: region.to_owned(),
+    };
+    let state = State {
+        domain: entropy.array()?,
+        name: name.to_owned(),
+        region: region.to_owned(),
+        partition: "local".to_owned(),
+        serial: String::new(),
+        version: 1,
+        previous: None,
+        log_head: None,
+        members: vec![member],
+        recipients: Vec::new(),
+        operators: Vec::new(),
+        hosts: Vec::new(),
+        users: Vec::new(),
+        rules: Vec::new(),
+        domain_keys: vec![domain_key],
+        index_key: secrets.index.id()?,
+        replication_keys: vec![secrets.replication[0].public()?],
+        trusted_regions: Vec::new(),
+        revoked: BTreeMap::new(),
+        nonces: BTreeMap::new(),
+        limits: Limits::default(),
+        suites: vec![SUITE],
+        changed: circumstances.now,
+        standing_order: None,
+        trusted_keys: BTreeSet::new(),
+        recovery: None,
+    };
+    Ok((state, secrets))
 }
 
 /// Checks a PIN against its record and the state; opens nothing.
@@ -236,6 +359,13 @@ pub(in crate::hsm) struct StateSecrets {
 }
 
 impl StateSecrets {
+    /// The secrets of a verified state, for the holder of a recipient's key.
+    pub(super) fn open(public: &PublicState, key: &PrivateKey) -> Result<Self> {
+        let secrets = Self::decode(public.open_secrets(key)?.expose())?;
+        secrets.check(public.state())?;
+        Ok(secrets)
+    }
+
     fn signing(&self) -> Result<&PrivateKey> {
         self.signing.as_deref().ok_or_else(|| ErrorKind::GeneralError.with("the state holds no member's keys"))
     }
@@ -244,7 +374,7 @@ impl StateSecrets {
         self.agreement.as_deref().ok_or_else(|| ErrorKind::GeneralError.with("the state holds no member's keys"))
     }
 
-    fn encode(&self) -> Result<SecretBytes> {
+    pub(super) fn encode(&self) -> Result<SecretBytes> {
         let mut e = Encoder::secret();
         e.map(4);
         e.uint(1).list(&self.domain_keys, |e, key| {
@@ -287,7 +417,7 @@ impl StateSecrets {
     }
 
     /// That these are the secrets the state commits to.
-    fn check(&self, state: &State) -> Result<()> {
+    pub(super) fn check(&self, state: &State) -> Result<()> {
         let mut same = self.domain_keys.len() == state.domain_keys.len()
             && self.replication.len() == state.replication_keys.len()
             && self.index.id()? == state.index_key;

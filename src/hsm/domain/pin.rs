@@ -54,7 +54,7 @@ pub(super) fn make(
     header.salt = Some(salt);
     header.parameters = Some(&encoded);
     let sealed = keys(pin, &salt, cost, &state.domain)?.seal(header, &[], key.scalar())?;
-    let user = User { role: role.clone(), generation, agreement: Some(public) };
+    let user = User { role: role.clone(), generation, agreement: Some(public), enrolment: None };
     Ok((PinRecord { role: role.clone(), generation, sealed }, user))
 }
 

@@ -1,12 +1,13 @@
 //! The public part of a domain's state: who belongs to it, by which rules, and which keys it has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha384};
 
 use super::super::command::{ObjectId, Role};
 use super::cbor::{Decoder, Encoder, Malformed};
 use super::keys::PublicKey;
+use super::recovery::RecoverySet;
 use super::seal::{DomainId, KeyId};
 use crate::error::{ErrorKind, Result};
 
@@ -51,6 +52,12 @@ pub(in crate::hsm) struct State {
     pub(in crate::hsm) limits: Limits,
     /// Allowed suites, ascending.
     pub(in crate::hsm) suites: Vec<u64>,
+    /// When the last change was made, seconds since 1970; never goes back.
+    pub(in crate::hsm) changed: u64,
+    pub(in crate::hsm) standing_order: Option<StandingOrder>,
+    /// Objects that count as CKA_TRUSTED once the domain is founded.
+    pub(in crate::hsm) trusted_keys: BTreeSet<ObjectId>,
+    pub(in crate::hsm) recovery: Option<RecoverySet>,
 }
 
 /// An HSM of the domain.
@@ -97,6 +104,17 @@ pub(in crate::hsm) struct User {
     pub(in crate::hsm) generation: u64,
     /// Of an embedded token: the key that the PIN record wraps, to which the secrets are encrypted.
     pub(in crate::hsm) agreement: Option<PublicKey>,
+    /// The holder may set a PIN: there until it is done.
+    pub(in crate::hsm) enrolment: Option<Enrolment>,
+}
+
+/// How a PIN may be set that operators allowed and do not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::hsm) struct Enrolment {
+    /// Of the code that must be shown; without one, whoever opened the token as SO sets the PIN.
+    pub(in crate::hsm) code: Option<Hash>,
+    /// Seconds since 1970.
+    pub(in crate::hsm) until: u64,
 }
 
 /// What a command needs: one of the alternatives, each a set of roles with a minimum.
@@ -115,6 +133,20 @@ pub(in crate::hsm) struct DomainKey {
     pub(in crate::hsm) created: u64,
     /// When a decrypt-only key goes.
     pub(in crate::hsm) retires: Option<u64>,
+    /// The Region in the AAD of what is sealed under it: the domain's when the key was made.
+    pub(in crate::hsm) region: String,
+}
+
+/// Leave to rotate domain keys without a command. All in seconds, `until` since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::hsm) struct StandingOrder {
+    /// A rotation is due each time the active key's age passes a multiple of this,
+    pub(in crate::hsm) interval: u64,
+    /// and may be made this long after.
+    pub(in crate::hsm) window: u64,
+    /// How long the key that goes may still decrypt.
+    pub(in crate::hsm) retain: Option<u64>,
+    pub(in crate::hsm) until: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,6 +224,11 @@ impl State {
         Sha384::digest(e.finish()).into()
     }
 
+    /// SHA-384 of the encoding: what the next state and its log chain to.
+    pub(in crate::hsm) fn hash(&self) -> Hash {
+        Sha384::digest(self.encode()).into()
+    }
+
     /// Everybody the secrets are encrypted to, each once, ordered by `kid`.
     pub(super) fn secrets_recipients(&self) -> BTreeMap<[u8; 32], PublicKey> {
         let members = self.members.iter().map(|m| m.agreement);
@@ -202,7 +239,7 @@ impl State {
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut e = Encoder::new();
-        e.map(23);
+        e.map(27);
         e.uint(1).bytes(&self.domain);
         e.uint(2).text(&self.name);
         e.uint(3).text(&self.region);
@@ -237,6 +274,13 @@ impl State {
         e.uint(23).list(&self.suites, |e, s| {
             e.uint(*s);
         });
+        e.uint(24).uint(self.changed);
+        e.uint(25).optional(self.standing_order, |e, order| order.encode(e));
+        e.uint(26).array(self.trusted_keys.len());
+        for object in &self.trusted_keys {
+            e.bytes(object);
+        }
+        e.uint(27).optional(self.recovery.as_ref(), |e, set| set.encode(e));
         e.finish()
     }
 
@@ -275,6 +319,10 @@ impl State {
             nonces: id_map(m.field(21)?)?,
             limits: Limits::decode(m.field(22)?)?,
             suites: m.field(23)?.list(Decoder::uint)?,
+            changed: m.field(24)?.uint()?,
+            standing_order: m.field(25)?.optional(StandingOrder::decode)?,
+            trusted_keys: id_set(m.field(26)?)?,
+            recovery: m.field(27)?.optional(RecoverySet::decode)?,
         };
         m.end()?;
         d.end()?;
@@ -298,6 +346,7 @@ impl State {
             && ascending(&self.domain_keys, |k| k.id)
             && ascending(&self.trusted_regions, |r| &r.name)
             && ascending(&self.suites, |s| *s);
+        let recovery = self.recovery.as_ref().map(RecoverySet::recipient);
         let active = self.domain_keys.iter().filter(|k| k.status == KeyStatus::Active).count();
         let holds = [
             (sorted, "a collection is not sorted or has duplicates"),
@@ -308,6 +357,7 @@ impl State {
             (!self.replication_keys.is_empty(), "no replication key"),
             (!self.suites.is_empty(), "no suite is allowed"),
             (self.users.iter().all(|u| u.generation > 0), "generation 0"),
+            (self.recipients.iter().eq(&recovery), "a recipient is not the recovery set's"),
         ];
         match holds.iter().find(|(holds, _)| !holds) {
             Some((_, why)) => Err(Malformed(why)),
@@ -317,13 +367,13 @@ impl State {
 }
 
 impl Member {
-    fn encode(&self, e: &mut Encoder) {
+    pub(super) fn encode(&self, e: &mut Encoder) {
         e.array(3).bytes(&self.id);
         self.signing.encode(e);
         self.agreement.encode(e);
     }
 
-    fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
+    pub(super) fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
         d.array_of(3)?;
         Ok(Self { id: d.fixed()?, signing: PublicKey::decode(d)?, agreement: PublicKey::decode(d)? })
     }
@@ -376,19 +426,40 @@ impl Host {
 
 impl User {
     fn encode(&self, e: &mut Encoder) {
-        e.array(4);
+        e.array(5);
         encode_role(e, &self.role);
         e.uint(self.generation).optional(self.agreement, |e, key| key.encode(e));
+        e.optional(self.enrolment.as_ref(), |e, enrolment| enrolment.encode(e));
     }
 
     fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
-        d.array_of(4)?;
-        Ok(Self { role: decode_role(d)?, generation: d.uint()?, agreement: d.optional(PublicKey::decode)? })
+        d.array_of(5)?;
+        Ok(Self {
+            role: decode_role(d)?,
+            generation: d.uint()?,
+            agreement: d.optional(PublicKey::decode)?,
+            enrolment: d.optional(Enrolment::decode)?,
+        })
+    }
+}
+
+impl Enrolment {
+    pub(super) fn encode(&self, e: &mut Encoder) {
+        e.array(2);
+        e.optional(self.code, |e, hash| {
+            e.bytes(&hash);
+        });
+        e.uint(self.until);
+    }
+
+    pub(super) fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
+        d.array_of(2)?;
+        Ok(Self { code: d.optional(Decoder::fixed)?, until: d.uint()? })
     }
 }
 
 impl Rule {
-    fn encode(&self, e: &mut Encoder) {
+    pub(super) fn encode(&self, e: &mut Encoder) {
         e.array(2).text(&self.command).list(&self.alternatives, |e, alternative| {
             e.list(alternative, |e, (role, minimum)| {
                 e.array(2).text(role).uint(*minimum);
@@ -396,7 +467,7 @@ impl Rule {
         });
     }
 
-    fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
+    pub(super) fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
         d.array_of(2)?;
         let command = text(d)?;
         let alternatives = d.list(|d| {
@@ -415,43 +486,59 @@ impl DomainKey {
             KeyStatus::Active => 0,
             KeyStatus::DecryptOnly => 1,
         };
-        e.array(4).bytes(&self.id).uint(status).uint(self.created).optional(self.retires, |e, t| {
+        e.array(5).bytes(&self.id).uint(status).uint(self.created).optional(self.retires, |e, t| {
             e.uint(t);
         });
+        e.text(&self.region);
     }
 
     fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
-        d.array_of(4)?;
+        d.array_of(5)?;
         let id = d.fixed()?;
         let status = match d.uint()? {
             0 => KeyStatus::Active,
             1 => KeyStatus::DecryptOnly,
             _ => return Err(Malformed("an unknown status of a domain key")),
         };
-        Ok(Self { id, status, created: d.uint()?, retires: d.optional(Decoder::uint)? })
+        Ok(Self { id, status, created: d.uint()?, retires: d.optional(Decoder::uint)?, region: text(d)? })
+    }
+}
+
+impl StandingOrder {
+    pub(super) fn encode(&self, e: &mut Encoder) {
+        e.array(4).uint(self.interval).uint(self.window);
+        e.optional(self.retain, |e, retain| {
+            e.uint(retain);
+        });
+        e.uint(self.until);
+    }
+
+    pub(super) fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
+        d.array_of(4)?;
+        Ok(Self { interval: d.uint()?, window: d.uint()?, retain: d.optional(Decoder::uint)?, until: d.uint()? })
     }
 }
 
 impl TrustedRegion {
-    fn encode(&self, e: &mut Encoder) {
+    pub(super) fn encode(&self, e: &mut Encoder) {
         e.array(3).text(&self.name).bytes(&self.domain).list(&self.replication_keys, |e, key| key.encode(e));
     }
 
-    fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
+    pub(super) fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
         d.array_of(3)?;
         Ok(Self { name: text(d)?, domain: d.fixed()?, replication_keys: d.list(PublicKey::decode)? })
     }
 }
 
 impl Limits {
-    fn encode(&self, e: &mut Encoder) {
+    pub(super) fn encode(&self, e: &mut Encoder) {
         let Self { session_key, handshake, login_ticket, offer, proposal, approval } = self;
         e.list(&[session_key, handshake, login_ticket, offer, proposal, approval], |e, n| {
             e.uint(**n);
         });
     }
 
-    fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
+    pub(super) fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
         d.array_of(6)?;
         Ok(Self {
             session_key: d.uint()?,
@@ -481,7 +568,7 @@ pub(super) fn decode_role(d: &mut Decoder<'_>) -> Decoded<Role> {
     }
 }
 
-fn order(role: &Role) -> (u64, Option<&str>) {
+pub(super) fn order(role: &Role) -> (u64, Option<&str>) {
     match role {
         Role::So => (0, None),
         Role::User => (1, None),
@@ -489,9 +576,14 @@ fn order(role: &Role) -> (u64, Option<&str>) {
     }
 }
 
-fn text(d: &mut Decoder<'_>) -> Decoded<String> {
+pub(super) fn text(d: &mut Decoder<'_>) -> Decoded<String> {
     let text = d.text()?;
     if text.len() > 255 { Err(Malformed("a text is too long")) } else { Ok(text.to_owned()) }
+}
+
+fn id_set(d: &mut Decoder<'_>) -> Decoded<BTreeSet<ObjectId>> {
+    let ids = d.list(Decoder::fixed)?;
+    if ascending(&ids, |id| *id) { Ok(ids.into_iter().collect()) } else { Err(Malformed("ids are not in order")) }
 }
 
 fn id_map(d: &mut Decoder<'_>) -> Decoded<BTreeMap<[u8; 16], u64>> {
@@ -504,6 +596,6 @@ fn id_map(d: &mut Decoder<'_>) -> Decoded<BTreeMap<[u8; 16], u64>> {
     Ok(read)
 }
 
-fn ascending<'a, T, K: PartialOrd>(items: &'a [T], key: impl Fn(&'a T) -> K) -> bool {
+pub(super) fn ascending<'a, T, K: PartialOrd>(items: &'a [T], key: impl Fn(&'a T) -> K) -> bool {
     items.windows(2).all(|pair| key(&pair[0]) < key(&pair[1]))
 }

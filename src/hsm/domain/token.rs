@@ -9,8 +9,12 @@ use zeroize::Zeroizing;
 use super::super::command::DomainToken;
 use super::super::crypto::{Entropy, SecretBytes};
 use super::cbor::{Decoder, Encoder, Malformed};
+use super::change::hex;
 use super::cose::{self, ESP384, Form, Header, Message};
 use super::keys::{Kid, PrivateKey, PublicKey};
+use super::log;
+use super::opened::Circumstances;
+use super::refusal::Refusal;
 use super::seal;
 use super::state::{Hash, Member, State};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +24,7 @@ const CONTENT_TYPE: &str = "application/vnd.conclave.domain-token";
 pub(super) const SUITE: u64 = 1;
 /// More than any domain needs; checked before anything is parsed.
 const LARGEST: usize = 16 * 1024 * 1024;
+const OLDER: &str = "its version is older than the one held";
 
 /// A state whose token was verified: its public part, its hash, and the secrets still encrypted.
 pub(in crate::hsm) struct PublicState {
@@ -39,13 +44,32 @@ impl PublicState {
         parsed.verify(&signer).map(Arc::new)
     }
 
-    /// Takes a newer token on the word of a member of this state.
-    ///
-    /// The next version must chain to this one. A later version is taken as well if a member of
-    /// both states signed it, for an embedded token's store keeps the newest token only. The same
-    /// state is answered with what is held. Refused: an older version, another state of the same
-    /// version (which is an alarm), another domain.
+    /// Takes the first token of a newly provisioned HSM, whose operator typed in the state's hash.
+    pub(in crate::hsm) fn of_fingerprint(token: &DomainToken, hash: &Hash) -> Result<Arc<Self>> {
+        let public = Self::first_seen(token)?;
+        if public.hash == *hash { Ok(public) } else { Err(refused("it is not the one with this fingerprint")) }
+    }
+
+    /// [`Self::adopt_logged`] without a log, at the system's time.
     pub(in crate::hsm) fn adopt(self: &Arc<Self>, token: &DomainToken) -> Result<Arc<Self>> {
+        self.adopt_logged(token, &[], Circumstances::of_system().now)
+    }
+
+    /// Takes a newer token.
+    ///
+    /// `log` has the entries between the two states, one for each version. They are verified one by
+    /// one and must lead to exactly the token's state, and a member of the state before it must have
+    /// signed. Only while an embedded domain is governed by its SO, and has no log, a member's
+    /// signature is enough; its store keeps the newest token only, so versions may be skipped.
+    ///
+    /// The same state is answered with what is held. Refused: an older version, another state of
+    /// the same version (which is an alarm), another domain.
+    pub(in crate::hsm) fn adopt_logged(
+        self: &Arc<Self>,
+        token: &DomainToken,
+        log: &[Vec<u8>],
+        now: u64,
+    ) -> Result<Arc<Self>> {
         let parsed = Parsed::of(token)?;
         let held = &self.state;
         if parsed.state.domain != held.domain {
@@ -54,27 +78,46 @@ impl PublicState {
         if parsed.state.version == held.version && parsed.hash == self.hash {
             return Ok(Arc::clone(self));
         }
-        let signer = parsed.signer(&held.members)?;
+        if parsed.state.version <= held.version {
+            let signer = parsed.signer(&held.members)?;
+            let other = parsed.verify(&signer)?;
+            return Err(if other.state.version < held.version { refused(OLDER) } else { self.fork(&other.hash) });
+        }
+        let governed_by_so = held.log_head.is_none() && !held.serial.is_empty();
+        let members = if governed_by_so && log.is_empty() {
+            if parsed.state.version - 1 == held.version && parsed.state.previous != Some(self.hash) {
+                return Err(refused("it does not continue the state held"));
+            }
+            held.members.clone()
+        } else {
+            let Some((last, earlier)) = log.split_last() else { return Err(Refusal::LogMissing.into()) };
+            if log.len() as u64 != parsed.state.version - held.version {
+                return Err(Refusal::LogMissing.into());
+            }
+            let before = log::replay(held, earlier, now)?;
+            let reached = log::replay(&before, std::slice::from_ref(last), now)?;
+            if reached.hash() != parsed.hash {
+                return Err(Refusal::LogMismatch.into());
+            }
+            before.members
+        };
+        let signer = parsed.signer(&members)?;
         if !parsed.state.members.iter().any(|m| m.signing == signer) {
             return Err(refused("it expels its own signer"));
         }
-        let newer = parsed.verify(&signer)?;
-        match newer.state.version {
-            version if version < held.version => Err(refused("its version is older than the one held")),
-            version if version == held.version => {
-                tracing::error!(
-                    version,
-                    held = %hex(&self.hash),
-                    shown = %hex(&newer.hash),
-                    "two domain states of one version: the one held is kept"
-                );
-                Err(refused("there is another state of the same version"))
-            }
-            version if version - 1 == held.version && newer.state.previous != Some(self.hash) => {
-                Err(refused("it does not continue the state held"))
-            }
-            _ => Ok(Arc::new(newer)),
-        }
+        parsed.verify(&signer).map(Arc::new)
+    }
+
+    /// The alarm: somebody made two states of one version.
+    fn fork(&self, shown: &Hash) -> Error {
+        let (held, shown) = (hex(&self.hash), hex(shown));
+        tracing::error!(
+            version = self.state.version,
+            held,
+            shown,
+            "two domain states of one version: the one held is kept"
+        );
+        refused(format!("there is another state of the same version: held {held}, shown {shown}"))
     }
 
     pub(in crate::hsm) fn state(&self) -> &State {
@@ -273,10 +316,6 @@ fn content_keys(content_key: &SecretBytes, hash: &Hash) -> Result<Zeroizing<[u8;
     seal::expand(None, content_key.expose(), &info.finish())
 }
 
-fn refused(why: &'static str) -> Error {
+fn refused(why: impl std::fmt::Display) -> Error {
     ErrorKind::TokenNotRecognized.with(format!("the domain token was refused: {why}"))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,6 +1,10 @@
+mod ceremony;
+mod governance;
+mod refusals;
 mod seal;
 mod token;
 mod vectors;
+mod vectors_governance;
 
 use super::super::command::PinCost;
 

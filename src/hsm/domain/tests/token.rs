@@ -304,7 +304,7 @@ fn revoked_generations_are_refused() {
     let mut circumstances = seeded("c");
     let (opened, token) = founded
         .opened
-        .next_version(&mut circumstances, |state, _| {
+        .next_version(&mut circumstances, |state| {
             state.revoked.insert(OBJECT, 5);
             Ok(())
         })

@@ -16,7 +16,7 @@ use super::super::seal::{IndexKey, Kind, Sealer};
 use super::super::{Circumstances, Opened, pin};
 use super::CHEAP;
 
-fn compare(name: &str, made: Value) {
+pub(super) fn compare(name: &str, made: Value) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/domain").join(name);
     if env::var_os("CONCLAVE_WRITE_VECTORS").is_some() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -27,7 +27,7 @@ fn compare(name: &str, made: Value) {
     assert!(kept == made, "{name} is not what the code makes");
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     hex::encode(bytes)
 }
 
