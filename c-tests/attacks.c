@@ -378,6 +378,42 @@ static void unwrap_without_integrity(void) {
                  CKR_KEY_FUNCTION_NOT_PERMITTED);
     CK_MECHANISM cbc_pad = {CKM_AES_CBC_PAD, iv, 16};
     CHECK_RV(wrap(&cbc_pad, kek, target(), wrapped, &len), CKR_KEY_NOT_WRAPPABLE);
+    /* A tag of 32 bits is soon forged by trying. */
+    CK_GCM_PARAMS short_tag = {iv, 12, 96, NULL, 0, 32};
+    CK_MECHANISM gcm = {CKM_AES_GCM, &short_tag, sizeof short_tag};
+    OK(wrap(&gcm, kek, known, wrapped, &len));
+    CHECK_RV(UNWRAP(&gcm, kek, wrapped, len, &key), CKR_MECHANISM_PARAM_INVALID);
+    short_tag.ulTagBits = 128;
+    OK(wrap(&gcm, kek, known, wrapped, &len));
+    OK(UNWRAP(&gcm, kek, wrapped, len, &key));
+}
+
+/* HKDF's extract step is HMAC under the salt: a key that may only verify must not come to sign so. */
+static void hkdf_salt_signs(void) {
+    static const CK_BYTE message[] = "message";
+    static const CK_MECHANISM_TYPE hmac_only[] = {CKM_SHA256_HMAC};
+    CK_OBJECT_HANDLE salt, base, tag, pub, priv;
+    CK_MECHANISM generate = {CKM_GENERIC_SECRET_KEY_GEN, NULL, 0};
+    CK_ATTRIBUTE b[] = {NUMBER(CKA_CLASS, CKO_SECRET_KEY), NUMBER(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+                        BYTES(CKA_VALUE, message), YES(CKA_DERIVE), NO(CKA_TOKEN)};
+    CK_ATTRIBUTE t[] = {NUMBER(CKA_CLASS, CKO_DATA), NO(CKA_TOKEN)};
+    OK(p11->C_CreateObject(session, b, COUNT(b), &base));
+    for (int i = 0; i < 3; i++) {
+        CK_ATTRIBUTE s[] = {NUMBER(CKA_VALUE_LEN, 32), YES(CKA_VERIFY), NO(CKA_SIGN), {CKA_DERIVE, NULL, 1},
+                            BYTES(CKA_ALLOWED_MECHANISMS, hmac_only)};
+        CK_BBOOL derives = i > 0;
+        s[3].pValue = &derives;
+        OK(p11->C_GenerateKey(session, &generate, s, i == 1 ? 5 : 4, &salt));
+        CK_HKDF_PARAMS params = {CK_TRUE, CK_FALSE, CKM_SHA256, CKF_HKDF_SALT_KEY, NULL, 0, salt, NULL, 0};
+        CK_MECHANISM hkdf = {CKM_HKDF_DATA, &params, sizeof params};
+        static const CK_RV expected[] = {CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_MECHANISM_INVALID, CKR_OK};
+        CHECK_RV(p11->C_DeriveKey(session, &hkdf, base, t, COUNT(t), &tag), expected[i]);
+    }
+    CK_ATTRIBUTE derives[] = {YES(CKA_DERIVE)};
+    OK(generate_pair(session, CKM_EC_KEY_PAIR_GEN, NULL, 0, derives, 1, &pub, &priv));
+    CK_HKDF_PARAMS params = {CK_TRUE, CK_FALSE, CKM_SHA256, CKF_HKDF_SALT_KEY, NULL, 0, priv, NULL, 0};
+    CK_MECHANISM hkdf = {CKM_HKDF_DATA, &params, sizeof params};
+    CHECK_RV(p11->C_DeriveKey(session, &hkdf, base, t, COUNT(t), &tag), CKR_KEY_TYPE_INCONSISTENT);
 }
 
 /* RSA: one error for every wrong OAEP block. */
@@ -690,6 +726,7 @@ int main(int argc, char **argv) {
     RUN(find_by_secret);
     RUN(digest_of_a_secret);
     RUN(derivation_attacks);
+    RUN(hkdf_salt_signs);
     RUN(bad_rsa_values);
     RUN(bad_points);
     RUN(small_order_x25519);

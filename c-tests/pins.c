@@ -174,6 +174,10 @@ static void context_specific(void) {
     CK_ULONG len = sizeof signature;
     OK(login(session, CKU_USER, USER_PIN));
     OK(generate_pair(session, CKM_EC_KEY_PAIR_GEN, NULL, 0, always, 2, &pub, &priv));
+    CK_OBJECT_HANDLE other[2];
+    CK_ATTRIBUTE not_private[] = {YES(CKA_ALWAYS_AUTHENTICATE), NO(CKA_PRIVATE)};
+    CHECK_RV(generate_pair(session, CKM_EC_KEY_PAIR_GEN, NULL, 0, not_private, 2, &other[0], &other[1]),
+             CKR_TEMPLATE_INCONSISTENT);
     CHECK_RV(login(session, CKU_CONTEXT_SPECIFIC, USER_PIN), CKR_OPERATION_NOT_INITIALIZED);
     OK(p11->C_SignInit(session, &ecdsa, priv));
     CHECK_RV(p11->C_Sign(session, data, 32, signature, &len), CKR_USER_NOT_LOGGED_IN);

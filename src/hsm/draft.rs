@@ -133,6 +133,9 @@ impl Draft {
             };
             self.attributes.set(rule.kind, value);
         }
+        if self.attributes.flag(ck::CKA_ALWAYS_AUTHENTICATE) && !self.attributes.flag(ck::CKA_PRIVATE) {
+            return Err(ErrorKind::TemplateInconsistent.with("CKA_ALWAYS_AUTHENTICATE needs CKA_PRIVATE (§4.10)"));
+        }
         Ok(())
     }
 }

@@ -146,7 +146,7 @@ impl Hsm {
         let unwrapping = self.open_with_secrets(access, unwrapping)?;
         check_key(row, &unwrapping.key, ck::CKA_UNWRAP, ErrorKind::UnwrappingKeyTypeInconsistent)?;
         if self.settings.key_separation {
-            separation::check_unwrap(&unwrapping.key, mechanism.kind)?;
+            separation::check_unwrap(&unwrapping.key, mechanism)?;
         }
         let plain = (functions.unwrap)(mechanism, &unwrapping.key, wrapped)?;
         if !functions.private_keys && draft::ulong_in(template, ck::CKA_CLASS)? == Some(ck::CKO_PRIVATE_KEY) {
@@ -169,6 +169,9 @@ impl Hsm {
         let base = self.open_with_secrets(access, base)?;
         check_key(row, &base.key, ck::CKA_DERIVE, ErrorKind::KeyTypeInconsistent)?;
         let salt_key = salt_key.map(|record| self.open_with_secrets(access, record)).transpose()?;
+        if let Some(salt_key) = &salt_key {
+            check_salt_key(row, &salt_key.key)?;
+        }
         let keys = build::derive(row, mechanism, &base.key, salt_key.as_ref().map(|open| &*open.key), template)?;
         let places = std::iter::once(place).chain(additional_places.iter().copied().chain(std::iter::repeat(place)));
         keys.into_iter()
@@ -336,11 +339,24 @@ fn may_see(access: Access, key: &Key) -> Result<()> {
 
 /// The key's usage, type and allowed mechanisms.
 fn check_key(row: &Row, key: &Key, usage: AttributeType, wrong_type: ErrorKind) -> Result<()> {
-    if !key.attributes.flag(usage) {
-        return Err(ErrorKind::KeyFunctionNotPermitted.with(format!("the key's attribute {usage:#x} is false")));
-    }
+    check_usage(row, key, usage)?;
     if !row.key_types.contains(&key.key_type()) {
         return Err(wrong_type.into());
+    }
+    Ok(())
+}
+
+/// HKDF's extract step is a MAC under the salt: no way around a key's usage. Any secret key will do.
+fn check_salt_key(row: &Row, key: &Key) -> Result<()> {
+    if key.class() != ck::CKO_SECRET_KEY {
+        return Err(ErrorKind::KeyTypeInconsistent.with("the HKDF salt is not a secret key"));
+    }
+    check_usage(row, key, ck::CKA_DERIVE)
+}
+
+fn check_usage(row: &Row, key: &Key, usage: AttributeType) -> Result<()> {
+    if !key.attributes.flag(usage) {
+        return Err(ErrorKind::KeyFunctionNotPermitted.with(format!("the key's attribute {usage:#x} is false")));
     }
     match key.attributes.get(ck::CKA_ALLOWED_MECHANISMS) {
         Some(Value::Mechanisms(allowed)) if !allows(allowed, row.kind) => {

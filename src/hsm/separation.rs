@@ -8,6 +8,7 @@ use cryptoki_sys as ck;
 
 use super::attribute::{self, Classes, PRIVATE, PUBLIC, SECRET};
 use super::key::Key;
+use super::params::{Mechanism, Params};
 use super::value::{AttributeType, Attributes, Template, Value};
 use super::{draft, mechanism};
 use crate::error::{ErrorKind, Result};
@@ -169,17 +170,27 @@ fn is_malleable(mechanism: ck::CK_MECHANISM_TYPE) -> bool {
     matches!(mechanism, ck::CKM_AES_ECB | ck::CKM_AES_CBC | ck::CKM_AES_CBC_PAD | ck::CKM_AES_CTR)
 }
 
+/// The shortest GCM tag that is not forged by trying, in bits.
+const LEAST_TAG: u64 = 96;
+
 /// Whether `unwrapping` may unwrap with this mechanism. With one that accepts everything, a key
 /// that does not decrypt would do it all the same: the caller changes the ciphertext or the IV
 /// until the new key has an attribute that tells of a guess (zeros that are cut off, a check
 /// value, the public key). CKM_AES_CBC_PAD is off unless configured, which then is meant.
-pub(super) fn check_unwrap(unwrapping: &Key, mechanism: ck::CK_MECHANISM_TYPE) -> Result<()> {
-    let decrypts = unwrapping.attributes.flag(ck::CKA_DECRYPT);
-    if !decrypts && is_malleable(mechanism) && mechanism != ck::CKM_AES_CBC_PAD {
+pub(super) fn check_unwrap(unwrapping: &Key, mechanism: &Mechanism<'_>) -> Result<()> {
+    if unwrapping.attributes.flag(ck::CKA_DECRYPT) {
+        return Ok(());
+    }
+    if is_malleable(mechanism.kind) && mechanism.kind != ck::CKM_AES_CBC_PAD {
         return Err(ErrorKind::KeyFunctionNotPermitted
             .with("a key without CKA_DECRYPT unwraps only with mechanisms that authenticate what was wrapped"));
     }
-    Ok(())
+    match mechanism.params {
+        Params::Gcm { tag_bits, .. } if tag_bits < LEAST_TAG => {
+            Err(ErrorKind::MechanismParamInvalid.with("a key without CKA_DECRYPT unwraps with tags of 96 bits or more"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What an unwrap gives is as secret as what the unwrapping key could have wrapped: if that key
