@@ -13,6 +13,7 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <execinfo.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -170,6 +171,14 @@ static void on_alarm(int signal_) {
     _exit(3);
 }
 
+/* Where it aborted; then it does. */
+static void on_abort(int signal_) {
+    void *frames[40];
+    backtrace_symbols_fd(frames, backtrace(frames, 40), 2);
+    signal(signal_, SIG_DFL);
+    raise(signal_);
+}
+
 /* Seconds until a program that hangs is ended; TEST_SLOWNESS multiplies it (valgrind). */
 static int slowness(void) {
     const char *text = getenv("TEST_SLOWNESS");
@@ -203,6 +212,8 @@ static UNUSED void start(int argc, char **argv) {
     snprintf(text, sizeof text, "%s/conclave.toml", work_dir);
     setenv("CONCLAVE_CONF", text, 1);
     signal(SIGALRM, on_alarm);
+    backtrace((void *[1]){NULL}, 1); /* loads what the handler needs */
+    signal(SIGABRT, on_abort);
     alarm(150 * (unsigned)slowness());
     load_module();
 }

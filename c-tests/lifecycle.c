@@ -92,6 +92,7 @@ static int child_status(void (*body)(void)) {
         _exit(9);
     }
     waitpid(pid, &status, 0);
+    if (status) fprintf(stderr, "  the child ended with wait status %#x\n", (unsigned)status);
     return status;
 }
 
