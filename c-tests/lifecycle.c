@@ -138,6 +138,40 @@ static void body_return_after_dlclose(void) {
     exit(0);
 }
 
+/* Fresh threads come in, one after the other, while the destructors of all shared objects have run and
+ * the process still lives: $TEST_LINGER is a shared object whose destructor takes its time. */
+static void *come_and_go(void *arg) {
+    CK_SESSION_HANDLE session;
+    CK_BYTE out[100];
+    (void)arg;
+    if (p11->C_OpenSession(slot, CKF_SERIAL_SESSION, NULL, NULL, &session) == CKR_OK) {
+        (void)p11->C_GenerateRandom(session, out, sizeof out);
+        (void)p11->C_CloseSession(session);
+    }
+    return NULL;
+}
+
+static void *send_threads(void *arg) {
+    pthread_t thread;
+    for (;; usleep(200))
+        if (pthread_create(&thread, NULL, come_and_go, NULL) == 0) pthread_detach(thread);
+    return arg;
+}
+
+static void body_exit_with_fresh_threads(void) {
+    pthread_t thread;
+    if (!dlopen(getenv("TEST_LINGER"), RTLD_NOW)) _exit(6);
+    if (initialize() != CKR_OK) _exit(8);
+    pthread_create(&thread, NULL, send_threads, NULL);
+    usleep(20000);
+    exit(0);
+}
+
+static void exit_with_fresh_threads(void) {
+    if (!getenv("TEST_LINGER")) return;
+    for (int round = 0; round < 3; round++) CHECK(child_status(body_exit_with_fresh_threads) == 0);
+}
+
 static void exit_with_threads_inside(void) {
     for (int round = 0; round < 8; round++) {
         CHECK(child_status(body_exit) == 0);
@@ -245,6 +279,7 @@ int main(int argc, char **argv) {
     RUN(finalize_with_threads_inside);
     RUN(initialize_races);
     RUN(exit_with_threads_inside);
+    RUN(exit_with_fresh_threads);
     RUN(reload_cycles);
     RUN(good_manners);
     RUN(nothing_left_behind);

@@ -29,6 +29,9 @@ build clang clang
 # shellcheck disable=SC2086
 build asan clang $sanitizers
 
+gcc -shared -fPIC c-tests/linger.c -o "$out/linger.so"
+export TEST_LINGER="$PWD/$out/linger.so"
+
 # One line per run: WAY PROGRAM SLOWNESS COMMAND...
 plan="$out/plan"
 : >"$plan"

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::global;
+use super::{exit, global};
 use crate::error::{ErrorKind, Result};
 use crate::{hsm, store};
 
@@ -36,5 +36,6 @@ extern "C" fn after_in_parent() {
 /// Runs in a process of one thread, in which any lock may be held for ever: it takes none.
 extern "C" fn after_in_child() {
     hsm::after_fork_in_child();
+    exit::after_fork_in_child();
     global::after_fork_in_child();
 }

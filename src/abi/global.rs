@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use cryptoki_sys as ck;
 
-use super::fork;
+use super::{exit, fork};
 use crate::cryptoki::{Module, Options};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::prepare_tables;
@@ -43,6 +43,7 @@ pub(super) fn with<R>(body: impl FnOnce(&Module) -> Result<R>) -> Result<R> {
     let Some(global) = (unsafe { current.as_ref() }) else {
         return Err(ErrorKind::CryptokiNotInitialized.into());
     };
+    exit::arrive()?;
     let done = match &global.mutex {
         None => body(&global.module),
         Some(mutex) => {
@@ -72,6 +73,10 @@ pub(super) fn initialize(args: Option<ck::CK_C_INITIALIZE_ARGS>) -> Result<()> {
     }
     let (options, callbacks) = parse(args)?;
     fork::register()?;
+    exit::register()?;
+    if exit::arrive().is_err() || exit::is_under_way() {
+        return Err(ErrorKind::FunctionFailed.with("the process is ending"));
+    }
     // A fork waits for this call, so that no child finds a table half made.
     prepare_tables();
     let module = Module::new(options)?;
@@ -80,6 +85,9 @@ pub(super) fn initialize(args: Option<ck::CK_C_INITIALIZE_ARGS>) -> Result<()> {
     let global = Box::into_raw(Box::new(Global { module, mutex, _older: older }));
     NEWEST.store(global, Ordering::Relaxed);
     CURRENT.store(global, Ordering::Release);
+    if exit::is_under_way() {
+        close_for_exit();
+    }
     Ok(())
 }
 
@@ -102,6 +110,11 @@ pub(super) fn finalize() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// From now on there is no library. Nothing is closed: calls may be under way.
+pub(super) fn close_for_exit() {
+    CURRENT.store(ptr::null_mut(), Ordering::SeqCst);
 }
 
 /// Before a fork: waits for a running C_Initialize or C_Finalize, whose half-made state the child

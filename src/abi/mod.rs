@@ -4,6 +4,7 @@
 //! and lengths, translate to safe types, translate the result to a `CK_RV`. There is no logic.
 
 pub mod entry;
+mod exit;
 mod fork;
 mod global;
 mod guard;

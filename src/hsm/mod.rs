@@ -126,6 +126,11 @@ pub fn prepare_tables() {
     let _ = attribute::form_of(0);
 }
 
+/// Makes what a thread needs before it draws random numbers.
+pub fn prepare_thread() -> Result<()> {
+    crypto::aws_lc::random::fill(&mut [0])
+}
+
 /// To be called first in a forked child (pthread_atfork): it forgets its parent's secret memory,
 /// which reads as zeros there, and begins its own. Async-signal-safe.
 pub fn after_fork_in_child() {
