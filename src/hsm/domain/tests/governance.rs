@@ -347,23 +347,3 @@ fn words_cannot_be_forged_by_names() {
         assert_eq!(date(time), text);
     }
 }
-
-#[test]
-#[ignore = "prints a measurement"]
-fn cost_of_commands() {
-    let g = governed();
-    let people = [&g.people[0], &g.people[1]];
-    let rounds = 100u32;
-    let time = |what: &str, run: &dyn Fn()| {
-        let start = std::time::Instant::now();
-        (0..rounds).for_each(|_| run());
-        println!("{what}: {:?}", start.elapsed() / rounds);
-    };
-    let command = sign(propose(g.state(), Change::TrustKey { object: OBJECT, trusted: true }, &mut at(NOW)), &people);
-    let signed = super::super::command::SignedCommand::decode(&command).unwrap();
-    time("verify a command of two", &|| drop(signed.verify(g.state(), NOW).unwrap()));
-    time("execute it", &|| drop(g.opened().execute(&command, &mut at(NOW)).unwrap()));
-    let done = g.opened().execute(&command, &mut at(NOW)).unwrap();
-    let log = [done.entry];
-    time("adopt its token", &|| drop(g.opened().public().adopt_logged(&done.token, &log, NOW).unwrap()));
-}

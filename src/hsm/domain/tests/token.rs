@@ -1,5 +1,4 @@
 use std::sync::Arc;
-use std::time::Instant;
 
 use coset::TaggedCborSerializable;
 use sha2::{Digest, Sha384};
@@ -376,28 +375,4 @@ fn another_implementation_verifies_the_signature() {
     let mut d = Decoder::new(&payload);
     d.array_of(2).unwrap();
     assert_eq!(Sha384::digest(d.bytes().unwrap())[..], founded.opened.public().hash()[..]);
-}
-
-#[test]
-#[ignore = "prints a measurement"]
-fn cost_of_tokens() {
-    let founded = found("a");
-    let rounds = 200u32;
-    let time = |what: &str, run: &dyn Fn()| {
-        let start = Instant::now();
-        (0..rounds).for_each(|_| run());
-        println!("{what}: {:?}", start.elapsed() / rounds);
-    };
-    println!("token: {} bytes, PIN record: {} bytes", founded.domain.bytes.len(), founded.so_pin.sealed.len());
-    let public = founded.opened.public();
-    time("verify a token", &|| drop(PublicState::first_seen(&founded.domain).unwrap()));
-    time("open with a PIN (1 MiB)", &|| drop(Opened::with_pin(public, &founded.so_pin, SO_PIN).unwrap()));
-    time("check a PIN (1 MiB)", &|| check_pin(public, &founded.so_pin, SO_PIN).unwrap());
-    time("found", &|| drop(found("a")));
-    let start = Instant::now();
-    let (default, _, so_pin) = Opened::found("demo", "00", SO_PIN, PinCost::default(), &mut seeded("a")).unwrap();
-    println!("found with the default cost: {:?}", start.elapsed());
-    let start = Instant::now();
-    check_pin(default.public(), &so_pin, SO_PIN).unwrap();
-    println!("check a PIN of the default cost: {:?}", start.elapsed());
 }
