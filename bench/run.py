@@ -2,7 +2,8 @@
 """Runs the benchmark program over several PKCS#11 modules, interleaved, and compares them.
 
 Each line is measured on one module after the other, in rounds whose order rotates, so that what the
-machine does meanwhile strikes all of them alike; the figures are the medians over the rounds.
+machine does meanwhile strikes all of them alike. A rate is that of the best round, since whatever
+disturbs a measurement makes it slower; other figures are medians over the rounds.
 """
 
 import argparse
@@ -176,7 +177,7 @@ def gain(server, line, seconds):
 
 
 def measure_all(lines, contestants, seconds, rounds, progress):
-    """The answers by line and contestant: {label: {name: {field: median}}}."""
+    """The answers by line and contestant: {label: {name: {field: number}}}."""
     results, shared = {}, {}
     for number, line in enumerate(lines):
         # Lines that read different fields of one measurement share it.
@@ -195,13 +196,13 @@ def measure_all(lines, contestants, seconds, rounds, progress):
                     answers[contestant.name].append(answer)
                     if "rv" in answer and "failed" not in answer:
                         hopeless.add(contestant.name)
-            shared[key] = {name: median_of(given) for name, given in answers.items() if given}
+            shared[key] = {name: summary(given, line.kind) for name, given in answers.items() if given}
         results[line.label] = shared[key]
     return results
 
 
-def median_of(answers):
-    """The median of each number; failures add up."""
+def summary(answers, kind):
+    """The best rate, the median of every other number; failures add up."""
     good = [answer for answer in answers if "rv" not in answer or "failed" in answer]
     if not good:
         return answers[0]
@@ -210,6 +211,8 @@ def median_of(answers):
         for field, value in good[0].items()
         if isinstance(value, (int, float))
     }
+    if kind == "rate":
+        numbers["rate"] = max(answer["rate"] for answer in good)
     if "failed" in numbers:
         numbers["failed"] = sum(answer.get("failed", 0) for answer in good)
     return numbers
