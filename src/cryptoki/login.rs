@@ -5,7 +5,7 @@ use cryptoki_sys as ck;
 use super::token::{Token, lock};
 use super::{Module, SessionHandle};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{Command, PinChange, Reply, Role, Ticket};
+use crate::hsm::{Command, DomainChange, Reply, Role, Ticket};
 use crate::store::{Meta, Pin};
 
 /// Wrong PINs in a row after which a role is locked.
@@ -90,8 +90,8 @@ impl Token {
     }
 
     /// Commits what a change of PIN left. CKR_FUNCTION_FAILED if the domain moved meanwhile.
-    fn commit_pin(&self, change: &PinChange) -> Result<()> {
-        self.store.commit_domain(&change.domain, std::slice::from_ref(&change.record))
+    fn commit_pin(&self, change: &DomainChange) -> Result<()> {
+        self.store.commit_domain(change)
     }
 }
 
@@ -265,9 +265,9 @@ pub(super) fn ticket(reply: Reply) -> Result<Ticket> {
     }
 }
 
-fn pin_change(reply: Reply) -> Result<PinChange> {
+fn pin_change(reply: Reply) -> Result<DomainChange> {
     match reply {
-        Reply::PinChanged(change) => Ok(change),
+        Reply::Changed(change) => Ok(change),
         _ => Err(ErrorKind::GeneralError.with("the HSM answered a change of PIN with something else")),
     }
 }

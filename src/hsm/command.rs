@@ -13,6 +13,9 @@ use crate::error::Result;
 /// The permanent name of an object inside its token.
 pub type ObjectId = [u8; 16];
 
+/// A domain key's name, derived from the key: the kid of what is sealed under it.
+pub type DomainKeyId = [u8; 16];
+
 /// A sealed object as it leaves the HSM: opaque to the host, with its digest computed once.
 #[derive(Clone, Eq)]
 pub struct Sealed {
@@ -33,6 +36,11 @@ impl Sealed {
 
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The domain key that it says it is sealed under. None for what is not sealed under one.
+    pub fn domain_key(&self) -> Option<DomainKeyId> {
+        super::domain::key_id_of(&self.bytes).ok()
     }
 
     /// SHA-256 of the bytes, or their name: the key of the HSM's cache of opened records.
@@ -155,13 +163,25 @@ pub struct DomainToken {
     pub bytes: Vec<u8>,
 }
 
-/// What a change of PIN leaves to commit, all at once.
-#[derive(Debug, Clone)]
-pub struct PinChange {
-    pub record: PinRecord,
+/// What a change of the domain leaves to commit, all at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainChange {
     pub domain: DomainToken,
-    /// For the log of a founded domain.
-    pub entry: Option<Vec<u8>>,
+    /// Of the log, in order: one for each version up to that of `domain`. Empty while the SO
+    /// governs the domain, for the one next version.
+    pub entries: Vec<Vec<u8>>,
+    /// PINs that were set.
+    pub pins: Vec<PinRecord>,
+    /// Whose PIN is no longer one.
+    pub removed: Vec<Role>,
+}
+
+impl DomainChange {
+    /// The version that the change was made from; None for what cannot be a change.
+    pub fn base(&self) -> Option<u64> {
+        let steps = u64::try_from(self.entries.len().max(1)).ok()?;
+        self.domain.version.checked_sub(steps)
+    }
 }
 
 /// Cost of the PIN hash (Argon2id).
@@ -304,7 +324,7 @@ pub enum Reply {
         so_pin: PinRecord,
     },
     LoggedIn(Ticket),
-    PinChanged(PinChange),
+    Changed(DomainChange),
     /// One record, two for a pair (public first), more for a derivation with additional keys.
     Records(Vec<Record>),
     View(Arc<View>),

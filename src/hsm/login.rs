@@ -126,7 +126,7 @@ impl Hsm {
             return Err(ErrorKind::UserNotLoggedIn.with("the SO sets the PINs of others"));
         }
         let (_, change) = self.opened()?.change_pin(role, pin, cost, &mut Circumstances::of_system())?;
-        Ok(Reply::PinChanged(change))
+        Ok(Reply::Changed(change))
     }
 
     /// The holder of a PIN changes it, logged in or not.
@@ -141,7 +141,7 @@ impl Hsm {
         let public = self.held().take(token)?;
         let opened = Opened::with_pin(&public, record, old)?;
         let (_, change) = opened.change_pin(&record.role, new, cost, &mut Circumstances::of_system())?;
-        Ok(Reply::PinChanged(change))
+        Ok(Reply::Changed(change))
     }
 
     fn held(&self) -> RwLockWriteGuard<'_, Held> {

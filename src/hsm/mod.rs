@@ -21,8 +21,8 @@ mod transient;
 mod value;
 
 pub use command::{
-    Columns, Command, DomainToken, Function, IndexColumn, ObjectId, Operation, Outcome, PinChange, PinCost, PinRecord,
-    Place, Record, Reply, Role, Sealed, Ticket, View,
+    Columns, Command, DomainChange, DomainKeyId, DomainToken, Function, IndexColumn, ObjectId, Operation, Outcome,
+    PinCost, PinRecord, Place, Record, Reply, Role, Sealed, Ticket, View,
 };
 pub use mechanism::{MechanismInfo, key_type_name, mechanism_info, mechanisms, param_shape};
 pub use params::{HkdfSalt, Mechanism, MechanismType, Oaep, ParamShape, Params, PrfData, Pss, Secret};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::{DomainToken, ObjectId, PinRecord, Record, Role};
+use crate::hsm::{DomainChange, DomainKeyId, DomainToken, ObjectId, PinRecord, Record, Role};
 
 mod counter;
 mod directory;
@@ -13,6 +13,12 @@ mod sqlite;
 
 pub use directory::{Directory, Slot};
 pub use sqlite::SqliteStore;
+
+/// SHA-256 of what the operators sign.
+pub type ProposalId = [u8; 32];
+
+/// How many proposals a token keeps.
+pub const PROPOSALS: u64 = 1000;
 
 /// A token's own rows.
 #[derive(Debug, Clone)]
@@ -75,10 +81,33 @@ pub trait Store: Send + Sync {
     /// Erases everything and starts the token anew (C_InitToken).
     fn reset(&self, label: &str, serial: &str, domain: &DomainToken, so_pin: &PinRecord) -> Result<()>;
 
-    /// Commits a new domain token together with PIN records: all or nothing, and only if the store
-    /// still has version `domain.version - 1` and each record's generation is new. A record that
-    /// is written starts with no failures.
-    fn commit_domain(&self, domain: &DomainToken, pins: &[PinRecord]) -> Result<()>;
+    /// Commits a new domain token with its entries of the log and its PIN records: all or nothing,
+    /// and only if the store still has the version that the change was made from and each record's
+    /// generation is new. A record that is written starts with no failures. Once there is a log,
+    /// no version goes without an entry.
+    fn commit_domain(&self, change: &DomainChange) -> Result<()>;
+
+    /// The entries of the log that made the versions after `after` up to `up_to`, in order.
+    fn log(&self, after: u64, up_to: u64) -> Result<Vec<Vec<u8>>>;
+
+    /// The domain token that the log begins with; None without a log.
+    fn origin(&self) -> Result<Option<DomainToken>>;
+
+    /// Keeps a proposal, in the place of one with that id. CKR_DEVICE_MEMORY if there are
+    /// [`PROPOSALS`] others.
+    fn put_proposal(&self, id: &ProposalId, bytes: &[u8]) -> Result<()>;
+
+    /// Oldest first.
+    fn proposals(&self) -> Result<Vec<Vec<u8>>>;
+
+    /// False if there was none.
+    fn delete_proposal(&self, id: &ProposalId) -> Result<bool>;
+
+    /// Keeps the sealed keys of an HSM that waits for a recovery, in the place of others; no bytes
+    /// delete them.
+    fn put_recovery(&self, sealed: &[u8]) -> Result<()>;
+
+    fn recovery(&self) -> Result<Option<Vec<u8>>>;
 
     /// Counts an attempt *before* the PIN is hashed: CKR_PIN_LOCKED if `limit` failures are
     /// already there, else adds one and answers the new count.
@@ -96,6 +125,10 @@ pub trait Store: Send + Sync {
     /// CKR_FUNCTION_FAILED if it is another, CKR_OBJECT_HANDLE_INVALID if it is gone.
     fn replace(&self, record: &Record) -> Result<()>;
 
+    /// Each as [`Self::replace`] does, in one transaction. False for one that was changed or
+    /// deleted by another, and stays as it is.
+    fn replace_all(&self, records: &[Record]) -> Result<Vec<bool>>;
+
     /// Deletes a record; CKR_OBJECT_HANDLE_INVALID if it is gone.
     fn delete(&self, object: &ObjectId) -> Result<()>;
 
@@ -104,6 +137,14 @@ pub trait Store: Send + Sync {
     fn find(&self, filter: &Filter, after: u64, limit: usize) -> Result<Vec<Found>>;
 
     fn count(&self) -> Result<u64>;
+
+    /// The objects that are not sealed under this domain key, as far as the store can tell, in
+    /// pages as [`Self::find`]. A record of an old release counts until it is rewritten.
+    fn sealed_under_other(&self, active: &DomainKeyId, after: u64, limit: usize) -> Result<Vec<Found>>;
+
+    /// How many objects each domain key seals, in the order of the ids; None, which comes first, is
+    /// for records that an old release wrote. Looks at every object's index entry.
+    fn count_by_domain_key(&self) -> Result<Vec<(Option<DomainKeyId>, u64)>>;
 }
 
 /// What a failed call of the file system means to a caller of PKCS#11.

@@ -6,7 +6,7 @@ mod processes;
 
 use std::path::Path;
 
-use conclave::hsm::{Columns, DomainToken, ObjectId, PinRecord, Record, Role, Sealed};
+use conclave::hsm::{Columns, DomainChange, DomainToken, ObjectId, PinRecord, Record, Role, Sealed};
 use conclave::store::{Directory, Filter, SqliteStore};
 
 pub const SECRET_KEY: u64 = 4;
@@ -17,6 +17,16 @@ pub fn domain(version: u64) -> DomainToken {
 
 pub fn pin(role: Role, generation: u64) -> PinRecord {
     PinRecord { role, generation, sealed: vec![generation as u8; 40] }
+}
+
+pub fn entry(version: u64) -> Vec<u8> {
+    format!("entry {version}").into_bytes()
+}
+
+/// The change to `version` with so many entries of the log.
+pub fn change(version: u64, entries: u64, pins: Vec<PinRecord>) -> DomainChange {
+    let entries = (version + 1 - entries..=version).map(entry).collect();
+    DomainChange { domain: domain(version), entries, pins, removed: Vec::new() }
 }
 
 pub fn object(number: u64) -> ObjectId {

@@ -8,7 +8,7 @@ use conclave::error::ErrorKind;
 use conclave::hsm::{ObjectId, Role};
 use conclave::store::{Filter, Store};
 
-use super::{SECRET_KEY, by_label, domain, new_token, object, pin, record};
+use super::{SECRET_KEY, by_label, change, domain, new_token, object, pin, record};
 
 const NONE: [ObjectId; 0] = [];
 
@@ -90,9 +90,12 @@ fn the_domain_and_the_pins_are_compared_and_set() {
     assert_eq!(meta.domain, domain(1));
     assert_eq!(store.begin_attempt(&Role::User, 10).unwrap_err().kind(), ErrorKind::UserPinNotInitialized);
 
-    store.commit_domain(&domain(2), &[pin(Role::User, 1), pin(Role::Named("alice".into()), 1)]).unwrap();
-    assert_eq!(store.commit_domain(&domain(2), &[]).unwrap_err().kind(), ErrorKind::FunctionFailed);
-    assert_eq!(store.commit_domain(&domain(3), &[pin(Role::User, 1)]).unwrap_err().kind(), ErrorKind::FunctionFailed);
+    store.commit_domain(&change(2, 0, vec![pin(Role::User, 1), pin(Role::Named("alice".into()), 1)])).unwrap();
+    assert_eq!(store.commit_domain(&change(2, 0, vec![])).unwrap_err().kind(), ErrorKind::FunctionFailed);
+    assert_eq!(
+        store.commit_domain(&change(3, 0, vec![pin(Role::User, 1)])).unwrap_err().kind(),
+        ErrorKind::FunctionFailed
+    );
     let meta = store.meta().unwrap();
     assert_eq!(meta.domain, domain(2), "a refused PIN leaves the domain as it was");
     assert_eq!(meta.pins.len(), 3);
@@ -102,7 +105,7 @@ fn the_domain_and_the_pins_are_compared_and_set() {
     }
     assert_eq!(store.begin_attempt(&Role::User, 3).unwrap_err().kind(), ErrorKind::PinLocked);
     assert_eq!(store.meta().unwrap().pin(&Role::User).unwrap().failures, 3);
-    store.commit_domain(&domain(3), &[pin(Role::User, 2)]).unwrap();
+    store.commit_domain(&change(3, 0, vec![pin(Role::User, 2)])).unwrap();
     assert_eq!(store.meta().unwrap().pin(&Role::User).unwrap().failures, 0);
     assert_eq!(store.begin_attempt(&Role::User, 3).unwrap(), 1);
     store.end_attempt(&Role::User).unwrap();

@@ -12,10 +12,11 @@ use crate::cryptoki::SlotId;
 use crate::cryptoki::backend::{Backend, SlotIds};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{
-    AttributeType, Attributes, Columns, Command, DomainToken, Function, IndexColumn, Mechanism, ObjectId, Operation,
-    Outcome, PinChange, PinRecord, Place, Raw, Record, Reply, Role, Sealed, Template, Ticket, Value, View,
+    AttributeType, Attributes, Columns, Command, DomainChange, DomainKeyId, DomainToken, Function, IndexColumn,
+    Mechanism, ObjectId, Operation, Outcome, PinRecord, Place, Raw, Record, Reply, Role, Sealed, Template, Ticket,
+    Value, View,
 };
-use crate::store::{Filter, Found, Meta, Pin, Store};
+use crate::store::{Filter, Found, Meta, PROPOSALS, Pin, ProposalId, Store};
 
 /// What all processes share.
 #[derive(Default)]
@@ -122,7 +123,8 @@ impl FakeHsm {
     fn change(&self, role: Role, generation: u64, pin: &[u8]) -> Reply {
         let record = PinRecord { role, generation, sealed: pin.to_vec() };
         let version = self.held.lock().unwrap().unwrap() + 1;
-        Reply::PinChanged(PinChange { record, domain: DomainToken { version, bytes: Vec::new() }, entry: None })
+        let domain = DomainToken { version, bytes: Vec::new() };
+        Reply::Changed(DomainChange { domain, entries: Vec::new(), pins: vec![record], removed: Vec::new() })
     }
 }
 
@@ -291,6 +293,10 @@ struct Rows {
     meta: Option<Meta>,
     records: BTreeMap<u64, Record>,
     last: u64,
+    origin: Option<DomainToken>,
+    log: BTreeMap<u64, Vec<u8>>,
+    proposals: Vec<(ProposalId, Vec<u8>)>,
+    recovery: Option<Vec<u8>>,
 }
 
 impl MemoryStore {
@@ -311,6 +317,15 @@ impl Rows {
     fn row(&self, object: &ObjectId) -> Result<u64> {
         let found = self.records.iter().find(|(_, record)| record.object == *object);
         found.map(|(row, _)| *row).ok_or_else(|| ErrorKind::ObjectHandleInvalid.into())
+    }
+
+    fn replace(&mut self, record: &Record) -> Result<()> {
+        let row = self.row(&record.object)?;
+        if self.records[&row].generation + 1 != record.generation {
+            return Err(ErrorKind::FunctionFailed.into());
+        }
+        self.records.insert(row, record.clone());
+        Ok(())
     }
 }
 
@@ -334,19 +349,79 @@ impl Store for MemoryStore {
         })
     }
 
-    fn commit_domain(&self, domain: &DomainToken, pins: &[PinRecord]) -> Result<()> {
+    fn commit_domain(&self, change: &DomainChange) -> Result<()> {
         self.commit(|rows| {
             let meta = rows.meta.as_mut().unwrap();
-            if domain.version != meta.domain.version + 1 {
+            let held = meta.domain.version;
+            let is_old = |pin: &PinRecord| {
+                let left = !change.removed.contains(&pin.role);
+                left && meta.pin(&pin.role).is_some_and(|stored| stored.record.generation >= pin.generation)
+            };
+            if change.base() != Some(held) || change.pins.iter().any(is_old) {
                 return Err(ErrorKind::FunctionFailed.into());
             }
-            meta.domain = domain.clone();
-            for pin in pins {
+            if !rows.log.is_empty() && change.entries.is_empty() {
+                return Err(ErrorKind::GeneralError.into());
+            }
+            if rows.log.is_empty() && !change.entries.is_empty() {
+                rows.origin = Some(meta.domain.clone());
+            }
+            rows.log.extend((held + 1..).zip(change.entries.iter().cloned()));
+            meta.domain = change.domain.clone();
+            meta.pins.retain(|old| !change.removed.contains(&old.record.role));
+            for pin in &change.pins {
                 meta.pins.retain(|old| old.record.role != pin.role);
                 meta.pins.push(Pin { record: pin.clone(), failures: 0 });
             }
             Ok(())
         })
+    }
+
+    fn log(&self, after: u64, up_to: u64) -> Result<Vec<Vec<u8>>> {
+        let rows = self.rows.lock().unwrap();
+        let later = rows.log.iter().filter(|(version, _)| **version > after && **version <= up_to);
+        Ok(later.map(|(_, entry)| entry.clone()).collect())
+    }
+
+    fn origin(&self) -> Result<Option<DomainToken>> {
+        Ok(self.rows.lock().unwrap().origin.clone())
+    }
+
+    fn put_proposal(&self, id: &ProposalId, bytes: &[u8]) -> Result<()> {
+        self.commit(|rows| {
+            if let Some((_, old)) = rows.proposals.iter_mut().find(|(other, _)| other == id) {
+                *old = bytes.to_vec();
+                return Ok(());
+            }
+            if rows.proposals.len() as u64 >= PROPOSALS {
+                return Err(ErrorKind::DeviceMemory.into());
+            }
+            rows.proposals.push((*id, bytes.to_vec()));
+            Ok(())
+        })
+    }
+
+    fn proposals(&self) -> Result<Vec<Vec<u8>>> {
+        Ok(self.rows.lock().unwrap().proposals.iter().map(|(_, bytes)| bytes.clone()).collect())
+    }
+
+    fn delete_proposal(&self, id: &ProposalId) -> Result<bool> {
+        self.commit(|rows| {
+            let before = rows.proposals.len();
+            rows.proposals.retain(|(other, _)| other != id);
+            Ok(rows.proposals.len() < before)
+        })
+    }
+
+    fn put_recovery(&self, sealed: &[u8]) -> Result<()> {
+        self.commit(|rows| {
+            rows.recovery = (!sealed.is_empty()).then(|| sealed.to_vec());
+            Ok(())
+        })
+    }
+
+    fn recovery(&self) -> Result<Option<Vec<u8>>> {
+        Ok(self.rows.lock().unwrap().recovery.clone())
     }
 
     fn begin_attempt(&self, role: &Role, limit: u32) -> Result<u32> {
@@ -381,14 +456,11 @@ impl Store for MemoryStore {
     }
 
     fn replace(&self, record: &Record) -> Result<()> {
-        self.commit(|rows| {
-            let row = rows.row(&record.object)?;
-            if rows.records[&row].generation + 1 != record.generation {
-                return Err(ErrorKind::FunctionFailed.into());
-            }
-            rows.records.insert(row, record.clone());
-            Ok(())
-        })
+        self.commit(|rows| rows.replace(record))
+    }
+
+    fn replace_all(&self, records: &[Record]) -> Result<Vec<bool>> {
+        self.commit(|rows| Ok(records.iter().map(|record| rows.replace(record).is_ok()).collect()))
     }
 
     fn delete(&self, object: &ObjectId) -> Result<()> {
@@ -408,5 +480,19 @@ impl Store for MemoryStore {
 
     fn count(&self) -> Result<u64> {
         Ok(self.rows.lock().unwrap().records.len() as u64)
+    }
+
+    fn sealed_under_other(&self, active: &DomainKeyId, after: u64, limit: usize) -> Result<Vec<Found>> {
+        let rows = self.rows.lock().unwrap();
+        let other = rows.records.range(after + 1..).filter(|(_, record)| record.sealed.domain_key() != Some(*active));
+        Ok(other.map(|(row, record)| Found { row: *row, object: record.object }).take(limit).collect())
+    }
+
+    fn count_by_domain_key(&self) -> Result<Vec<(Option<DomainKeyId>, u64)>> {
+        let mut counts = BTreeMap::new();
+        for record in self.rows.lock().unwrap().records.values() {
+            *counts.entry(record.sealed.domain_key()).or_default() += 1;
+        }
+        Ok(counts.into_iter().collect())
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::super::command::{DomainToken, ObjectId, PinChange, PinCost, PinRecord, Role};
+use super::super::command::{DomainChange, DomainToken, ObjectId, PinCost, PinRecord, Role};
 use super::super::crypto::{Entropy, SecretBytes};
 use super::cbor::{Decoder, Encoder, Malformed};
 use super::execute::{Executed, Made};
@@ -132,7 +132,7 @@ impl Opened {
         pin: &[u8],
         cost: PinCost,
         circumstances: &mut Circumstances,
-    ) -> Result<(Self, PinChange)> {
+    ) -> Result<(Self, DomainChange)> {
         if self.state().log_head.is_some() {
             return self.set_pin(role, pin, None, cost, circumstances);
         }
@@ -146,7 +146,7 @@ impl Opened {
             state.set_user(user);
             Ok(())
         })?;
-        Ok((opened, PinChange { record, domain, entry: None }))
+        Ok((opened, DomainChange { domain, entries: Vec::new(), pins: vec![record], removed: Vec::new() }))
     }
 
     /// Sets a role's PIN in a founded domain: an enrolment that a command opened, with the code it
@@ -158,12 +158,12 @@ impl Opened {
         code: Option<&[u8]>,
         cost: PinCost,
         circumstances: &mut Circumstances,
-    ) -> Result<(Self, PinChange)> {
+    ) -> Result<(Self, DomainChange)> {
         let (record, user) = self.make_pin(role, pin, cost, circumstances)?;
         let agreement = user.agreement.ok_or(ErrorKind::GeneralError)?;
         let step = Step::SetPin { role: role.clone(), agreement, code: code.map(<[u8]>::to_vec) };
         let Executed { opened, token, entry } = self.step(step, Made::default(), circumstances)?;
-        Ok((opened, PinChange { record, domain: token, entry: Some(entry) }))
+        Ok((opened, DomainChange { domain: token, entries: vec![entry], pins: vec![record], removed: Vec::new() }))
     }
 
     fn make_pin(

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::write::Write;
+use super::write::{Answer, Write};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How many writes one transaction takes at most.
@@ -23,7 +23,7 @@ pub(super) struct Group {
 struct State {
     next: u64,
     pending: Vec<(u64, Write)>,
-    done: HashMap<u64, Result<u32>>,
+    done: HashMap<u64, Result<Answer>>,
     led: bool,
 }
 
@@ -34,8 +34,8 @@ impl Group {
         &self,
         write: Write,
         deadline: Instant,
-        commit: impl Fn(&mut Batch<'_>) -> Result<Vec<Result<u32>>>,
-    ) -> Result<u32> {
+        commit: impl Fn(&mut Batch<'_>) -> Result<Vec<Result<Answer>>>,
+    ) -> Result<Answer> {
         let mut state = self.lock();
         let ticket = state.next;
         state.next += 1;
@@ -94,7 +94,7 @@ impl Batch<'_> {
     }
 
     /// Hands out the results. Answers the error if it came before the batch was taken.
-    fn publish(mut self, outcome: Result<Vec<Result<u32>>>) -> Option<Error> {
+    fn publish(mut self, outcome: Result<Vec<Result<Answer>>>) -> Option<Error> {
         let tickets = std::mem::take(&mut self.tickets);
         if tickets.is_empty() {
             return outcome.err();

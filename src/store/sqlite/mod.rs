@@ -1,6 +1,7 @@
 //! The store in a SQLite file: write-ahead log, each commit synced, one file per token.
 
 mod cache;
+mod domain;
 mod group;
 mod query;
 mod schema;
@@ -15,13 +16,13 @@ use rusqlite::Connection;
 
 use self::cache::Cache;
 use self::group::{Batch, Group};
-use self::write::Write;
+use self::write::{Answer, Write};
 use super::counter::{Sidecar, now};
 use super::fork::{self, Connections, Epoch, Pass};
 use super::lock::{WRITE_WAIT, WriteLock, try_lock};
-use super::{Filter, Found, Meta, Store};
-use crate::error::Result;
-use crate::hsm::{DomainToken, ObjectId, PinRecord, Record, Role};
+use super::{Filter, Found, Meta, ProposalId, Store};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hsm::{DomainChange, DomainKeyId, DomainToken, ObjectId, PinRecord, Record, Role};
 
 const DATABASE: &str = "token.db";
 const LOCK: &str = "lock";
@@ -139,7 +140,7 @@ impl SqliteStore {
         Ok(answer)
     }
 
-    fn write(&self, write: Write) -> Result<u32> {
+    fn write(&self, write: Write) -> Result<Answer> {
         let inner = &*self.inner;
         inner.epoch.check()?;
         let deadline = Instant::now() + WRITE_WAIT;
@@ -178,12 +179,46 @@ impl Store for SqliteStore {
         self.write(first_content(label, serial, domain, so_pin)).map(drop)
     }
 
-    fn commit_domain(&self, domain: &DomainToken, pins: &[PinRecord]) -> Result<()> {
-        self.write(Write::CommitDomain { domain: domain.clone(), pins: pins.to_vec() }).map(drop)
+    fn commit_domain(&self, change: &DomainChange) -> Result<()> {
+        self.write(Write::CommitDomain(change.clone())).map(drop)
+    }
+
+    fn log(&self, after: u64, up_to: u64) -> Result<Vec<Vec<u8>>> {
+        self.read(|on| domain::log(on, after, up_to))
+    }
+
+    fn origin(&self) -> Result<Option<DomainToken>> {
+        self.read(domain::origin)
+    }
+
+    fn put_proposal(&self, id: &ProposalId, bytes: &[u8]) -> Result<()> {
+        self.write(Write::PutProposal { id: *id, bytes: bytes.to_vec() }).map(drop)
+    }
+
+    fn proposals(&self) -> Result<Vec<Vec<u8>>> {
+        self.read(domain::proposals)
+    }
+
+    fn delete_proposal(&self, id: &ProposalId) -> Result<bool> {
+        match self.write(Write::DeleteProposal(*id))? {
+            Answer::Deleted(deleted) => Ok(deleted),
+            _ => Err(other_answer()),
+        }
+    }
+
+    fn put_recovery(&self, sealed: &[u8]) -> Result<()> {
+        self.write(Write::PutRecovery(sealed.to_vec())).map(drop)
+    }
+
+    fn recovery(&self) -> Result<Option<Vec<u8>>> {
+        self.read(domain::recovery)
     }
 
     fn begin_attempt(&self, role: &Role, limit: u32) -> Result<u32> {
-        self.write(Write::BeginAttempt { role: role.clone(), limit })
+        match self.write(Write::BeginAttempt { role: role.clone(), limit })? {
+            Answer::Failures(failures) => Ok(failures),
+            _ => Err(other_answer()),
+        }
     }
 
     fn end_attempt(&self, role: &Role) -> Result<()> {
@@ -200,6 +235,13 @@ impl Store for SqliteStore {
 
     fn replace(&self, record: &Record) -> Result<()> {
         self.write(Write::Replace(record.clone())).map(drop)
+    }
+
+    fn replace_all(&self, records: &[Record]) -> Result<Vec<bool>> {
+        match self.write(Write::ReplaceAll(records.to_vec()))? {
+            Answer::Replaced(replaced) => Ok(replaced),
+            _ => Err(other_answer()),
+        }
     }
 
     fn delete(&self, object: &ObjectId) -> Result<()> {
@@ -223,11 +265,19 @@ impl Store for SqliteStore {
     fn count(&self) -> Result<u64> {
         self.read(query::count)
     }
+
+    fn sealed_under_other(&self, active: &DomainKeyId, after: u64, limit: usize) -> Result<Vec<Found>> {
+        self.read(|on| query::sealed_under_other(on, active, after, limit))
+    }
+
+    fn count_by_domain_key(&self) -> Result<Vec<(Option<DomainKeyId>, u64)>> {
+        self.read(query::count_by_domain_key)
+    }
 }
 
 impl Inner {
     /// Commits what the batch holds once the lock is there.
-    fn commit(&self, batch: &mut Batch<'_>, deadline: Instant) -> Result<Vec<Result<u32>>> {
+    fn commit(&self, batch: &mut Batch<'_>, deadline: Instant) -> Result<Vec<Result<Answer>>> {
         let held = WriteLock::acquire(&self.sidecar, &self.lock, self.epoch, deadline)?;
         let idle = lock(&self.writer).take();
         let mut connection = match idle {
@@ -287,6 +337,10 @@ pub(super) fn create(
 
 fn first_content(label: &str, serial: &str, domain: &DomainToken, so_pin: &PinRecord) -> Write {
     Write::Reset { label: label.to_owned(), serial: serial.to_owned(), domain: domain.clone(), so_pin: so_pin.clone() }
+}
+
+fn other_answer() -> Error {
+    ErrorKind::GeneralError.with("the store answered another write")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

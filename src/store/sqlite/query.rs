@@ -1,9 +1,9 @@
 //! The reads.
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OptionalExtension, Result, Row, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Result, Row, params, params_from_iter};
 
-use crate::hsm::{Columns, DomainToken, ObjectId, PinRecord, Record, Role, Sealed};
+use crate::hsm::{Columns, DomainKeyId, DomainToken, ObjectId, PinRecord, Record, Role, Sealed};
 use crate::store::{Filter, Found, Meta, Pin};
 
 /// None if the token was destroyed.
@@ -62,15 +62,54 @@ pub(super) fn find(on: &Connection, filter: &Filter, after: u64, limit: usize) -
     let Some((sql, mut values)) = search(filter) else { return Ok(Vec::new()) };
     values.push(integer(after));
     values.push(integer(limit.try_into().unwrap_or(u64::MAX)));
-    on.prepare_cached(&sql)?
-        .query_map(params_from_iter(values), |row| {
-            Ok(Found { row: row.get::<_, i64>(0)?.cast_unsigned(), object: row.get(1)? })
-        })?
-        .collect()
+    on.prepare_cached(&sql)?.query_map(params_from_iter(values), found)?.collect()
+}
+
+fn found(row: &Row<'_>) -> Result<Found> {
+    Ok(Found { row: row.get::<_, i64>(0)?.cast_unsigned(), object: row.get(1)? })
 }
 
 pub(super) fn count(on: &Connection) -> Result<u64> {
     on.prepare_cached("SELECT count(*) FROM objects")?.query_row([], |row| Ok(row.get::<_, i64>(0)?.cast_unsigned()))
+}
+
+/// In the order of creation. There are few domain keys, so each has its look-up in the index, and a
+/// sweep is not slowed down by what it has left behind.
+pub(super) fn sealed_under_other(
+    on: &Connection,
+    active: &DomainKeyId,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<Found>> {
+    let on = on.unchecked_transaction()?;
+    let (after, rows) = (after.cast_signed(), i64::try_from(limit).unwrap_or(i64::MAX));
+    let mut page = Vec::new();
+    let mut search = on.prepare_cached(SEALED_UNDER)?;
+    let mut next_key = on.prepare_cached(NEXT_DOMAIN_KEY)?;
+    let mut key: Option<Vec<u8>> = None;
+    loop {
+        if key.as_deref() != Some(active) {
+            for one in search.query_map(params![key, after, rows], found)? {
+                page.push(one?);
+            }
+        }
+        let next = next_key.query_row([key.unwrap_or_default()], |row| row.get(0)).optional()?;
+        let Some(next) = next else { break };
+        key = Some(next);
+    }
+    page.sort_unstable_by_key(|found| found.row);
+    page.truncate(limit);
+    Ok(page)
+}
+
+/// NULL, too, is looked up by the index.
+const SEALED_UNDER: &str = "SELECT row, object FROM objects WHERE domain_key IS ?1 AND row > ?2 ORDER BY row LIMIT ?3";
+const NEXT_DOMAIN_KEY: &str = "SELECT domain_key FROM objects WHERE domain_key > ?1 ORDER BY domain_key LIMIT 1";
+
+pub(super) fn count_by_domain_key(on: &Connection) -> Result<Vec<(Option<DomainKeyId>, u64)>> {
+    on.prepare_cached("SELECT domain_key, count(*) FROM objects GROUP BY domain_key ORDER BY domain_key")?
+        .query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))?
+        .collect()
 }
 
 /// The query for a filter and its values, without the last two: `after` and the limit. None if
@@ -145,6 +184,21 @@ mod tests {
         let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
         let rows = statement.query_map(params_from_iter(values), |row| row.get::<_, String>(3)).unwrap();
         rows.map(|row| row.unwrap()).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn a_sweep_over_domain_keys_uses_their_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = schema::for_tests(&dir.path().join("token.db"));
+        for (sql, index) in [
+            (SEALED_UNDER, "INDEX objects_domain_key (domain_key=? AND rowid>?)"),
+            (NEXT_DOMAIN_KEY, "COVERING INDEX objects_domain_key (domain_key>?)"),
+        ] {
+            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let plan: Vec<String> = statement.raw_query().mapped(|row| row.get(3)).map(Result::unwrap).collect();
+            assert_eq!(plan.len(), 1, "{plan:?}");
+            assert!(plan[0].contains(index), "{plan:?}");
+        }
     }
 
     #[test]

@@ -19,8 +19,10 @@ const APPLICATION_ID: i32 = 0x434e_4356;
 /// was released is never changed.
 ///
 /// The indexes by label and CKA_ID answer a search without a look at the rows, which with their
-/// blobs are many pages; having `row` in them, they give it in order.
-const MIGRATIONS: &[&str] = &["
+/// blobs are many pages; having `row` in them, they give it in order. An object's `domain_key` is
+/// NULL if it was last written under schema 1.
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE meta (
         one INTEGER PRIMARY KEY CHECK (one = 1),
         label TEXT NOT NULL,
@@ -50,7 +52,19 @@ const MIGRATIONS: &[&str] = &["
     CREATE INDEX objects_ckaid ON objects (ckaid, row, object, class, key_type, private) WHERE ckaid IS NOT NULL;
     CREATE INDEX objects_class ON objects (class);
     CREATE INDEX objects_class_type ON objects (class, key_type) WHERE key_type IS NOT NULL;
-"];
+",
+    "
+    CREATE TABLE log (version INTEGER PRIMARY KEY, entry BLOB NOT NULL) STRICT;
+    CREATE TABLE proposals (
+        seq INTEGER PRIMARY KEY,
+        id BLOB NOT NULL UNIQUE CHECK (length(id) = 32),
+        bytes BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE recovery (one INTEGER PRIMARY KEY CHECK (one = 1), sealed BLOB NOT NULL) STRICT;
+    ALTER TABLE objects ADD COLUMN domain_key BLOB CHECK (length(domain_key) = 16);
+    CREATE INDEX objects_domain_key ON objects (domain_key);
+",
+];
 
 /// How long SQLite itself waits, for what our lock does not cover: recovery of the log by another
 /// process, the last close, a foreign `sqlite3` shell.

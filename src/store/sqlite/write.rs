@@ -4,9 +4,11 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
+use super::domain;
 use super::schema::sql_error;
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::{DomainToken, ObjectId, PinRecord, Record, Role};
+use crate::hsm::{DomainChange, DomainToken, ObjectId, PinRecord, Record, Role};
+use crate::store::ProposalId;
 
 /// One write. Owned, since it may be carried out by the thread that commits for others.
 pub(super) enum Write {
@@ -18,11 +20,13 @@ pub(super) enum Write {
     },
     /// Deletes everything; the token is gone.
     Erase,
-    CommitDomain {
-        domain: DomainToken,
-        pins: Vec<PinRecord>,
+    CommitDomain(DomainChange),
+    PutProposal {
+        id: ProposalId,
+        bytes: Vec<u8>,
     },
-    /// Answers the number of failures, with this attempt.
+    DeleteProposal(ProposalId),
+    PutRecovery(Vec<u8>),
     BeginAttempt {
         role: Role,
         limit: u32,
@@ -32,7 +36,20 @@ pub(super) enum Write {
     },
     Insert(Vec<Record>),
     Replace(Record),
+    ReplaceAll(Vec<Record>),
     Delete(ObjectId),
+}
+
+/// What a write tells whoever asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    Done,
+    /// The failures of a PIN, with this attempt.
+    Failures(u32),
+    /// Whether there was something to delete.
+    Deleted(bool),
+    /// For each record whether it was replaced.
+    Replaced(Vec<bool>),
 }
 
 /// The write was refused, or SQLite failed.
@@ -62,7 +79,7 @@ impl From<Error> for Failure {
     }
 }
 
-type Applied = std::result::Result<u32, Failure>;
+type Applied = std::result::Result<Answer, Failure>;
 
 /// Commits the writes in one transaction; each stands or falls by itself. `mark` is called before
 /// the commit and what it answers is dropped after it. The outer error is the whole transaction's.
@@ -71,7 +88,7 @@ pub(super) fn commit<M>(
     path: &Path,
     writes: &[Write],
     mark: impl FnOnce() -> M,
-) -> Result<Vec<Result<u32>>> {
+) -> Result<Vec<Result<Answer>>> {
     let failed = |error| sql_error(path, error);
     let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     let mut results = Vec::with_capacity(writes.len());
@@ -115,11 +132,14 @@ impl Write {
             Self::Reset { label, serial, domain, so_pin } => {
                 erase(on)?;
                 on.execute("INSERT INTO meta (one, label, serial) VALUES (1, ?1, ?2)", params![label, serial])?;
-                insert_domain(on, domain)?;
+                domain::insert_token(on, domain)?;
                 put_pin(on, so_pin)?;
             }
             Self::Erase => erase(on)?,
-            Self::CommitDomain { domain, pins } => commit_domain(on, domain, pins)?,
+            Self::CommitDomain(change) => domain::commit(on, change)?,
+            Self::PutProposal { id, bytes } => domain::put_proposal(on, id, bytes)?,
+            Self::DeleteProposal(id) => return Ok(Answer::Deleted(domain::delete_proposal(on, id)?)),
+            Self::PutRecovery(sealed) => domain::put_recovery(on, sealed)?,
             Self::BeginAttempt { role, limit } => return begin_attempt(on, role, *limit),
             Self::EndAttempt { role } => {
                 let (kind, name) = role_columns(role);
@@ -127,56 +147,39 @@ impl Write {
                     .execute(params![kind, name])?;
             }
             Self::Insert(records) => records.iter().try_for_each(|record| insert(on, record))?,
-            Self::Replace(record) => replace(on, record)?,
+            Self::Replace(record) => {
+                if !replace(on, record)? {
+                    return Err(not_replaced(on, &record.object)?.into());
+                }
+            }
+            Self::ReplaceAll(records) => {
+                let replaced: std::result::Result<_, rusqlite::Error> =
+                    records.iter().map(|record| replace(on, record)).collect();
+                return Ok(Answer::Replaced(replaced?));
+            }
             Self::Delete(object) => {
                 if on.prepare_cached("DELETE FROM objects WHERE object = ?1")?.execute([object])? == 0 {
                     return Err(gone().into());
                 }
             }
         }
-        Ok(0)
+        Ok(Answer::Done)
     }
 }
 
 fn erase(on: &Connection) -> std::result::Result<(), Failure> {
-    Ok(on.execute_batch("DELETE FROM objects; DELETE FROM pins; DELETE FROM domain; DELETE FROM meta;")?)
+    Ok(on.execute_batch(
+        "DELETE FROM objects; DELETE FROM pins; DELETE FROM domain; DELETE FROM log; DELETE FROM proposals;
+         DELETE FROM recovery; DELETE FROM meta;",
+    )?)
 }
 
-fn insert_domain(on: &Connection, domain: &DomainToken) -> std::result::Result<(), Failure> {
-    on.prepare_cached("INSERT INTO domain (version, bytes) VALUES (?1, ?2)")?
-        .execute(params![domain.version.cast_signed(), domain.bytes])?;
-    Ok(())
-}
-
-fn put_pin(on: &Connection, pin: &PinRecord) -> std::result::Result<(), Failure> {
+pub(super) fn put_pin(on: &Connection, pin: &PinRecord) -> std::result::Result<(), Failure> {
     let (kind, name) = role_columns(&pin.role);
     on.prepare_cached(
         "INSERT OR REPLACE INTO pins (role, name, generation, failures, sealed) VALUES (?1, ?2, ?3, 0, ?4)",
     )?
     .execute(params![kind, name, pin.generation.cast_signed(), pin.sealed])?;
-    Ok(())
-}
-
-/// Compare and set: the newest version must be the one before. The two newest are kept.
-fn commit_domain(on: &Connection, domain: &DomainToken, pins: &[PinRecord]) -> std::result::Result<(), Failure> {
-    let newest: Option<i64> = on.prepare_cached("SELECT max(version) FROM domain")?.query_row([], |row| row.get(0))?;
-    let newest = newest.map_or(0, i64::cast_unsigned);
-    if newest.checked_add(1) != Some(domain.version) {
-        return Err(changed("the domain").into());
-    }
-    insert_domain(on, domain)?;
-    on.prepare_cached("DELETE FROM domain WHERE version < ?1")?.execute([newest.cast_signed()])?;
-    for pin in pins {
-        let (kind, name) = role_columns(&pin.role);
-        let stored: Option<i64> = on
-            .prepare_cached("SELECT generation FROM pins WHERE role = ?1 AND name = ?2")?
-            .query_row(params![kind, name], |row| row.get(0))
-            .optional()?;
-        if stored.is_some_and(|stored| stored.cast_unsigned() >= pin.generation) {
-            return Err(changed("the PIN").into());
-        }
-        put_pin(on, pin)?;
-    }
     Ok(())
 }
 
@@ -195,14 +198,14 @@ fn begin_attempt(on: &Connection, role: &Role, limit: u32) -> Applied {
         name,
         failures + 1
     ])?;
-    Ok(failures + 1)
+    Ok(Answer::Failures(failures + 1))
 }
 
 fn insert(on: &Connection, record: &Record) -> std::result::Result<(), Failure> {
     let columns = &record.columns;
     on.prepare_cached(
-        "INSERT INTO objects (object, generation, class, key_type, private, label, ckaid, sealed)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO objects (object, generation, class, key_type, private, label, ckaid, sealed, domain_key)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
     .execute(params![
         record.object,
@@ -213,16 +216,18 @@ fn insert(on: &Connection, record: &Record) -> std::result::Result<(), Failure> 
         columns.label,
         columns.id,
         record.sealed.as_bytes(),
+        record.sealed.domain_key(),
     ])?;
     Ok(())
 }
 
-fn replace(on: &Connection, record: &Record) -> std::result::Result<(), Failure> {
+/// False if the stored record is not the one before this.
+fn replace(on: &Connection, record: &Record) -> rusqlite::Result<bool> {
     let columns = &record.columns;
     let rows = on
         .prepare_cached(
             "UPDATE objects SET generation = ?2, class = ?3, key_type = ?4, private = ?5, label = ?6, ckaid = ?7,
-             sealed = ?8 WHERE object = ?1 AND generation = ?9",
+             sealed = ?8, domain_key = ?9 WHERE object = ?1 AND generation = ?10",
         )?
         .execute(params![
             record.object,
@@ -233,16 +238,16 @@ fn replace(on: &Connection, record: &Record) -> std::result::Result<(), Failure>
             columns.label,
             columns.id,
             record.sealed.as_bytes(),
+            record.sealed.domain_key(),
             record.generation.wrapping_sub(1).cast_signed(),
         ])?;
-    if rows > 0 {
-        return Ok(());
-    }
-    let known = on
-        .prepare_cached("SELECT 1 FROM objects WHERE object = ?1")?
-        .query_row([record.object], |_| Ok(()))
-        .optional()?;
-    Err(if known.is_some() { changed("the object") } else { gone() }.into())
+    Ok(rows > 0)
+}
+
+fn not_replaced(on: &Connection, object: &ObjectId) -> rusqlite::Result<Error> {
+    let known =
+        on.prepare_cached("SELECT 1 FROM objects WHERE object = ?1")?.query_row([object], |_| Ok(())).optional()?;
+    Ok(if known.is_some() { changed("the object") } else { gone() })
 }
 
 /// The two columns that name a role.
@@ -281,6 +286,6 @@ fn gone() -> Error {
     ErrorKind::ObjectHandleInvalid.with("the object was deleted")
 }
 
-fn changed(what: &str) -> Error {
+pub(super) fn changed(what: &str) -> Error {
     ErrorKind::FunctionFailed.with(format!("{what} was changed by another in between"))
 }

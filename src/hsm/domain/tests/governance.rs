@@ -65,19 +65,19 @@ fn a_pin_is_set_by_its_holder() {
         opened.set_pin(&Role::User, pin, code, CHEAP, &mut at(NOW)).unwrap()
     };
     let (enrolled, change) = set(&created.opened, b"first", Some(code));
-    let public = created.opened.public().adopt_logged(&change.domain, &[change.entry.unwrap()], NOW).unwrap();
-    let uma = Opened::with_pin(&public, &change.record, b"first").unwrap();
+    let public = created.opened.public().adopt_logged(&change.domain, &change.entries, NOW).unwrap();
+    let uma = Opened::with_pin(&public, &change.pins[0], b"first").unwrap();
     // Later she changes it herself.
     let (changed, second) = uma.change_pin(&Role::User, b"second", CHEAP, &mut at(NOW)).unwrap();
-    let public = enrolled.public().adopt_logged(&second.domain, &[second.entry.unwrap()], NOW).unwrap();
-    assert!(Opened::with_pin(&public, &second.record, b"second").is_ok());
+    let public = enrolled.public().adopt_logged(&second.domain, &second.entries, NOW).unwrap();
+    assert!(Opened::with_pin(&public, &second.pins[0], b"second").is_ok());
     // A reset ends the PIN at once, before the new one is there.
     let enrolment = Enrolment { code: None, until: NOW + DAY };
     let reset = run(&changed, Change::ResetPin { role: Role::User, enrolment }, &people, NOW).unwrap();
-    let error = Opened::with_pin(reset.opened.public(), &second.record, b"second").err().unwrap();
+    let error = Opened::with_pin(reset.opened.public(), &second.pins[0], b"second").err().unwrap();
     assert_eq!(error.kind(), ErrorKind::UserPinNotInitialized);
     let (_, third) = set(&reset.opened, b"third", None);
-    assert_eq!((change.record.generation, second.record.generation, third.record.generation), (2, 3, 5));
+    assert_eq!([&change, &second, &third].map(|change| change.pins[0].generation), [2, 3, 5]);
     let removed = run(&changed, Change::RemoveUser { role: Role::User }, &people, NOW).unwrap();
     assert!(removed.opened.state().user(&Role::User).is_none());
 }
@@ -322,7 +322,7 @@ fn an_embedded_domain_is_recovered_too() {
     let reset = run(&back.opened, Change::ResetPin { role: Role::So, enrolment }, &people, NOW).unwrap();
     let (_, change) = reset.opened.set_pin(&Role::So, b"new", None, CHEAP, &mut at(NOW)).unwrap();
     let public = PublicState::first_seen(&change.domain).unwrap();
-    assert!(opens(&Opened::with_pin(&public, &change.record, b"new").unwrap(), &record));
+    assert!(opens(&Opened::with_pin(&public, &change.pins[0], b"new").unwrap(), &record));
 }
 
 #[test]

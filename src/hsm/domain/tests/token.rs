@@ -50,7 +50,7 @@ fn open(domain: &Opened, generation: u64, sealed: &[u8]) -> Result<SecretBytes> 
 
 fn set_pin(opened: &Opened, role: Role, pin: &[u8]) -> (Opened, PinRecord, DomainToken) {
     let (opened, change) = opened.change_pin(&role, pin, CHEAP, &mut Circumstances::of_system()).unwrap();
-    (opened, change.record, change.domain)
+    (opened, change.pins[0].clone(), change.domain)
 }
 
 #[test]

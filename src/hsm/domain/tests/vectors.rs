@@ -145,8 +145,8 @@ fn tokens_and_pin_records() {
     let named = Role::Named("anna".to_owned());
     let (third, change3) = second.change_pin(&named, b"", CHEAP, &mut circumstances).unwrap();
     let so = pin_of(&first, &so_record, b"so-pin-1");
-    let user = pin_of(&second, &change2.record, user_pin);
-    let anna = pin_of(&third, &change3.record, b"");
+    let user = pin_of(&second, &change2.pins[0], user_pin);
+    let anna = pin_of(&third, &change3.pins[0], b"");
     let tokens = [
         (&token1, &first, vec![so.clone()]),
         (&change2.domain, &second, vec![so.clone(), user.clone()]),

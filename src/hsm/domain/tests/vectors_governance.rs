@@ -181,7 +181,7 @@ fn history() {
     let enrolment = Enrolment { code: Some(code), until: NOW + DAY };
     now = h.command(&now, Change::CreateUser { role: Role::User, enrolment }, &[0, 1]).opened;
     let (opened, change) = now.set_pin(&Role::User, b"1234", Some(b"a code"), CHEAP, &mut h.circumstances).unwrap();
-    h.keep(&change.entry.unwrap(), &opened, &[]);
+    h.keep(&change.entries[0], &opened, &[]);
     let order = StandingOrder { interval: 30 * DAY, window: DAY, retain: Some(DAY), until: NOW + 365 * DAY };
     now = h.command(&opened, Change::SetStandingOrder { order: Some(order) }, &[1, 2]).opened;
     let make = Change::MakeRecoverySet { threshold: 2, operators: sorted_ids(&h.people) };
