@@ -156,7 +156,7 @@ fn no_writer_starves_among_eight() {
         println!("writes, p99, max in µs: {said}");
         written.push(said.split(' ').next().unwrap().parse::<u64>().unwrap());
     }
-    assert_eq!(store.count().unwrap(), written.iter().sum());
+    assert_eq!(store.count().unwrap(), written.iter().sum::<u64>());
     let (least, most) = (written.iter().min().unwrap(), written.iter().max().unwrap());
     assert!(least * 4 > *most, "from {least} to {most} writes");
 }

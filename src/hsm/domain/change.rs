@@ -478,7 +478,7 @@ fn keys(signing: &PublicKey, agreement: Option<&PublicKey>) -> String {
     }
 }
 
-fn rule_words(rule: &Rule) -> String {
+pub(super) fn rule_words(rule: &Rule) -> String {
     let alternatives = rule.alternatives.iter().map(|alternative| {
         let places = alternative.iter().map(|(role, minimum)| match *minimum {
             MAJORITY => format!("{role:?} a majority, at least 2"),

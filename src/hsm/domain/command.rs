@@ -1,10 +1,12 @@
 //! Quorum-signed commands: what is signed, how it is read, and when it may be executed.
 
+use sha2::{Digest, Sha256};
+
 use super::super::crypto::Entropy;
 use super::cbor::{Decoded, Decoder, Encoder, Malformed};
 use super::change::{Change, date, hex};
 use super::cose::MultiSigned;
-use super::keys::{Kid, PrivateKey};
+use super::keys::{Kid, PrivateKey, PublicKey};
 use super::refusal::Refusal;
 use super::rules;
 use super::seal::DomainId;
@@ -122,6 +124,11 @@ impl SignedCommand {
         &self.proposal
     }
 
+    /// SHA-256 of what is signed: the name of a pending proposal, whoever has signed it so far.
+    pub(in crate::hsm) fn id(&self) -> [u8; 32] {
+        Sha256::digest(&self.payload).into()
+    }
+
     pub(in crate::hsm) fn signers(&self) -> impl Iterator<Item = &Kid> {
         self.signatures.iter().map(|(kid, _)| kid)
     }
@@ -191,6 +198,27 @@ impl SignedCommand {
                 Ok(signers.into_iter().cloned().collect())
             }
         }
+    }
+
+    /// Whether this key's signature is there and verifies.
+    pub(super) fn is_signed_by(&self, key: &PublicKey) -> bool {
+        let kid = key.kid();
+        let signature = self.signatures.iter().find(|(other, _)| *other == kid);
+        signature.is_some_and(|(_, signature)| key.verify(&self.to_sign(&kid), signature))
+    }
+
+    /// Adds the signatures that another copy of the same proposal has. A signer's that is here already
+    /// stays, for two signatures of one message differ.
+    pub(in crate::hsm) fn merge(&mut self, other: &Self) -> std::result::Result<(), Refusal> {
+        if self.payload != other.payload {
+            return Err(Refusal::Arguments("they are not copies of one proposal"));
+        }
+        for (kid, signature) in &other.signatures {
+            if let Err(at) = self.signatures.binary_search_by(|(held, _)| held.cmp(kid)) {
+                self.signatures.insert(at, (*kid, *signature));
+            }
+        }
+        Ok(())
     }
 
     /// Those of these operators that signed; any other signer is refused.

@@ -11,7 +11,7 @@ use super::apply::Needs;
 use super::change::Change;
 use super::command::SignedCommand;
 use super::identity::Party;
-use super::keys::{PrivateKey, PublicKey};
+use super::keys::{Agreement, PrivateKey, PublicKey};
 use super::log::{self, Entry, Results, Step};
 use super::opened::{Circumstances, Opened, OwnKeys, StateSecrets};
 use super::recovery::{Contribution, RecoverySet};
@@ -171,7 +171,7 @@ impl Opened {
 pub(in crate::hsm) fn contribute(
     public: &PublicState,
     command: &[u8],
-    key: &PrivateKey,
+    key: &dyn Agreement,
     circumstances: &mut Circumstances,
 ) -> Result<Contribution> {
     let state = public.state();

@@ -71,6 +71,13 @@ impl std::fmt::Debug for PublicKey {
     }
 }
 
+/// The private half of an agreement key, wherever it is held.
+pub(in crate::hsm) trait Agreement {
+    fn public(&self) -> Result<PublicKey>;
+    /// ECDH: the x coordinate, 48 bytes.
+    fn shared(&self, peer: &PublicKey) -> Result<Zeroizing<[u8; 48]>>;
+}
+
 /// A P-384 private scalar, 48 bytes big-endian, in secret memory.
 pub(in crate::hsm) struct PrivateKey(SecretBytes);
 
@@ -106,9 +113,7 @@ impl PrivateKey {
 
     /// ECDH and HKDF-SHA-384 with this info. The shared secret does not outlive the call.
     pub(super) fn agree<const N: usize>(&self, peer: &PublicKey, info: &[u8]) -> Result<Zeroizing<[u8; N]>> {
-        let peer = p384::PublicKey::from_public_key_der(&peer.0).map_err(|_| ErrorKind::GeneralError)?;
-        let shared = self.parse()?.diffie_hellman(&peer);
-        seal::expand(None, shared.raw_secret_bytes(), info)
+        agree(self, peer, info)
     }
 
     fn parse(&self) -> Result<p384::SecretKey> {
@@ -119,4 +124,21 @@ impl PrivateKey {
         p384::SecretKey::from_slice(self.0.expose())
             .map_err(|_| ErrorKind::DeviceError.with("a private key is not valid"))
     }
+}
+
+impl Agreement for PrivateKey {
+    fn public(&self) -> Result<PublicKey> {
+        Self::public(self)
+    }
+
+    fn shared(&self, peer: &PublicKey) -> Result<Zeroizing<[u8; 48]>> {
+        let peer = p384::PublicKey::from_public_key_der(&peer.0).map_err(|_| ErrorKind::GeneralError)?;
+        let shared = self.parse()?.diffie_hellman(&peer);
+        Ok(Zeroizing::new((*shared.raw_secret_bytes()).into()))
+    }
+}
+
+/// ECDH and HKDF-SHA-384 with this info.
+pub(super) fn agree<const N: usize>(own: &dyn Agreement, peer: &PublicKey, info: &[u8]) -> Result<Zeroizing<[u8; N]>> {
+    seal::expand(None, &*own.shared(peer)?, info)
 }

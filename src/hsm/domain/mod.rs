@@ -7,6 +7,7 @@ mod command;
 mod cose;
 mod execute;
 mod identity;
+pub(super) mod json;
 mod keys;
 mod log;
 mod opened;

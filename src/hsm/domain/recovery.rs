@@ -12,7 +12,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::super::crypto::{Entropy, SecretBytes};
 use super::cbor::{Decoded, Decoder, Encoder, Malformed};
-use super::keys::{PrivateKey, PublicKey};
+use super::keys::{self, Agreement, PrivateKey, PublicKey};
 use super::refusal::Refusal;
 use super::seal::{self, DomainId};
 use super::state::{Hash, Operator, Recipient, State};
@@ -99,7 +99,7 @@ impl RecoverySet {
         &self,
         domain: &DomainId,
         operator: &Operator,
-        key: &PrivateKey,
+        key: &dyn Agreement,
         (command, hsm): (&Hash, &PublicKey),
         entropy: &mut Entropy,
     ) -> Result<Contribution> {
@@ -254,8 +254,8 @@ fn seal_share(own: &PrivateKey, peer: &PublicKey, info: &[u8], scalar: &[u8]) ->
     Ok(sealed)
 }
 
-fn open_share(own: &PrivateKey, peer: &PublicKey, info: &[u8], sealed: &[u8]) -> Result<Option<SecretBytes>> {
-    let key: Zeroizing<[u8; 44]> = own.agree(peer, info)?;
+fn open_share(own: &dyn Agreement, peer: &PublicKey, info: &[u8], sealed: &[u8]) -> Result<Option<SecretBytes>> {
+    let key: Zeroizing<[u8; 44]> = keys::agree(own, peer, info)?;
     seal::gcm_open(&key[..32], &key[32..], &[], sealed)
 }
 

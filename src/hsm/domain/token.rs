@@ -101,11 +101,23 @@ impl PublicState {
             }
             before.members
         };
-        let signer = parsed.signer(&members)?;
-        if !parsed.state.members.iter().any(|m| m.signing == signer) {
-            return Err(refused("it expels its own signer"));
-        }
+        parsed.of_member(&members).map(Arc::new)
+    }
+
+    /// Takes a token whose version is known from nothing else, as [`Self::first_seen`] does.
+    pub(in crate::hsm) fn of_bytes(bytes: &[u8]) -> Result<Arc<Self>> {
+        let parsed = Parsed::of_bytes(bytes)?;
+        let signer = parsed.signer(&parsed.state.members)?;
         parsed.verify(&signer).map(Arc::new)
+    }
+
+    /// Takes the token of a state that was computed: a member of the state before signed it.
+    pub(in crate::hsm) fn of_state(bytes: &[u8], hash: &Hash, before: &State) -> Result<Arc<Self>> {
+        let parsed = Parsed::of_bytes(bytes)?;
+        if parsed.hash != *hash {
+            return Err(Refusal::LogMismatch.into());
+        }
+        parsed.of_member(&before.members).map(Arc::new)
     }
 
     /// The alarm: somebody made two states of one version.
@@ -176,14 +188,18 @@ struct Parsed<'a> {
 
 impl<'a> Parsed<'a> {
     fn of(token: &'a DomainToken) -> Result<Self> {
-        if token.bytes.len() > LARGEST {
-            return Err(refused("it is too large"));
-        }
-        let parsed = Self::decode(&token.bytes).map_err(|why| refused(why.0))?;
+        let parsed = Self::of_bytes(&token.bytes)?;
         if parsed.state.version != token.version {
             return Err(refused("it is stored under another version"));
         }
         Ok(parsed)
+    }
+
+    fn of_bytes(bytes: &'a [u8]) -> Result<Self> {
+        if bytes.len() > LARGEST {
+            return Err(refused("it is too large"));
+        }
+        Self::decode(bytes).map_err(|why| refused(why.0))
     }
 
     fn decode(bytes: &'a [u8]) -> std::result::Result<Self, Malformed> {
@@ -210,6 +226,15 @@ impl<'a> Parsed<'a> {
     fn signer(&self, members: &[Member]) -> Result<PublicKey> {
         let signer = members.iter().find(|m| m.signing.kid() == self.exporter);
         signer.map(|m| m.signing).ok_or_else(|| refused("its signer is not a member"))
+    }
+
+    /// Verifies that one of these members signed, and that it stays.
+    fn of_member(self, before: &[Member]) -> Result<PublicState> {
+        let signer = self.signer(before)?;
+        if !self.state.members.iter().any(|m| m.signing == signer) {
+            return Err(refused("it expels its own signer"));
+        }
+        self.verify(&signer)
     }
 
     fn verify(self, signer: &PublicKey) -> Result<PublicState> {

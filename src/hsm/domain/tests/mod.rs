@@ -1,5 +1,6 @@
 mod ceremony;
 mod governance;
+mod json;
 mod refusals;
 mod seal;
 mod token;

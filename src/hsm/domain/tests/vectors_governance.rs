@@ -37,7 +37,7 @@ fn sorted_ids(people: &[Person]) -> Vec<[u8; 16]> {
 }
 
 /// One of each command, with arguments of every form.
-fn changes(state: &State, people: &[Person], entropy: &mut Entropy) -> Vec<Change> {
+pub(super) fn changes(state: &State, people: &[Person], entropy: &mut Entropy) -> Vec<Change> {
     let dora = Person::new(entropy, "Dora \"D\" Größe", &["auditor"]);
     let own = OwnKeys::generate(entropy).unwrap();
     let hsm = own.claim("hsm-2", &state.domain).unwrap();
