@@ -24,6 +24,7 @@ from test_vectors import (
     encode,
     hkdf,
     message,
+    open_under_pin,
     private_key,
     sha256,
     sha384,
@@ -201,6 +202,17 @@ class History:
             signers = command.signers(founders)
             assert len(signers) == len(founders)
             return signers
+        if command.name == "recover domain":
+            claim, version, named = command.arguments
+            party, identifier, _, *keys = claimed(claim, old[1])
+            assert party == 2 and (version, named) == (old[6], sha384(self.encoded))
+            assert new[10] == [[identifier, *keys]] and new[18] == [replication_key]
+            # Nobody has a PIN; the SO of an embedded domain may set one.
+            enrolment = [None, at + 3600] if old[5] else None
+            assert new[14] == [
+                [role, name, generation + 1, None, enrolment if role == 0 else None]
+                for role, name, generation, *_ in old[14]
+            ]
         if command.name == "add operator":
             claim, roles = command.arguments
             party, identifier, person, *keys = claimed(claim, old[1])
@@ -318,3 +330,17 @@ def test_recovery(vector):
     assert after.state[7] == token.hash and [qhak for _, _, qhak in after.members] == [hsm]
     after.check_secrets(after.open(private_key(hsm_scalar)))
     assert after.state[27] != token.state[27] and after.state[18] != token.state[18]
+
+
+@pytest.mark.parametrize("vector", vectors("recovery-keys.json"))
+def test_keys_that_wait_for_a_recovery(vector):
+    domain, pin, identifier, claim, sealed = unhex(vector, "domain", "pin", "id", "claim", "sealed")
+    scalars = unhex(vector, "signing_private", "agreement_private")
+    publics = [spki(private_key(scalar)) for scalar in scalars]
+    party, claimed_id, _, *keys = claimed(claim, domain)
+    assert (party, claimed_id, keys) == (2, identifier, publics)
+    parameters = open_under_pin(sealed, pin, "recovery-keys")
+    assert open_under_pin(sealed, pin + b"x", "recovery-keys") is None
+    header, body = parameters
+    assert header[:3] == [domain, vector["serial"], identifier] and header[4:] == publics
+    assert decode(body) == scalars

@@ -186,20 +186,30 @@ class Token:
         assert [spki(private_key(scalar)) for scalar in secrets[4]] == self.state[18]
 
 
-def open_pin_record(record, pin, token):
-    """The agreement key that the PIN unwraps; None for a wrong PIN."""
+def open_under_pin(record, pin, kind):
+    """Parameters and plaintext of what is sealed under a PIN; None for a wrong PIN."""
     header, protected, (ciphertext,) = message(record, ENCRYPT0, {SALT, COMMITMENT, PARAMETERS})
-    assert header[ALG] == A256GCM and header[CONTENT_TYPE] == "application/vnd.conclave.pin-record"
-    domain, serial, role, name, generation, cost, agreement, signer = decode(header[PARAMETERS])
+    assert header[ALG] == A256GCM and header[CONTENT_TYPE] == f"application/vnd.conclave.{kind}"
+    parameters = decode(header[PARAMETERS])
+    (cost,) = [value for value in parameters if isinstance(value, list)]
     memory, passes, lanes = cost
-    assert [role, name, generation, agreement, None] in token.state[14]
-    assert (domain, serial, signer) == (token.state[1], token.state[5], token.exporter)
     salt = header[SALT]
     pin_key = Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory).derive(pin)
-    key, iv, commitment = sealing_keys(pin_key, salt, "pin-record", domain)
+    key, iv, commitment = sealing_keys(pin_key, salt, kind, parameters[0])
     if commitment != header[COMMITMENT]:
         return None
-    unwrapped = private_key(AESGCM(key).decrypt(iv, ciphertext, encode(["Encrypt0", protected, b""])))
+    return parameters, AESGCM(key).decrypt(iv, ciphertext, encode(["Encrypt0", protected, b""]))
+
+
+def open_pin_record(record, pin, token):
+    """The agreement key that the PIN unwraps; None for a wrong PIN."""
+    opened = open_under_pin(record, pin, "pin-record")
+    if opened is None:
+        return None
+    (domain, serial, role, name, generation, _, agreement, signer), scalar = opened
+    assert [role, name, generation, agreement, None] in token.state[14]
+    assert (domain, serial, signer) == (token.state[1], token.state[5], token.exporter)
+    unwrapped = private_key(scalar)
     assert spki(unwrapped) == agreement
     return unwrapped
 

@@ -19,6 +19,8 @@ type Applied<T> = Result<T, Refusal>;
 const SUITES: [u64; 2] = [1, 2];
 /// How long the holder has to set a PIN, at most.
 const LONGEST_ENROLMENT: u64 = 30 * 24 * 3600;
+/// How long the SO's PIN of an embedded domain may be set after a recovery.
+const RECOVERED_ENROLMENT: u64 = 3600;
 /// A year; no lifetime needs more.
 const LONGEST_LIMIT: u64 = 366 * 24 * 3600;
 
@@ -290,10 +292,13 @@ pub(super) fn apply(old: &State, hash: &Hash, change: &Change, at: u64, results:
             check_new_keys(&state, &[member.signing, member.agreement])?;
             state.members = vec![member];
             state.replication_keys.clear();
+            // Nobody opens an embedded token without a PIN, so the HSM that recovers it sets the SO's.
+            let embedded = !state.serial.is_empty();
             for user in &mut state.users {
+                let until = at.saturating_add(RECOVERED_ENROLMENT);
                 user.generation = user.generation.saturating_add(1);
                 user.agreement = None;
-                user.enrolment = None;
+                user.enrolment = (embedded && user.role == Role::So).then_some(Enrolment { code: None, until });
             }
         }
     }

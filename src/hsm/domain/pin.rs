@@ -1,4 +1,4 @@
-//! PIN records: a PIN's Argon2id key wraps the agreement key to which the secrets are encrypted.
+//! What is sealed under a PIN. Of a PIN record, the agreement key to which the secrets are encrypted.
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use zeroize::{Zeroize, Zeroizing};
@@ -13,7 +13,7 @@ use super::state::{State, User, decode_role, encode_role};
 use super::token::PublicState;
 use crate::error::{Error, ErrorKind, Result};
 
-const CONTENT_TYPE: &str = "application/vnd.conclave.pin-record";
+const PIN_RECORD: UnderPin = UnderPin { content_type: "application/vnd.conclave.pin-record", kind: Kind::PinRecord };
 /// Longer PINs are refused before they are hashed.
 const LONGEST: usize = 255;
 
@@ -35,8 +35,6 @@ pub(super) fn make(
     cost: PinCost,
     entropy: &mut Entropy,
 ) -> Result<(PinRecord, User)> {
-    check_pin_length(pin)?;
-    check_cost(cost).map_err(|why| ErrorKind::ArgumentsBad.with(why.0))?;
     let key = PrivateKey::generate(entropy)?;
     let public = key.public()?;
     let parameters = Parameters {
@@ -49,11 +47,7 @@ pub(super) fn make(
         signer: signer.kid(),
     };
     let encoded = parameters.encode();
-    let salt = entropy.array()?;
-    let mut header = Header::new(cose::A256GCM, CONTENT_TYPE);
-    header.salt = Some(salt);
-    header.parameters = Some(&encoded);
-    let sealed = keys(pin, &salt, cost, &state.domain)?.seal(header, &[], key.scalar())?;
+    let sealed = PIN_RECORD.seal(&state.domain, &encoded, key.scalar(), (pin, cost), entropy)?;
     let user = User { role: role.clone(), generation, agreement: Some(public), enrolment: None };
     Ok((PinRecord { role: role.clone(), generation, sealed }, user))
 }
@@ -72,16 +66,8 @@ pub(super) fn open(public: &PublicState, record: &PinRecord, pin: &[u8]) -> Resu
     let state = public.state();
     let user = state.user(&record.role).ok_or(ErrorKind::UserPinNotInitialized)?;
     let agreement = user.agreement.ok_or(ErrorKind::UserPinNotInitialized)?;
-    let message = Message::decode(Form::Encrypt0, &record.sealed).map_err(|why| refused(why.0))?;
-    let header = &message.header;
-    let (Some(salt), Some(_), Some(encoded), None) = (&header.salt, &header.commitment, header.parameters, header.kid)
-    else {
-        return Err(refused("the headers are not those of a PIN record"));
-    };
-    if header.content_type != CONTENT_TYPE {
-        return Err(refused("it is something else"));
-    }
-    let parameters = Parameters::decode(encoded).map_err(|why| refused(why.0))?;
+    let sealed = PIN_RECORD.parse(&record.sealed).map_err(|why| refused(why.0))?;
+    let parameters = Parameters::decode(sealed.parameters).map_err(|why| refused(why.0))?;
     let expected = Parameters {
         domain: state.domain,
         serial: state.serial.clone(),
@@ -94,8 +80,7 @@ pub(super) fn open(public: &PublicState, record: &PinRecord, pin: &[u8]) -> Resu
     if parameters != expected || record.generation != user.generation {
         return Err(refused("it is not the one that the domain state names"));
     }
-    let opened = keys(pin, salt, parameters.cost, &state.domain)?.open(&message, &[])?;
-    let scalar = opened.ok_or(ErrorKind::PinIncorrect)?;
+    let scalar = sealed.open(&state.domain, pin, parameters.cost)?;
     let key = PrivateKey::from_scalar(scalar.expose())?;
     if key.public()? == agreement { Ok(key) } else { Err(refused("it wraps another key")) }
 }
@@ -118,10 +103,7 @@ impl Parameters {
         e.array(8).bytes(&self.domain).text(&self.serial);
         encode_role(&mut e, &self.role);
         e.uint(self.generation);
-        let PinCost { memory_kib, passes, lanes } = self.cost;
-        e.list(&[memory_kib, passes, lanes], |e, n| {
-            e.uint((*n).into());
-        });
+        encode_cost(&mut e, self.cost);
         self.agreement.encode(&mut e);
         e.bytes(&self.signer);
         e.finish()
@@ -134,18 +116,89 @@ impl Parameters {
         let serial = d.text()?.to_owned();
         let role = decode_role(&mut d)?;
         let generation = d.uint()?;
-        d.array_of(3)?;
-        let cost = PinCost { memory_kib: d.small()?, passes: d.small()?, lanes: d.small()? };
+        let cost = decode_cost(&mut d)?;
         let agreement = PublicKey::decode(&mut d)?;
         let signer = d.fixed()?;
         d.end()?;
-        check_cost(cost)?;
         Ok(Self { domain, serial, role, generation, cost, agreement, signer })
+    }
+}
+
+/// A form of message that is sealed under a PIN: a COSE_Encrypt0 whose parameters are authenticated.
+#[derive(Clone, Copy)]
+pub(super) struct UnderPin {
+    pub(super) content_type: &'static str,
+    pub(super) kind: Kind,
+}
+
+/// Such a message, taken apart.
+pub(super) struct SealedUnderPin<'a> {
+    form: UnderPin,
+    message: Message<'a>,
+    salt: [u8; 32],
+    /// Not authenticated before [`Self::open`].
+    pub(super) parameters: &'a [u8],
+}
+
+impl UnderPin {
+    pub(super) fn seal(
+        self,
+        domain: &DomainId,
+        parameters: &[u8],
+        plaintext: &[u8],
+        (pin, cost): (&[u8], PinCost),
+        entropy: &mut Entropy,
+    ) -> Result<Vec<u8>> {
+        check_pin_length(pin)?;
+        check_cost(cost).map_err(|why| ErrorKind::ArgumentsBad.with(why.0))?;
+        let salt = entropy.array()?;
+        let mut header = Header::new(cose::A256GCM, self.content_type);
+        header.salt = Some(salt);
+        header.parameters = Some(parameters);
+        keys(self.kind, pin, &salt, cost, domain)?.seal(header, &[], plaintext)
+    }
+
+    pub(super) fn parse(self, sealed: &[u8]) -> std::result::Result<SealedUnderPin<'_>, Malformed> {
+        let message = Message::decode(Form::Encrypt0, sealed)?;
+        let header = message.header;
+        let (Some(salt), Some(_), Some(parameters), None) =
+            (header.salt, header.commitment, header.parameters, header.kid)
+        else {
+            return Err(Malformed("the headers are not those of what is sealed under a PIN"));
+        };
+        if header.content_type != self.content_type {
+            return Err(Malformed("it is something else"));
+        }
+        Ok(SealedUnderPin { form: self, message, salt, parameters })
+    }
+}
+
+impl SealedUnderPin<'_> {
+    /// The plaintext; CKR_PIN_INCORRECT, CKR_PIN_LEN_RANGE. The cost has been checked.
+    pub(super) fn open(&self, domain: &DomainId, pin: &[u8], cost: PinCost) -> Result<SecretBytes> {
+        check_pin_length(pin)?;
+        let opened = keys(self.form.kind, pin, &self.salt, cost, domain)?.open(&self.message, &[])?;
+        opened.ok_or_else(|| ErrorKind::PinIncorrect.into())
     }
 }
 
 fn check_pin_length(pin: &[u8]) -> Result<()> {
     if pin.len() > LONGEST { Err(ErrorKind::PinLenRange.into()) } else { Ok(()) }
+}
+
+pub(super) fn encode_cost(e: &mut Encoder, cost: PinCost) {
+    let PinCost { memory_kib, passes, lanes } = cost;
+    e.list(&[memory_kib, passes, lanes], |e, n| {
+        e.uint((*n).into());
+    });
+}
+
+/// Reads a cost and refuses one that is out of bounds.
+pub(super) fn decode_cost(d: &mut Decoder<'_>) -> std::result::Result<PinCost, Malformed> {
+    d.array_of(3)?;
+    let cost = PinCost { memory_kib: d.small()?, passes: d.small()?, lanes: d.small()? };
+    check_cost(cost)?;
+    Ok(cost)
 }
 
 fn check_cost(cost: PinCost) -> std::result::Result<(), Malformed> {
@@ -159,7 +212,7 @@ fn check_cost(cost: PinCost) -> std::result::Result<(), Malformed> {
 }
 
 /// Argon2id, then the derivation of sealed objects with the same salt.
-fn keys(pin: &[u8], salt: &[u8; 32], cost: PinCost, domain: &DomainId) -> Result<Keys> {
+fn keys(kind: Kind, pin: &[u8], salt: &[u8; 32], cost: PinCost, domain: &DomainId) -> Result<Keys> {
     let params =
         Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(32)).map_err(|_| ErrorKind::GeneralError)?;
     // `Vec` would abort the process on failure, which a record's parameters must not achieve.
@@ -173,7 +226,7 @@ fn keys(pin: &[u8], salt: &[u8; 32], cost: PinCost, domain: &DomainId) -> Result
             .map_err(|_| ErrorKind::GeneralError.into())
     })?;
     blocks.zeroize();
-    Keys::derive(key.expose(), salt, Kind::PinRecord, domain)
+    Keys::derive(key.expose(), salt, kind, domain)
 }
 
 fn refused(why: &'static str) -> Error {

@@ -68,6 +68,8 @@ kinds! {
     Proposal = "proposal";
     AuditHead = "audit-head";
     IndexKey = "index-key";
+    /// The keys of an HSM that waits for the recovery of an embedded domain.
+    RecoveryKeys = "recovery-keys";
 }
 
 /// A domain key, with the domain and Region it belongs to.

@@ -11,9 +11,9 @@ use super::super::cbor::{Decoder, Encoder};
 use super::super::change::Change;
 use super::super::command::{Proposal, SignedCommand};
 use super::super::execute::{Executed, contribute};
-use super::super::identity::{Identity, Party};
+use super::super::identity::{Claim, Identity, Party};
 use super::super::keys::{PrivateKey, PublicKey};
-use super::super::log::enrolment_hash;
+use super::super::log::{Entry, enrolment_hash};
 use super::super::opened::OwnKeys;
 use super::super::rules::MAJORITY;
 use super::super::state::{Enrolment, Limits, Rule, StandingOrder, State, TrustedRegion};
@@ -145,23 +145,28 @@ struct History {
 }
 
 impl History {
-    fn command(&mut self, opened: &Opened, change: Change, signers: &[usize]) -> Executed {
+    fn sign(&mut self, state: &State, change: Change, signers: &[usize]) -> SignedCommand {
         let validity = (self.circumstances.now, self.circumstances.now + DAY);
-        let proposal = Proposal::new(opened.state(), change, validity, &mut self.circumstances.entropy).unwrap();
+        let proposal = Proposal::new(state, change, validity, &mut self.circumstances.entropy).unwrap();
         let mut command = SignedCommand::unsigned(proposal);
         signers.iter().for_each(|n| command.sign(&self.people[*n].signing).unwrap());
+        command
+    }
+
+    fn command(&mut self, opened: &Opened, change: Change, signers: &[usize]) -> Executed {
+        let command = self.sign(opened.state(), change, signers);
         let executed = opened.execute(&command.encode(), &mut self.circumstances).unwrap();
-        self.keep(&executed.entry, &executed.opened, signers);
+        self.keep(&executed.entry, executed.opened.state(), signers);
         executed
     }
 
-    fn keep(&mut self, entry: &[u8], opened: &Opened, signers: &[usize]) {
+    fn keep(&mut self, entry: &[u8], state: &State, signers: &[usize]) {
         let mut persons: Vec<_> = signers.iter().map(|n| self.people[*n].name.clone()).collect();
         persons.sort();
         self.steps.push(json!({
             "entry": hex(entry),
-            "state": hex(&opened.state().encode()),
-            "hash": hex(opened.public().hash()),
+            "state": hex(&state.encode()),
+            "hash": hex(&state.hash()),
             "signers": persons,
         }));
     }
@@ -181,7 +186,7 @@ fn history() {
     let enrolment = Enrolment { code: Some(code), until: NOW + DAY };
     now = h.command(&now, Change::CreateUser { role: Role::User, enrolment }, &[0, 1]).opened;
     let (opened, change) = now.set_pin(&Role::User, b"1234", Some(b"a code"), CHEAP, &mut h.circumstances).unwrap();
-    h.keep(&change.entries[0], &opened, &[]);
+    h.keep(&change.entries[0], opened.state(), &[]);
     let order = StandingOrder { interval: 30 * DAY, window: DAY, retain: Some(DAY), until: NOW + 365 * DAY };
     now = h.command(&opened, Change::SetStandingOrder { order: Some(order) }, &[1, 2]).opened;
     let make = Change::MakeRecoverySet { threshold: 2, operators: sorted_ids(&h.people) };
@@ -189,14 +194,44 @@ fn history() {
     for later in [30 * DAY, 31 * DAY] {
         h.circumstances.now = NOW + later;
         let kept = now.housekeeping(&mut h.circumstances).unwrap().unwrap();
-        h.keep(&kept.entry, &kept.opened, &[]);
+        h.keep(&kept.entry, kept.opened.state(), &[]);
         now = kept.opened;
     }
     let dora = Person::new(&mut h.circumstances.entropy, "Dora", &["officer"]);
     let add = Change::AddOperator { operator: dora.claim(&now.state().domain), roles: dora.roles.clone() };
     now = h.command(&now, add, &[0, 1]).opened;
     now = h.command(&now, Change::RemoveOperator { id: h.people[1].id }, &[0, 1, 2]).opened;
-    h.command(&now, Change::RotateReplicationKey, &[2]);
+    now = h.command(&now, Change::RotateReplicationKey, &[2]).opened;
+
+    // Its HSM is lost; another takes its place, and the SO's PIN is the first to be set again.
+    let public = now.public();
+    let (claim, sealed) = Opened::begin_recovery(public, b"so-pin-2", CHEAP, &mut h.circumstances).unwrap();
+    let hsm = Claim::decode(&claim).unwrap();
+    let change = Change::RecoverDomain { hsm, version: now.state().version, state: *public.hash() };
+    let command = h.sign(now.state(), change, &[0, 2]).encode();
+    let shares = [0, 2].map(|n| {
+        contribute(public, &command, &h.people[n].agreement, &mut h.circumstances).map(|share| share.encode()).unwrap()
+    });
+    let pin = b"so-pin-2";
+    let (back, change) =
+        Opened::finish_recovery(public, pin, CHEAP, &sealed, &command, &shares, &mut h.circumstances).unwrap();
+    let recovered = Entry::decode(&change.entries[0]).unwrap().make(now.state()).unwrap();
+    h.keep(&change.entries[0], &recovered, &[0, 2]);
+    h.keep(&change.entries[1], back.state(), &[]);
+    let keys = back.own_keys_for_tests();
+    compare(
+        "recovery-keys.json",
+        json!([{
+            "domain": hex(&back.state().domain),
+            "serial": back.state().serial,
+            "pin": hex(pin),
+            "id": hex(&back.state().members[0].id),
+            "signing_private": hex(keys[0].scalar()),
+            "agreement_private": hex(keys[1].scalar()),
+            "claim": hex(&claim),
+            "sealed": hex(&sealed),
+        }]),
+    );
     compare("log.json", json!({ "genesis": hex(&first.state().encode()), "steps": h.steps }));
 }
 
@@ -216,11 +251,7 @@ fn recovery() {
     let fresh = Arc::new(OwnKeys::generate(&mut h.circumstances.entropy).unwrap());
     let hsm = fresh.claim("fresh", &state.domain).unwrap();
     let change = Change::RecoverDomain { hsm, version: state.version, state: *ready.opened.public().hash() };
-    let proposal = Proposal::new(state, change, (NOW, NOW + DAY), &mut h.circumstances.entropy).unwrap();
-    let mut command = SignedCommand::unsigned(proposal);
-    command.sign(&h.people[0].signing).unwrap();
-    command.sign(&h.people[2].signing).unwrap();
-    let command = command.encode();
+    let command = h.sign(state, change, &[0, 2]).encode();
     let contributions: Vec<_> = (0..3)
         .map(|n| contribute(ready.opened.public(), &command, &h.people[n].agreement, &mut h.circumstances).unwrap())
         .collect();
