@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::command::{Record, View};
@@ -26,6 +27,11 @@ impl Open {
         Arc::new(Self { key: Arc::new(key), view: OnceLock::new(), record, verified })
     }
 
+    /// The same object, sealed anew as another record.
+    pub(super) fn resealed(&self, record: Record) -> Arc<Self> {
+        Arc::new(Self { key: Arc::clone(&self.key), view: self.view.clone(), record, verified: self.verified })
+    }
+
     /// What may be read of the object, put together by `make` when first asked for.
     pub(super) fn view(&self, make: impl FnOnce(&Key) -> View) -> Arc<View> {
         Arc::clone(self.view.get_or_init(|| Arc::new(make(&self.key))))
@@ -35,17 +41,34 @@ impl Open {
 type Shard = HashMap<[u8; 32], Arc<Open>, BuildHasherDefault<DigestHasher>>;
 
 #[derive(Default)]
-pub(super) struct Cache([RwLock<Shard>; SHARDS]);
+pub(super) struct Cache {
+    shards: [RwLock<Shard>; SHARDS],
+    /// How often it was cleared.
+    epoch: AtomicU64,
+}
+
+/// When something was opened that is to be kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Epoch(u64);
 
 impl Cache {
     pub(super) fn get(&self, digest: &[u8; 32]) -> Option<Arc<Open>> {
         self.shard(digest).read().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
     }
 
-    pub(super) fn put(&self, open: Arc<Open>) {
+    /// To be taken before the domain's state is looked at to open something.
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::SeqCst))
+    }
+
+    /// Keeps what was opened, unless the cache was cleared since.
+    pub(super) fn put(&self, open: Arc<Open>, epoch: Epoch) {
         let digest = *open.record.sealed.digest();
         let mut evicted = Vec::new();
         let mut shard = self.shard(&digest).write().unwrap_or_else(PoisonError::into_inner);
+        if epoch != self.epoch() {
+            return;
+        }
         if shard.len() >= PER_SHARD {
             // Any will do: the map's order is that of a digest.
             let victims: Vec<_> = shard.keys().take(PER_SHARD / 4).copied().collect();
@@ -60,15 +83,17 @@ impl Cache {
         self.shard(digest).write().unwrap_or_else(PoisonError::into_inner).remove(digest);
     }
 
+    /// Forgets everything, also what another thread is about to keep that it opened before.
     pub(super) fn clear(&self) {
-        for shard in &self.0 {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        for shard in &self.shards {
             let all = std::mem::take(&mut *shard.write().unwrap_or_else(PoisonError::into_inner));
             drop(all);
         }
     }
 
     fn shard(&self, digest: &[u8; 32]) -> &RwLock<Shard> {
-        &self.0[usize::from(digest[31]) % SHARDS]
+        &self.shards[usize::from(digest[31]) % SHARDS]
     }
 }
 

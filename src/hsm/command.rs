@@ -270,6 +270,11 @@ pub enum Command<'a> {
         record: &'a Record,
         template: &'a Template<'a>,
     },
+    /// Seals a token object's record anew under the active domain key, with the next generation.
+    /// Answers the new record, or [`Reply::Done`] if there is nothing to do.
+    Reseal {
+        record: &'a Record,
+    },
     /// Answers whether the object may be destroyed.
     CheckDestroy {
         record: &'a Record,

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
-use super::command::{DomainToken, PinCost, PinRecord, Reply, Role, Ticket};
-use super::domain::{self, Circumstances, Opened, PublicState};
+use super::command::{DomainToken, ObjectId, PinCost, PinRecord, Reply, Role, Ticket};
+use super::domain::{self, Circumstances, Opened, PublicState, State};
 use super::{Access, Hsm, random};
 use crate::error::{ErrorKind, Result};
 
@@ -69,8 +69,29 @@ impl Hsm {
         if let Some(opened) = &held.opened {
             held.opened = Some(Arc::new(opened.advance(Arc::clone(&public))?));
         }
+        let newer = held.public.as_ref().is_some_and(|old| old.hash() != public.hash());
         held.public = Some(public);
+        drop(held);
+        // What a newer state revokes, retires or trusts no more is looked at again.
+        if newer {
+            self.cache.clear();
+        }
         Ok(Reply::Done)
+    }
+
+    /// Whether operators govern the domain, as far as this instance knows.
+    pub(super) fn is_founded(&self) -> bool {
+        self.with_public(|state| state.log_head.is_some()).unwrap_or_default()
+    }
+
+    /// CKA_TRUSTED of an object of a founded domain; None where its record says so itself.
+    pub(super) fn operators_trust(&self, object: &ObjectId) -> Option<bool> {
+        self.with_public(|state| state.log_head.map(|_| state.trusted_keys.contains(object))).flatten()
+    }
+
+    fn with_public<T>(&self, look: impl FnOnce(&State) -> T) -> Option<T> {
+        let held = self.login.domain.read().unwrap_or_else(PoisonError::into_inner);
+        held.public.as_ref().map(|public| look(public.state()))
     }
 
     /// Opens the domain with a PIN. The hash is computed under no lock.

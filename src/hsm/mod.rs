@@ -16,6 +16,7 @@ mod objects;
 mod params;
 mod random;
 mod record;
+mod reseal;
 mod separation;
 mod transient;
 mod value;
@@ -103,6 +104,7 @@ impl Hsm {
             }
             Command::Copy { source, template, place } => self.copy(ticket, source, template, place),
             Command::SetAttributes { record, template } => self.set_attributes(ticket, record, template),
+            Command::Reseal { record } => self.reseal(ticket, record),
             Command::CheckDestroy { record } => self.check_destroy(ticket, record),
             Command::View { record } => self.view(ticket, record),
             Command::Reveal { record, attribute } => self.reveal(ticket, record, attribute),

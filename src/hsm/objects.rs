@@ -7,6 +7,7 @@ use cryptoki_sys as ck;
 
 use super::cache::Open;
 use super::command::{Columns, IndexColumn, ObjectId, Outcome, Place, Record, Reply, Sealed, Ticket, View};
+use super::domain::Circumstances;
 use super::key::Key;
 use super::mechanism::{self, Row};
 use super::params::{Mechanism, MechanismType, Params};
@@ -18,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 impl Hsm {
     pub(super) fn create(&self, ticket: &Ticket, template: &Template<'_>, place: Place) -> Result<Reply> {
         let access = self.access(ticket);
-        let key = build::create(template, access == Access::So)?;
+        let key = build::create(template, access == Access::So && !self.is_founded())?;
         self.new_record(access, key, place).map(one)
     }
 
@@ -56,6 +57,7 @@ impl Hsm {
         place: Place,
     ) -> Result<Reply> {
         let access = self.access(ticket);
+        self.check_trust(template)?;
         let source = self.open(access, source)?;
         let key = build::copy(&source.key, template, access == Access::So, &self.settings)?;
         self.new_record(access, key, place).map(one)
@@ -63,6 +65,7 @@ impl Hsm {
 
     pub(super) fn set_attributes(&self, ticket: &Ticket, source: &Record, template: &Template<'_>) -> Result<Reply> {
         let access = self.access(ticket);
+        self.check_trust(template)?;
         let open = self.open(access, source)?;
         let key = build::set_attributes(&open.key, template, access == Access::So, &self.settings)?;
         let generation = source.generation.checked_add(1).ok_or(ErrorKind::DeviceError)?;
@@ -246,14 +249,15 @@ impl Hsm {
                 return may_see(access, &open.key).map(|()| open);
             }
         }
-        let (key, verified) = self.unseal(record)?;
-        if self.columns(&key.attributes)? != record.columns || unique_id(&key.attributes) != record::hex(&record.object)
-        {
-            return Err(altered(record));
-        }
+        let epoch = self.cache.epoch();
+        let (mut key, verified) = self.unseal(record)?;
+        self.check_row(&key, record)?;
         may_see(access, &key)?;
+        if verified {
+            self.apply_trust(&mut key, &record.object);
+        }
         let open = Open::new(key, record.clone(), verified);
-        self.cache.put(Arc::clone(&open));
+        self.cache.put(Arc::clone(&open), epoch);
         Ok(open)
     }
 
@@ -276,11 +280,36 @@ impl Hsm {
         let key_id = domain::key_id_of(record.sealed.as_bytes())?;
         match self.opened() {
             Ok(domain) => {
-                let sealer = domain.sealer_for(&key_id, &record.object, record.generation)?;
+                let now = Circumstances::of_system().now;
+                let sealer = domain.sealer_for(&key_id, &record.object, record.generation, now)?;
                 Ok((record::open(record, sealer)?, true))
             }
             Err(_) => Ok((record::read_unverified(record)?, false)),
         }
+    }
+
+    /// That the row's identity and columns are those of the sealed object.
+    pub(super) fn check_row(&self, key: &Key, record: &Record) -> Result<()> {
+        let named = unique_id(&key.attributes) == record::hex(&record.object);
+        if named && self.columns(&key.attributes)? == record.columns { Ok(()) } else { Err(altered(record)) }
+    }
+
+    /// CKA_TRUSTED of a founded domain is what the operators said of the object, not what its record
+    /// says.
+    fn apply_trust(&self, key: &mut Key, object: &ObjectId) {
+        if key.attributes.contains(ck::CKA_TRUSTED)
+            && let Some(trusted) = self.operators_trust(object)
+        {
+            key.attributes.set(ck::CKA_TRUSTED, Value::Bool(trusted));
+        }
+    }
+
+    /// Refuses a template that sets CKA_TRUSTED where the operators do.
+    fn check_trust(&self, template: &Template<'_>) -> Result<()> {
+        if template.get(ck::CKA_TRUSTED).is_some() && self.is_founded() {
+            return Err(ErrorKind::AttributeReadOnly.with("CKA_TRUSTED is set by the operators' command \"trust key\""));
+        }
+        Ok(())
     }
 
     fn new_record(&self, access: Access, mut key: Key, place: Place) -> Result<Record> {
@@ -294,8 +323,10 @@ impl Hsm {
     }
 
     /// Seals an object and keeps it opened, since it is likely to be used next.
-    fn seal(&self, access: Access, key: Key, object: ObjectId, generation: u64) -> Result<Record> {
+    fn seal(&self, access: Access, mut key: Key, object: ObjectId, generation: u64) -> Result<Record> {
         may_see(access, &key)?;
+        let epoch = self.cache.epoch();
+        self.apply_trust(&mut key, &object);
         let sealed = if key.attributes.flag(ck::CKA_TOKEN) {
             if access == Access::Public {
                 return Err(ErrorKind::UserNotLoggedIn.with("token objects are made and changed after login"));
@@ -305,7 +336,7 @@ impl Hsm {
             self.instance.seal(&key, &object, generation)?
         };
         let record = Record { object, generation, columns: self.columns(&key.attributes)?, sealed };
-        self.cache.put(Open::new(key, record.clone(), true));
+        self.cache.put(Open::new(key, record.clone(), true), epoch);
         Ok(record)
     }
 

@@ -5,11 +5,12 @@ pub(super) mod cbor;
 mod change;
 mod command;
 mod cose;
+mod embedded;
 mod execute;
 mod identity;
 pub(super) mod json;
 mod keys;
-mod log;
+pub(super) mod log;
 mod opened;
 mod pin;
 mod recovery;
@@ -21,6 +22,7 @@ mod token;
 
 pub(super) use opened::{Circumstances, Opened, check_pin};
 pub(super) use seal::{Kind, Sealer, key_id_of, unverified};
+pub(super) use state::State;
 pub(super) use token::PublicState;
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::error::{ErrorKind, Result};
 pub(in crate::hsm) struct Circumstances {
     pub(super) entropy: Entropy,
     /// Seconds since 1970.
-    pub(super) now: u64,
+    pub(in crate::hsm) now: u64,
 }
 
 impl Circumstances {
@@ -239,11 +239,25 @@ impl Opened {
     }
 
     /// The sealer of the domain key that a record names (`seal::key_id_of`), unless the key is
-    /// retired or a revocation excludes the record.
-    pub(in crate::hsm) fn sealer_for(&self, id: &KeyId, object: &ObjectId, generation: u64) -> Result<&Arc<Sealer>> {
-        self.state().check_generation(object, generation)?;
-        let sealer = self.sealers.iter().find(|sealer| sealer.key_id() == id);
-        sealer.ok_or_else(|| ErrorKind::DeviceError.with("the record's domain key is unknown or retired"))
+    /// retired, its deadline has passed (`now` in seconds since 1970), or a revocation excludes the
+    /// record.
+    pub(in crate::hsm) fn sealer_for(
+        &self,
+        id: &KeyId,
+        object: &ObjectId,
+        generation: u64,
+        now: u64,
+    ) -> Result<&Arc<Sealer>> {
+        let state = self.state();
+        state.check_generation(object, generation)?;
+        let found = state.domain_keys.iter().zip(&self.sealers).find(|(entry, _)| entry.id == *id);
+        let (entry, sealer) =
+            found.ok_or_else(|| ErrorKind::DeviceError.with("the record's domain key is unknown or retired"))?;
+        // The domain's clock does not go back, whatever the system's does.
+        if entry.retires.is_some_and(|deadline| deadline <= now.max(state.changed)) {
+            return Err(ErrorKind::DeviceError.with("the deadline of the record's domain key has passed"));
+        }
+        Ok(sealer)
     }
 
     pub(in crate::hsm) fn index_key(&self) -> &IndexKey {
@@ -258,6 +272,12 @@ impl Opened {
     #[cfg(test)]
     pub(super) fn signing_for_tests(&self) -> &PrivateKey {
         self.signing().unwrap()
+    }
+
+    /// QHSK and QHAK of an embedded domain.
+    #[cfg(test)]
+    pub(super) fn own_keys_for_tests(&self) -> [&PrivateKey; 2] {
+        [self.secrets.signing().unwrap(), self.secrets.agreement().unwrap()]
     }
 
     fn with_key(public: Arc<PublicState>, key: &PrivateKey, own: Option<Arc<OwnKeys>>) -> Result<Self> {

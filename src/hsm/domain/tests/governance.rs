@@ -6,8 +6,8 @@ use super::super::super::command::{ObjectId, Role};
 use super::super::super::crypto::Entropy;
 use super::super::change::{Change, date};
 use super::super::execute::contribute;
-use super::super::identity::{Identity, Party};
-use super::super::log::{self, Entry, enrolment_hash, lost_with};
+use super::super::identity::{Claim, Identity, Party};
+use super::super::log::{self, Deadline, Entry, enrolment_hash, lost_with};
 use super::super::opened::OwnKeys;
 use super::super::recovery::Contribution;
 use super::super::refusal::Refusal;
@@ -25,7 +25,11 @@ fn seal(opened: &Opened) -> Vec<u8> {
 }
 
 fn opens(opened: &Opened, record: &[u8]) -> bool {
-    let sealer = opened.sealer_for(&key_id_of(record).unwrap(), &OBJECT, 1);
+    opens_at(opened, record, NOW)
+}
+
+fn opens_at(opened: &Opened, record: &[u8], now: u64) -> bool {
+    let sealer = opened.sealer_for(&key_id_of(record).unwrap(), &OBJECT, 1, now);
     sealer.is_ok_and(|s| s.open(Kind::Key, &OBJECT, 1, record).is_ok_and(|key| key.expose() == b"key"))
 }
 
@@ -93,6 +97,14 @@ fn domain_keys_rotate_and_retire() {
     let old = key_id_of(&first).unwrap();
     let records = [(1, old), (2, key_id_of(&second).unwrap())];
     assert_eq!(lost_with(&old, records.into_iter()), [1]);
+    // It is warned of for a week, and holds whether or not somebody made the entry.
+    let warned = |now| log::deadlines(rotated.opened.state(), now);
+    assert_eq!(warned(NOW + 83 * DAY - 1), []);
+    let deadline = Deadline { key: old, retires: NOW + 90 * DAY };
+    assert_eq!((warned(NOW + 83 * DAY), warned(NOW + 91 * DAY)), (vec![deadline], vec![deadline]));
+    assert!(opens_at(&rotated.opened, &first, NOW + 90 * DAY - 1));
+    assert!(!opens_at(&rotated.opened, &first, NOW + 90 * DAY));
+    assert!(opens_at(&rotated.opened, &second, NOW + 90 * DAY));
     // The deadline itself needs no signature, and does not come early.
     assert!(rotated.opened.housekeeping(&mut at(NOW + 90 * DAY - 1)).unwrap().is_none());
     let retired = rotated.opened.housekeeping(&mut at(NOW + 90 * DAY)).unwrap().unwrap();
@@ -304,25 +316,90 @@ fn an_embedded_domain_is_recovered_too() {
     let people: Vec<&Person> = g.people.iter().collect();
     let mut ids: Vec<_> = people.iter().map(|p| p.id).collect();
     ids.sort_unstable();
+    let enrolment = || Enrolment { code: None, until: NOW + DAY };
+    let create = Change::CreateUser { role: Role::User, enrolment: enrolment() };
+    let with_user = run(g.opened(), create, &people, NOW).unwrap().opened;
+    let (with_user, user) = with_user.set_pin(&Role::User, b"user", None, CHEAP, &mut at(NOW)).unwrap();
+    refused(
+        Opened::begin_recovery(with_user.public(), b"new", CHEAP, &mut at(NOW)),
+        &Refusal::Unknown("the recovery set"),
+    );
     let make = Change::MakeRecoverySet { threshold: 2, operators: ids };
-    let ready = run(g.opened(), make, &people, NOW).unwrap();
+    let ready = run(&with_user, make, &people, NOW).unwrap();
     let record = seal(&ready.opened);
     let public = PublicState::first_seen(&ready.token).unwrap();
+
+    let (claim, keys) = Opened::begin_recovery(&public, b"new", CHEAP, &mut at(NOW)).unwrap();
+    let hsm = Claim::decode(&claim).unwrap();
+    let change = Change::RecoverDomain { hsm: hsm.clone(), version: public.state().version, state: *public.hash() };
+    let command = sign(propose(public.state(), change, &mut at(NOW)), &people[..2]);
+    let share = |n: usize| contribute(&public, &command, &people[n].agreement, &mut at(NOW)).unwrap().encode();
+    let finish = |pin: &[u8], keys: &[u8], shares: &[Vec<u8>], now| {
+        Opened::finish_recovery(&public, pin, CHEAP, keys, &command, shares, &mut at(now))
+    };
+    let shares = [share(0), share(2)];
+    let wrong = finish(b"wrong", &keys, &shares, NOW).err().unwrap();
+    assert_eq!(wrong.kind(), ErrorKind::PinIncorrect);
+    refused(finish(b"new", &keys, &shares[..1], NOW), &Refusal::TooFewShares { have: 1, need: 2 });
+    // Keys of another attempt are not those that the command names; changed ones are none.
+    let (_, others) = Opened::begin_recovery(&public, b"new", CHEAP, &mut at(NOW)).unwrap();
+    refused(finish(b"new", &others, &shares, NOW), &Refusal::NotARecovery);
+    for byte in (0..keys.len()).step_by(29) {
+        let mut changed = keys.clone();
+        changed[byte] ^= 1;
+        let kind = finish(b"new", &changed, &shares, NOW).err().map(|error| error.kind());
+        assert!(matches!(kind, Some(ErrorKind::TokenNotRecognized | ErrorKind::PinIncorrect)), "{byte}: {kind:?}");
+    }
+
+    let (back, change) = finish(b"new", &keys, &shares, NOW).unwrap();
+    assert!(opens(&back, &record));
+    assert_eq!((change.base(), change.domain.version), (Some(ready.token.version), ready.token.version + 2));
+    assert_eq!((change.entries.len(), &change.pins[0].role, &change.removed[..]), (2, &Role::So, &[Role::User][..]));
+    let state = back.state();
+    assert_eq!((state.members.len(), state.members[0].id), (1, hsm.identity.id));
+    let user_now = state.user(&Role::User).unwrap();
+    assert!(user_now.agreement.is_none() && user_now.enrolment.is_none());
+
+    // Whoever holds the state before takes both steps by the log, and neither alone.
+    let adopted = public.adopt_logged(&change.domain, &change.entries, NOW).unwrap();
+    refused(public.adopt_logged(&change.domain, &change.entries[..1], NOW), &Refusal::LogMissing);
+    assert!(opens(&Opened::with_pin(&adopted, &change.pins[0], b"new").unwrap(), &record));
+    // The old HSM, if it turns up again, and the old PINs are shut out.
+    assert!(ready.opened.advance(Arc::clone(&adopted)).is_err());
+    let gone = |record| Opened::with_pin(&adopted, record, SO_PIN).err().unwrap().kind();
+    assert_eq!(gone(&g.before.so_pin), ErrorKind::TokenNotRecognized);
+    assert_eq!(gone(&user.pins[0]), ErrorKind::UserPinNotInitialized);
+
+    // The user comes back by command; nobody else sets his PIN.
+    refused(back.set_pin(&Role::User, b"user", None, CHEAP, &mut at(NOW)), &Refusal::NoEnrolment);
+    let reset = Change::ResetPin { role: Role::User, enrolment: enrolment() };
+    let reset = run(&back, reset, &people, NOW).unwrap().opened;
+    let (_, change) = reset.set_pin(&Role::User, b"user", None, CHEAP, &mut at(NOW)).unwrap();
+    let public = PublicState::first_seen(&change.domain).unwrap();
+    assert!(opens(&Opened::with_pin(&public, &change.pins[0], b"user").unwrap(), &record));
+}
+
+/// The enrolment that a recovery opens is the SO's, ends, and is an embedded domain's only.
+#[test]
+fn a_recovery_lets_the_so_set_a_pin() {
+    let g = governed();
+    let people: Vec<&Person> = g.people.iter().collect();
+    let mut ids: Vec<_> = people.iter().map(|p| p.id).collect();
+    ids.sort_unstable();
+    let make = Change::MakeRecoverySet { threshold: 2, operators: ids };
+    let ready = run(g.opened(), make, &people, NOW).unwrap();
+    let public = ready.opened.public();
     let fresh = Arc::new(OwnKeys::generate(&mut Entropy::System).unwrap());
     let hsm = fresh.claim("fresh", &public.state().domain).unwrap();
     let change = Change::RecoverDomain { hsm, version: public.state().version, state: *public.hash() };
     let command = sign(propose(public.state(), change, &mut at(NOW)), &people[..2]);
-    let shares = [0, 2].map(|n| contribute(&public, &command, &people[n].agreement, &mut at(NOW)).unwrap());
-    let back = Opened::recover(&public, fresh, &command, &shares, &mut at(NOW)).unwrap();
-    assert!(opens(&back.opened, &record));
-    // All PINs have ended; the operators let the SO set a new one, which opens the token again.
-    let gone = Opened::with_pin(back.opened.public(), &g.before.so_pin, SO_PIN);
-    assert_eq!(gone.err().unwrap().kind(), ErrorKind::UserPinNotInitialized);
-    let enrolment = Enrolment { code: None, until: NOW + DAY };
-    let reset = run(&back.opened, Change::ResetPin { role: Role::So, enrolment }, &people, NOW).unwrap();
-    let (_, change) = reset.opened.set_pin(&Role::So, b"new", None, CHEAP, &mut at(NOW)).unwrap();
-    let public = PublicState::first_seen(&change.domain).unwrap();
-    assert!(opens(&Opened::with_pin(&public, &change.pins[0], b"new").unwrap(), &record));
+    let shares = [0, 2].map(|n| contribute(public, &command, &people[n].agreement, &mut at(NOW)).unwrap());
+    let back = Opened::recover(public, fresh, &command, &shares, &mut at(NOW)).unwrap();
+    let enrolment = Some(Enrolment { code: None, until: NOW + 3600 });
+    assert_eq!(back.opened.state().user(&Role::So).unwrap().enrolment, enrolment);
+    let set = |now| back.opened.set_pin(&Role::So, b"new", None, CHEAP, &mut at(now));
+    assert!(set(NOW + 3600).is_ok());
+    refused(set(NOW + 3601), &Refusal::EnrolmentEnded);
 }
 
 #[test]

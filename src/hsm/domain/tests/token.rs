@@ -44,7 +44,7 @@ fn detail<T>(result: Result<T>) -> String {
 }
 
 fn open(domain: &Opened, generation: u64, sealed: &[u8]) -> Result<SecretBytes> {
-    let sealer = domain.sealer_for(&key_id_of(sealed)?, &OBJECT, generation)?;
+    let sealer = domain.sealer_for(&key_id_of(sealed)?, &OBJECT, generation, 1_700_000_000)?;
     sealer.open(Kind::Key, &OBJECT, generation, sealed)
 }
 
