@@ -25,6 +25,7 @@ pub use command::{
     Columns, Command, DomainChange, DomainKeyId, DomainToken, Function, IndexColumn, ObjectId, Operation, Outcome,
     PinCost, PinRecord, Place, Record, Reply, Role, Sealed, Ticket, View,
 };
+pub use domain::governance;
 pub use mechanism::{MechanismInfo, key_type_name, mechanism_info, mechanisms, param_shape};
 pub use params::{HkdfSalt, Mechanism, MechanismType, Oaep, ParamShape, Params, PrfData, Pss, Secret};
 pub use value::{AttributeType, Attributes, Raw, Template, Value};

@@ -489,7 +489,7 @@ pub(super) fn rule_words(rule: &Rule) -> String {
     format!("The command {:?} needs: {}.", rule.command, alternatives.collect::<Vec<_>>().join(", or "))
 }
 
-fn role_words(role: &Role) -> String {
+pub(super) fn role_words(role: &Role) -> String {
     match role {
         Role::So => "the security officer (SO)".to_owned(),
         Role::User => "the user".to_owned(),

@@ -7,6 +7,7 @@ mod command;
 mod cose;
 mod embedded;
 mod execute;
+pub mod governance;
 mod identity;
 pub(super) mod json;
 mod keys;

@@ -213,7 +213,8 @@ fn holder(state: &State, id: &[u8; 16]) -> Value {
     json!({ "operator": id.write(), "person": person })
 }
 
-fn key(key: &PublicKey) -> Value {
+/// `{kid, public_key}`, both in hexadecimal.
+pub(super) fn key(key: &PublicKey) -> Value {
     let kid: Kid = key.kid();
     json!({ "kid": kid.write(), "public_key": key.write() })
 }

@@ -1,6 +1,7 @@
 mod ceremony;
 mod governance;
 mod json;
+mod papers;
 mod refusals;
 mod seal;
 mod token;
