@@ -1,12 +1,14 @@
 //! The store, through its public interface: in one process, in many, and across forks.
 
 mod fork;
+mod governed;
 mod one_process;
 mod processes;
+mod schema_1;
 
 use std::path::Path;
 
-use conclave::hsm::{Columns, DomainChange, DomainToken, ObjectId, PinRecord, Record, Role, Sealed};
+use conclave::hsm::{Columns, DomainChange, DomainKeyId, DomainToken, ObjectId, PinRecord, Record, Role, Sealed};
 use conclave::store::{Directory, Filter, SqliteStore};
 
 pub const SECRET_KEY: u64 = 4;
@@ -48,6 +50,21 @@ pub fn record(number: u64, label: &str) -> Record {
         },
         sealed: Sealed::new(vec![number as u8; 600]),
     }
+}
+
+pub fn domain_key(key: u8) -> DomainKeyId {
+    [key; 16]
+}
+
+/// Has the form of a record that is sealed under this domain key (`docs/protocols.md`).
+pub fn sealed_under(key: u8, number: u64) -> Sealed {
+    let mut header = vec![0xa3, 0x01, 0x03, 0x03, 0x61, b'x', 0x04, 0x50];
+    header.extend(domain_key(key));
+    let mut sealed = vec![0xd0, 0x83, 0x58, header.len() as u8];
+    sealed.extend(header);
+    sealed.extend([0xa0, 0x59, 0x02, 0x58]);
+    sealed.extend([number as u8; 0x258]);
+    Sealed::new(sealed)
 }
 
 pub fn by_label(label: &str) -> Filter {

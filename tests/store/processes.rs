@@ -12,7 +12,8 @@ use conclave::error::ErrorKind;
 use conclave::hsm::Role;
 use conclave::store::{Directory, Store};
 
-use super::{by_label, domain, new_token, object, pin, record};
+use super::schema_1::put_token;
+use super::{by_label, change, domain, entry, new_token, object, pin, record};
 
 const ROLE: &str = "STORE_TEST_ROLE";
 const DATA: &str = "STORE_TEST_DATA";
@@ -44,6 +45,8 @@ fn child() {
     let number: u64 = env::var(NUMBER).unwrap().parse().unwrap();
     match role.as_str() {
         "write until killed" => write_until_killed(&data, number),
+        "commit until killed" => commit_until_killed(&data),
+        "take over a token" => take_over_a_token(&data, number),
         "create a token" => create_a_token(&data),
         "write for two seconds" => write_for_two_seconds(&data, number),
         _ => unreachable!("{role}"),
@@ -90,6 +93,71 @@ fn acknowledged_writes_survive_a_kill() {
     while !store.counter().is_multiple_of(2) {
         store.find(&by_label("x"), 0, 1).unwrap();
         assert!(begin.elapsed() < Duration::from_secs(5), "the counter is put right after a death");
+    }
+}
+
+/// Chains of one to three entries, with a PIN whose generation is the version.
+fn commit_until_killed(data: &Path) {
+    let store = Directory::open(data).unwrap().store(0).unwrap();
+    loop {
+        let held = store.meta().unwrap().domain.version;
+        let (entries, version) = (1 + held % 3, held + 1 + held % 3);
+        match store.commit_domain(&change(version, entries, vec![pin(Role::User, version)])) {
+            Ok(()) => println!("{MARK}{version}"),
+            Err(error) if error.kind() == ErrorKind::FunctionFailed => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn the_token_and_the_log_agree_after_a_kill() {
+    let data = tempfile::tempdir().unwrap();
+    let (_, store) = new_token(data.path());
+    let mut acknowledged: u64 = 1;
+    for round in 0..8 {
+        let mut children = [(); 2].map(|()| spawn("commit until killed", data.path(), round));
+        let mut said: Vec<_> = children.iter_mut().map(lines).collect();
+        let first: Vec<_> = said.iter_mut().filter_map(Iterator::next).collect();
+        thread::sleep(Duration::from_millis(10 + 13 * round));
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let said = first.into_iter().chain(said.into_iter().flatten());
+        acknowledged = said.map(|version| version.parse().unwrap()).max().unwrap_or(1).max(acknowledged);
+        let meta = store.meta().unwrap();
+        let version = meta.domain.version;
+        assert!(version >= acknowledged, "{version} < {acknowledged}");
+        assert_eq!(meta.domain, domain(version));
+        assert_eq!(meta.pin(&Role::User).unwrap().record, pin(Role::User, version));
+        assert_eq!(store.log(0, u64::MAX).unwrap(), (2..=version).map(entry).collect::<Vec<_>>());
+        assert_eq!(store.origin().unwrap(), Some(domain(1)));
+    }
+    println!("{acknowledged} versions in 16 processes");
+}
+
+fn take_over_a_token(data: &Path, number: u64) {
+    let store = Directory::open(data).unwrap().store(0).unwrap();
+    assert_eq!(store.meta().unwrap().label, "schema-1");
+    assert_eq!(store.find(&by_label("aes"), 0, 10).unwrap().len(), 1);
+    store.insert(&[record(number, "new")]).unwrap();
+    println!("{MARK}{}", store.count().unwrap());
+}
+
+#[test]
+fn two_processes_migrate_a_token_at_once() {
+    for _ in 0..6 {
+        let data = tempfile::tempdir().unwrap();
+        put_token(data.path());
+        let mut children = [1, 2].map(|number| spawn("take over a token", data.path(), number));
+        for child in &mut children {
+            assert!(lines(child).last().is_some(), "the child opened and used it");
+            assert!(child.wait().unwrap().success());
+        }
+        let store = Directory::open(data.path()).unwrap().store(0).unwrap();
+        assert_eq!(store.count().unwrap(), 6);
+        assert_eq!(store.find(&by_label("new"), 0, 10).unwrap().len(), 2);
     }
 }
 

@@ -258,3 +258,28 @@ fn a_login_during_work_disturbs_no_one() {
         }
     });
 }
+
+#[test]
+fn a_token_that_release_0_1_made_is_used_by_two_processes() {
+    let data = tempfile::tempdir().unwrap();
+    let files = data.path().join("tokens/0");
+    std::fs::create_dir_all(&files).unwrap();
+    std::fs::write(files.join("token.db"), include_bytes!("../../../tests/store/schema-1.db")).unwrap();
+    let (one, two) = (process(data.path()), process(data.path()));
+    for (number, module) in [(1_u8, &one), (2, &two)] {
+        let session = module.rw(0);
+        module.login(session, ck::CKU_USER, Some(b"user-pin-1"), None).unwrap();
+        let old = module.search(session, &[(ck::CKA_LABEL, b"aes")])[0];
+        let cbc = Mechanism { kind: ck::CKM_AES_CBC, params: Params::Iv(&[0; 16]) };
+        module.init(session, Function::Encrypt, Some(&cbc), old).unwrap();
+        let mut block = [0; 16];
+        module.one_shot(session, Function::Encrypt, &[0; 16], Some(&mut block)).unwrap();
+        assert_eq!(hex::encode(block), "b16f924d751be0f488a2518c1e8ce8ef");
+        let new = aes(module, session, &[number], YES).unwrap();
+        encrypts(module, session, new).unwrap();
+        module.set_attributes(session, old, &template(&[(ck::CKA_ID, &[number])])).unwrap();
+        assert_eq!(module.search(session, &[(ck::CKA_LABEL, b"ec")]).len(), 2);
+    }
+    let session = two.rw(0);
+    assert_eq!(two.search(session, &[(ck::CKA_TOKEN, YES)]).len(), 4 + 2);
+}
