@@ -142,12 +142,13 @@ pub(super) fn after_fork_in_child() {
 /// Checks the arguments of C_Initialize: what goes down, and the callbacks if they must be used.
 fn parse(args: Option<ck::CK_C_INITIALIZE_ARGS>) -> Result<(Options, Option<Callbacks>)> {
     let Some(args) = args else {
-        return Ok((Options::default(), None));
+        return Ok((Options { enter_thread: Some(exit::arrive) }, None));
     };
     if !args.pReserved.is_null() {
         return Err(ErrorKind::ArgumentsBad.with("pReserved is not NULL"));
     }
-    let options = Options { no_threads: args.flags & ck::CKF_LIBRARY_CANT_CREATE_OS_THREADS != 0 };
+    let no_threads = args.flags & ck::CKF_LIBRARY_CANT_CREATE_OS_THREADS != 0;
+    let options = Options { enter_thread: (!no_threads).then_some(exit::arrive) };
     let callbacks = match (args.CreateMutex, args.DestroyMutex, args.LockMutex, args.UnlockMutex) {
         (None, None, None, None) => None,
         (Some(create), Some(destroy), Some(lock), Some(unlock)) => Some(Callbacks { create, destroy, lock, unlock }),
@@ -290,7 +291,7 @@ mod tests {
         let os = ck::CK_C_INITIALIZE_ARGS { flags: ck::CKF_OS_LOCKING_OK, ..all() };
         assert!(parse(Some(os)).unwrap().1.is_none());
         let threads = ck::CK_C_INITIALIZE_ARGS { flags: ck::CKF_LIBRARY_CANT_CREATE_OS_THREADS, ..none };
-        assert!(parse(Some(threads)).unwrap().0.no_threads);
+        assert!(parse(Some(threads)).unwrap().0.enter_thread.is_none());
         for bad in [
             ck::CK_C_INITIALIZE_ARGS { LockMutex: None, ..all() },
             ck::CK_C_INITIALIZE_ARGS { CreateMutex: Some(create), ..none },

@@ -5,7 +5,7 @@ use cryptoki_sys as ck;
 use super::token::{Token, lock};
 use super::{Module, SessionHandle};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{Command, DomainChange, Reply, Role, Ticket};
+use crate::hsm::{Command, DomainChange, Log, Reply, Role, Ticket};
 use crate::store::{Meta, Pin};
 
 /// Wrong PINs in a row after which a role is locked.
@@ -26,6 +26,19 @@ pub(super) enum Holder {
 }
 
 impl Holder {
+    /// The holder that a user type and a name stand for. CKR_USER_TYPE_INVALID.
+    pub(super) fn named(user: ck::CK_USER_TYPE, name: Option<&[u8]>) -> Result<Self> {
+        match (user, name.filter(|name| !name.is_empty())) {
+            (ck::CKU_SO, None) => Ok(Self::So),
+            (ck::CKU_USER, None) => Ok(Self::User(Role::User)),
+            (ck::CKU_USER, Some(name)) => {
+                let name = std::str::from_utf8(name).map_err(|_| ErrorKind::ArgumentsBad.with("user name"))?;
+                Ok(Self::User(Role::Named(name.to_owned())))
+            }
+            _ => Err(ErrorKind::UserTypeInvalid.into()),
+        }
+    }
+
     pub(super) fn role(&self) -> Role {
         match self {
             Self::So => Role::So,
@@ -89,10 +102,6 @@ impl Token {
         Ok(value)
     }
 
-    /// Commits what a change of PIN left. CKR_FUNCTION_FAILED if the domain moved meanwhile.
-    fn commit_pin(&self, change: &DomainChange) -> Result<()> {
-        self.store.commit_domain(change)
-    }
 }
 
 /// A PIN to be checked. No PIN pad: a NULL PIN is an error.
@@ -123,16 +132,10 @@ impl Module {
         pin: Option<&[u8]>,
         username: Option<&[u8]>,
     ) -> Result<()> {
-        let holder = match (user, username.filter(|name| !name.is_empty())) {
-            (ck::CKU_SO, None) => Holder::So,
-            (ck::CKU_USER, None) => Holder::User(Role::User),
-            (ck::CKU_USER, Some(name)) => {
-                let name = std::str::from_utf8(name).map_err(|_| ErrorKind::ArgumentsBad.with("user name"))?;
-                Holder::User(Role::Named(name.to_owned()))
-            }
-            (ck::CKU_CONTEXT_SPECIFIC, _) => return self.authenticate_operation(session, pin),
-            _ => return Err(ErrorKind::UserTypeInvalid.into()),
-        };
+        if user == ck::CKU_CONTEXT_SPECIFIC {
+            return self.authenticate_operation(session, pin);
+        }
+        let holder = Holder::named(user, username)?;
         let session = self.session(session)?;
         drop(session.enter()?);
         let token = &session.token;
@@ -147,13 +150,20 @@ impl Module {
         let pin = given_pin(pin)?;
         let mut opened = false;
         let ticket = token.attempt(&holder.role(), |meta, record| {
-            let login = Command::Login { pin, record: &record.record, domain: &meta.domain };
+            let (after, entries) = token.log_to(meta)?;
+            let log = Log { after, entries: &entries };
+            let login = Command::Login { pin, record: &record.record, domain: &meta.domain, log };
             let ticket = ticket(token.channel.call(&Ticket::public(), login)?)?;
             opened = true;
             Ok(ticket)
         });
         match ticket {
-            Ok(ticket) => token.begin_login(holder, ticket),
+            Ok(ticket) => {
+                token.begin_login(holder, ticket)?;
+                token.housekeep();
+                token.reseal_in_background(self.settings.threads);
+                Ok(())
+            }
             Err(error) => {
                 if opened {
                     token.log_out_of_hsm();
@@ -209,8 +219,8 @@ impl Module {
         retry(|| {
             token.check()?;
             let command = Command::InitPin { role: Role::User, pin, cost: self.settings.pin.cost };
-            let change = pin_change(token.channel.call(&credentials.ticket, command)?)?;
-            token.commit_pin(&change)
+            let change = changed(token.channel.call(&credentials.ticket, command)?)?;
+            token.store.commit_domain(&change)
         })?;
         token.check()
     }
@@ -230,25 +240,27 @@ impl Module {
         let _gate = lock(&token.gate);
         retry(|| {
             let change = token.attempt(&role, |meta, record| {
-                pin_change(token.channel.call(
+                let (after, entries) = token.log_to(meta)?;
+                changed(token.channel.call(
                     &credentials.ticket,
                     Command::SetPin {
                         old,
                         new,
                         record: &record.record,
                         domain: &meta.domain,
+                        log: Log { after, entries: &entries },
                         cost: self.settings.pin.cost,
                     },
                 )?)
             })?;
-            token.commit_pin(&change)
+            token.store.commit_domain(&change)
         })?;
         token.check()
     }
 }
 
 /// Tries again while the store says that nothing was changed, bounded.
-fn retry(mut change: impl FnMut() -> Result<()>) -> Result<()> {
+pub(super) fn retry(mut change: impl FnMut() -> Result<()>) -> Result<()> {
     for _ in 1..RETRIES {
         match change() {
             Err(error) if error.kind() == ErrorKind::FunctionFailed => {}
@@ -265,9 +277,10 @@ pub(super) fn ticket(reply: Reply) -> Result<Ticket> {
     }
 }
 
-fn pin_change(reply: Reply) -> Result<DomainChange> {
+/// What is to be committed of a change of the domain.
+pub(super) fn changed(reply: Reply) -> Result<DomainChange> {
     match reply {
         Reply::Changed(change) => Ok(change),
-        _ => Err(ErrorKind::GeneralError.with("the HSM answered a change of PIN with something else")),
+        _ => Err(ErrorKind::GeneralError.with("the HSM answered a change of the domain with something else")),
     }
 }

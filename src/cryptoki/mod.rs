@@ -10,6 +10,7 @@
 
 mod backend;
 mod builtin;
+mod domain;
 mod find;
 mod handle;
 mod key;
@@ -17,6 +18,7 @@ mod login;
 mod object;
 mod objects;
 mod operation;
+mod reseal;
 mod session;
 mod slot;
 mod token;
@@ -29,6 +31,7 @@ use zeroize::Zeroizing;
 
 use self::backend::{Backend, Embedded};
 use self::handle::Handles;
+use self::reseal::Threads;
 use self::session::Sessions;
 use self::slot::Slots;
 use crate::config::{Config, PinPolicy, ZeroIv};
@@ -43,8 +46,9 @@ pub type ObjectHandle = ck::CK_OBJECT_HANDLE;
 /// What C_Initialize was told that matters below the ABI.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// CKF_LIBRARY_CANT_CREATE_OS_THREADS.
-    pub no_threads: bool,
+    /// What each thread of the library's own calls first, and ends if it is refused. None: there are
+    /// to be no such threads (CKF_LIBRARY_CANT_CREATE_OS_THREADS).
+    pub enter_thread: Option<fn() -> Result<()>>,
 }
 
 /// `CK_SLOT_INFO` without padding.
@@ -95,6 +99,7 @@ struct Settings {
     pin: PinPolicy,
     generates_zero_iv: bool,
     hsm: hsm::Settings,
+    threads: Threads,
 }
 
 /// The library between C_Initialize and C_Finalize.
@@ -109,12 +114,12 @@ pub struct Module {
 
 impl Module {
     /// Reads the configuration and finds the slots. Does nothing that grows with the number of keys.
-    pub fn new(_options: Options) -> Result<Self> {
+    pub fn new(options: Options) -> Result<Self> {
         let config = configure().inspect_err(log::early)?;
-        Self::embedded(&config).inspect_err(|error| tracing::error!(%error, "the library does not start"))
+        Self::embedded(&config, options).inspect_err(|error| tracing::error!(%error, "the library does not start"))
     }
 
-    fn embedded(config: &Config) -> Result<Self> {
+    fn embedded(config: &Config, options: Options) -> Result<Self> {
         config.prepare_data_dir()?;
         let hsm = hsm::Settings {
             key_separation: config.key_separation,
@@ -124,7 +129,17 @@ impl Module {
         if !hsm.key_separation {
             tracing::warn!("key_separation is off: keys that wrap may decrypt what they wrapped");
         }
-        let settings = Settings { pin: config.pin, generates_zero_iv: config.gcm_zero_iv == ZeroIv::Generate, hsm };
+        for (on, what) in [(hsm.pkcs1_unwrap, "CKM_RSA_PKCS"), (hsm.cbc_pad_unwrap, "CKM_AES_CBC_PAD")] {
+            if on {
+                tracing::warn!("unwrapping with {what} is on: whoever may unwrap with a key can decrypt with it");
+            }
+        }
+        let settings = Settings {
+            pin: config.pin,
+            generates_zero_iv: config.gcm_zero_iv == ZeroIv::Generate,
+            hsm,
+            threads: options.enter_thread.map_or(Threads::Forbidden, Threads::Allowed),
+        };
         Self::over(Box::new(Embedded::open(config, hsm)?), settings)
     }
 

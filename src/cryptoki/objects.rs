@@ -430,6 +430,7 @@ impl Token {
             }
             return Err(invalid());
         }
+        let record = self.reseal_on_use(login, record);
         let current_at = if counter & 1 == 0 { counter } else { NEVER };
         if let Some(held) = held
             && let Home::Token(known) = &held.home

@@ -12,7 +12,7 @@ use super::{Module, SlotId, SlotInfo, TokenInfo};
 use crate::channel::Channel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::{
-    Command, DomainToken, MechanismInfo, MechanismType, PinRecord, Reply, Role, Ticket, mechanism_info, mechanisms,
+    Command, DomainToken, Log, MechanismInfo, MechanismType, PinRecord, Reply, Role, Ticket, mechanism_info, mechanisms,
 };
 use crate::store::Pin;
 
@@ -145,8 +145,10 @@ impl Module {
         if meta.pin(&Role::User).is_some() {
             info.flags |= ck::CKF_USER_PIN_INITIALIZED;
         }
-        info.label = meta.label;
-        info.serial = meta.serial;
+        // As the signed state has them; the row beside it is for the eye.
+        let domain = token.domain();
+        info.label.clone_from(&domain.label);
+        info.serial.clone_from(&domain.serial);
         (info.session_count, info.rw_session_count) = token.session_counts();
         Ok(info)
     }
@@ -201,6 +203,10 @@ impl Module {
         if token.session_counts().0 != 0 {
             return Err(ErrorKind::SessionExists.into());
         }
+        if token.domain().founded {
+            let why = "the domain is governed by its operators: nobody initialises its token anew";
+            return Err(ErrorKind::TokenWriteProtected.with(why));
+        }
         let pin = given_pin(pin)?;
         self.check_so_pin(&token, pin)?;
         let founded = self.found(label, pin)?;
@@ -216,8 +222,9 @@ impl Module {
         let _gate = lock(&token.gate);
         let channel = self.backend.channel()?;
         token.attempt(&Role::So, |meta, record| {
-            channel.call(&Ticket::public(), Command::Adopt { domain: &meta.domain })?;
-            let login = Command::Login { pin, record: &record.record, domain: &meta.domain };
+            let log = Log::default();
+            channel.call(&Ticket::public(), Command::Adopt { domain: &meta.domain, log })?;
+            let login = Command::Login { pin, record: &record.record, domain: &meta.domain, log };
             ticket(channel.call(&Ticket::public(), login)?)
         })?;
         channel.call(&Ticket::public(), Command::Logout).map(drop)

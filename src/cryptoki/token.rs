@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use super::SlotId;
 use super::login::{Credentials, Holder};
 use super::objects::Objects;
+use super::reseal::Resealing;
 use crate::channel::Channel;
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{Command, Ticket};
+use crate::hsm::{Command, DomainView, Log, Reply, Ticket};
 use crate::store::{Meta, Store};
 
 /// The counter value that no store has.
@@ -24,12 +25,17 @@ pub(super) struct Token {
     /// Serialises what hashes PINs, so that the login state does not change beneath it. Never held
     /// by a call that only uses keys.
     pub(super) gate: Mutex<()>,
+    pub(super) resealing: Resealing,
     serial: String,
     removed: AtomicBool,
     /// The store's counter, made even, when `serial` and the domain were last compared.
     seen: AtomicU64,
-    /// The domain version that the HSM holds.
+    /// The domain version that the HSM was last brought to.
     held: Mutex<u64>,
+    /// What the HSM said of it.
+    domain: RwLock<Arc<DomainView>>,
+    /// Whether that has domain keys which only decrypt.
+    old_keys: AtomicBool,
     login: RwLock<Credentials>,
     /// `login.epoch`, to be read without the lock.
     epoch: AtomicU32,
@@ -42,7 +48,8 @@ impl Token {
     pub(super) fn open(slot: SlotId, store: Arc<dyn Store>, channel: Box<dyn Channel>) -> Result<Self> {
         let counter = store.counter();
         let meta = store.meta()?;
-        channel.call(&Ticket::public(), Command::Adopt { domain: &meta.domain })?;
+        let log = Log { after: meta.domain.version, entries: &[] };
+        let domain = adopted(channel.call(&Ticket::public(), Command::Adopt { domain: &meta.domain, log })?)?;
         Ok(Self {
             slot,
             store,
@@ -53,6 +60,9 @@ impl Token {
             removed: AtomicBool::new(false),
             seen: AtomicU64::new(counter & !1),
             held: Mutex::new(meta.domain.version),
+            old_keys: AtomicBool::new(!domain.old_keys.is_empty()),
+            domain: RwLock::new(Arc::new(domain)),
+            resealing: Resealing::default(),
             login: RwLock::new(Credentials::nobody(0)),
             epoch: AtomicU32::new(0),
             sessions: AtomicU64::new(0),
@@ -89,11 +99,38 @@ impl Token {
             }
         };
         if meta.domain.version > *held {
-            self.channel.call(&Ticket::public(), Command::Adopt { domain: &meta.domain })?;
+            let entries = self.store.log(*held, meta.domain.version)?;
+            let log = Log { after: *held, entries: &entries };
+            let domain = self.channel.call(&Ticket::public(), Command::Adopt { domain: &meta.domain, log })?;
+            let domain = adopted(domain)?;
             *held = meta.domain.version;
+            let login_ended = domain.login_ended;
+            self.old_keys.store(!domain.old_keys.is_empty(), Ordering::Release);
+            *self.domain.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(domain);
+            if login_ended {
+                self.end_login();
+            }
         }
         self.seen.store(counter, Ordering::Release);
         Ok(())
+    }
+
+    /// The domain as the HSM holds it.
+    pub(super) fn domain(&self) -> Arc<DomainView> {
+        Arc::clone(&self.domain.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether the domain has keys that only decrypt. One load.
+    #[inline]
+    pub(super) fn has_old_keys(&self) -> bool {
+        self.old_keys.load(Ordering::Acquire)
+    }
+
+    /// The log's entries from the version that the HSM was last brought to, up to that of `meta`,
+    /// and the version before the first.
+    pub(super) fn log_to(&self, meta: &Meta) -> Result<(u64, Vec<Vec<u8>>)> {
+        let held = *lock(&self.held);
+        Ok((held, self.store.log(held, meta.domain.version)?))
     }
 
     /// The token is no longer in its slot: every later call of its sessions fails.
@@ -222,6 +259,13 @@ impl Token {
         if let Err(error) = self.channel.call(&Ticket::public(), Command::Logout) {
             tracing::warn!(%error, slot = self.slot, "the HSM did not confirm the logout");
         }
+    }
+}
+
+fn adopted(reply: Reply) -> Result<DomainView> {
+    match reply {
+        Reply::Domain(view) => Ok(view),
+        _ => Err(ErrorKind::GeneralError.with("the HSM answered an adoption with something else")),
     }
 }
 

@@ -184,6 +184,39 @@ impl DomainChange {
     }
 }
 
+/// Entries of the log: one for each version after `after`, as far as they go.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Log<'a> {
+    pub after: u64,
+    pub entries: &'a [Vec<u8>],
+}
+
+/// What a host needs to know of the domain state that its HSM holds.
+#[derive(Debug, Clone, Default)]
+pub struct DomainView {
+    pub domain: [u8; 16],
+    pub version: u64,
+    /// The token's, as the state has them.
+    pub label: String,
+    pub serial: String,
+    /// Operators govern it, no longer the SO.
+    pub founded: bool,
+    /// The domain key that seals.
+    pub active_key: DomainKeyId,
+    /// Those that only decrypt.
+    pub old_keys: Vec<OldKey>,
+    /// The state took the PIN from whoever was logged in.
+    pub login_ended: bool,
+}
+
+/// A domain key that only decrypts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OldKey {
+    pub id: DomainKeyId,
+    /// When it goes, seconds since 1970.
+    pub retires: Option<u64>,
+}
+
 /// Cost of the PIN hash (Argon2id).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PinCost {
@@ -217,11 +250,13 @@ pub enum Command<'a> {
     /// Takes the domain token's public part, before anybody logged in or when a newer one is seen.
     Adopt {
         domain: &'a DomainToken,
+        log: Log<'a>,
     },
     Login {
         pin: &'a [u8],
         record: &'a PinRecord,
         domain: &'a DomainToken,
+        log: Log<'a>,
     },
     /// Ends the login: the domain's secrets and all opened private objects are wiped.
     Logout,
@@ -242,7 +277,56 @@ pub enum Command<'a> {
         new: &'a [u8],
         record: &'a PinRecord,
         domain: &'a DomainToken,
+        log: Log<'a>,
         cost: PinCost,
+    },
+
+    /// All that is public of the domain, as JSON.
+    DescribeDomain,
+    /// A proposal as JSON asks for it, without signatures.
+    Propose {
+        request: &'a str,
+    },
+    /// What a proposal says, who signed it, and whether that is enough, as JSON.
+    DescribeCommand {
+        proposal: &'a [u8],
+    },
+    /// The proposal with one more signature, raw `r ‖ s`, by the holder of a key (DER
+    /// SubjectPublicKeyInfo).
+    AddSignature {
+        proposal: &'a [u8],
+        signer: &'a [u8],
+        signature: &'a [u8],
+    },
+    /// Executes a command that a quorum signed.
+    Execute {
+        proposal: &'a [u8],
+    },
+    /// Does one thing that the standing order or a deadline asks for now.
+    Housekeeping,
+    /// Sets the PIN that operators opened an enrolment for.
+    SetEnrolledPin {
+        role: Role,
+        code: Option<&'a [u8]>,
+        pin: &'a [u8],
+        cost: PinCost,
+    },
+    /// What brings an older version of the domain to the newest of a history.
+    Import {
+        history: &'a [u8],
+    },
+    /// Makes the keys of a fresh HSM for a domain that is to be recovered.
+    BeginRecovery {
+        pin: &'a [u8],
+        cost: PinCost,
+    },
+    /// Recovers the domain with those keys, the operators' command and their shares.
+    FinishRecovery {
+        pin: &'a [u8],
+        cost: PinCost,
+        sealed: &'a [u8],
+        command: &'a [u8],
+        contributions: &'a [&'a [u8]],
     },
 
     Create {
@@ -324,6 +408,14 @@ pub enum Command<'a> {
 #[derive(Debug)]
 pub enum Reply {
     Done,
+    Domain(DomainView),
+    Text(String),
+    Recovering {
+        /// What names the fresh HSM in the command.
+        claim: Vec<u8>,
+        /// Its keys, sealed under the PIN.
+        sealed: Vec<u8>,
+    },
     Founded {
         domain: DomainToken,
         so_pin: PinRecord,

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
-use super::command::{DomainToken, ObjectId, PinCost, PinRecord, Reply, Role, Ticket};
+use super::command::{DomainToken, DomainView, Log, ObjectId, PinCost, PinRecord, Reply, Role, Ticket};
 use super::domain::{self, Circumstances, Opened, PublicState, State};
 use super::{Access, Hsm, random};
 use crate::error::{ErrorKind, Result};
@@ -23,13 +23,16 @@ struct Held {
     public: Option<Arc<PublicState>>,
     /// There while somebody is logged in.
     opened: Option<Arc<Opened>>,
+    /// Who that is.
+    role: Option<Role>,
 }
 
 impl Held {
     /// The state of a token, verified against the one held.
-    fn take(&self, token: &DomainToken) -> Result<Arc<PublicState>> {
+    fn take(&self, token: &DomainToken, log: Log<'_>) -> Result<Arc<PublicState>> {
+        let now = Circumstances::of_system().now;
         match &self.public {
-            Some(held) => held.adopt(token),
+            Some(held) => held.adopt_logged(token, log.since(held.state().version), now),
             None => PublicState::first_seen(token),
         }
     }
@@ -63,20 +66,46 @@ impl Hsm {
         Ok(Reply::Founded { domain, so_pin })
     }
 
-    pub(super) fn adopt(&self, token: &DomainToken) -> Result<Reply> {
+    /// The state held.
+    pub(super) fn public(&self) -> Result<Arc<PublicState>> {
+        let held = self.login.domain.read().unwrap_or_else(PoisonError::into_inner);
+        held.public.clone().ok_or_else(|| ErrorKind::GeneralError.with("no domain was adopted"))
+    }
+
+    /// Takes a newer state. The login goes on in it, unless the state took its holder's PIN away.
+    pub(super) fn adopt(&self, token: &DomainToken, log: Log<'_>) -> Result<Reply> {
         let mut held = self.held();
-        let public = held.take(token)?;
+        let public = held.take(token, log)?;
+        if held.public.as_ref().is_some_and(|before| before.hash() == public.hash()) {
+            return Ok(Reply::Domain(DomainView::of(&public, false)));
+        }
+        let mut ended = None;
         if let Some(opened) = &held.opened {
-            held.opened = Some(Arc::new(opened.advance(Arc::clone(&public))?));
+            let stays = held.role.as_ref().and_then(|role| public.state().user(role));
+            match opened.advance(Arc::clone(&public)) {
+                Ok(newer) if stays.is_some_and(|user| user.agreement.is_some()) => held.opened = Some(Arc::new(newer)),
+                Ok(_) => ended = held.opened.take(),
+                Err(error) => {
+                    tracing::warn!(%error, "the login ends: this HSM cannot open the newer state");
+                    ended = held.opened.take();
+                }
+            }
         }
-        let newer = held.public.as_ref().is_some_and(|old| old.hash() != public.hash());
+        let view = DomainView::of(&public, ended.is_some());
         held.public = Some(public);
-        drop(held);
-        // What a newer state revokes, retires or trusts no more is looked at again.
-        if newer {
-            self.cache.clear();
+        if ended.is_some() {
+            self.forget_tickets();
         }
-        Ok(Reply::Done)
+        // What was opened may be trusted no longer, or revoked.
+        self.cache.clear();
+        drop(held);
+        drop(ended);
+        Ok(Reply::Domain(view))
+    }
+
+    fn forget_tickets(&self) {
+        self.login.user.store(0, Ordering::Release);
+        self.login.so.store(0, Ordering::Release);
     }
 
     /// Whether operators govern the domain, as far as this instance knows.
@@ -95,8 +124,14 @@ impl Hsm {
     }
 
     /// Opens the domain with a PIN. The hash is computed under no lock.
-    pub(super) fn log_in(&self, pin: &[u8], record: &PinRecord, token: &DomainToken) -> Result<Reply> {
-        let public = self.held().take(token)?;
+    pub(super) fn log_in(
+        &self,
+        pin: &[u8],
+        record: &PinRecord,
+        token: &DomainToken,
+        log: Log<'_>,
+    ) -> Result<Reply> {
+        let public = self.held().take(token, log)?;
         let mut opened = Opened::with_pin(&public, record, pin)?;
         let number = random::array()?;
         let mut held = self.held();
@@ -108,6 +143,7 @@ impl Hsm {
             _ => held.public = Some(public),
         }
         held.opened = Some(Arc::new(opened));
+        held.role = Some(record.role.clone());
         let (mine, other) = match record.role {
             Role::So => (&self.login.so, &self.login.user),
             Role::User | Role::Named(_) => (&self.login.user, &self.login.so),
@@ -122,8 +158,7 @@ impl Hsm {
     /// Wipes what the login opened.
     pub(super) fn log_out(&self) -> Result<Reply> {
         let mut held = self.held();
-        self.login.user.store(0, Ordering::Release);
-        self.login.so.store(0, Ordering::Release);
+        self.forget_tickets();
         let opened = held.opened.take();
         self.cache.clear();
         drop(held);
@@ -146,20 +181,26 @@ impl Hsm {
         if self.access(ticket) != Access::So {
             return Err(ErrorKind::UserNotLoggedIn.with("the SO sets the PINs of others"));
         }
-        let (_, change) = self.opened()?.change_pin(role, pin, cost, &mut Circumstances::of_system())?;
+        let opened = self.opened()?;
+        let state = opened.state();
+        let enrolment = state.user(role).and_then(|user| user.enrolment.as_ref());
+        if state.log_head.is_some() && enrolment.is_none_or(|enrolment| enrolment.code.is_some()) {
+            let why = "the domain is governed by its operators: \"reset PIN\" or \"create user\" is a command";
+            return Err(ErrorKind::TokenWriteProtected.with(why));
+        }
+        let (_, change) = opened.change_pin(role, pin, cost, &mut Circumstances::of_system())?;
         Ok(Reply::Changed(change))
     }
 
     /// The holder of a PIN changes it, logged in or not.
     pub(super) fn set_pin(
         &self,
-        old: &[u8],
-        new: &[u8],
+        (old, new): (&[u8], &[u8]),
         record: &PinRecord,
-        token: &DomainToken,
+        (token, log): (&DomainToken, Log<'_>),
         cost: PinCost,
     ) -> Result<Reply> {
-        let public = self.held().take(token)?;
+        let public = self.held().take(token, log)?;
         let opened = Opened::with_pin(&public, record, old)?;
         let (_, change) = opened.change_pin(&record.role, new, cost, &mut Circumstances::of_system())?;
         Ok(Reply::Changed(change))

@@ -12,7 +12,7 @@ use crate::cryptoki::SlotId;
 use crate::cryptoki::backend::{Backend, SlotIds};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{
-    AttributeType, Attributes, Columns, Command, DomainChange, DomainKeyId, DomainToken, Function, IndexColumn,
+    AttributeType, Attributes, Columns, Command, DomainChange, DomainKeyId, DomainToken, DomainView, Function, IndexColumn,
     Mechanism, ObjectId, Operation, Outcome, PinRecord, Place, Raw, Record, Reply, Role, Sealed, Template, Ticket,
     Value, View,
 };
@@ -74,7 +74,7 @@ impl Backend for FakeBackend {
 /// One HSM instance; who is logged in decides, since only a real HSM makes tickets.
 struct FakeHsm {
     world: Arc<World>,
-    held: Mutex<Option<u64>>,
+    held: Mutex<Option<DomainToken>>,
     user: Mutex<Option<Role>>,
 }
 
@@ -122,8 +122,8 @@ impl FakeHsm {
 
     fn change(&self, role: Role, generation: u64, pin: &[u8]) -> Reply {
         let record = PinRecord { role, generation, sealed: pin.to_vec() };
-        let version = self.held.lock().unwrap().unwrap() + 1;
-        let domain = DomainToken { version, bytes: Vec::new() };
+        let mut domain = self.held.lock().unwrap().clone().unwrap();
+        domain.version += 1;
         Reply::Changed(DomainChange { domain, entries: Vec::new(), pins: vec![record], removed: Vec::new() })
     }
 }
@@ -149,14 +149,22 @@ fn typed(template: &Template<'_>) -> Attributes {
 impl Channel for FakeHsm {
     fn call(&self, _: &Ticket, command: Command<'_>) -> Result<Reply> {
         Ok(match command {
-            Command::Found { so_pin, .. } => Reply::Founded {
-                domain: DomainToken { version: 1, bytes: Vec::new() },
+            Command::Found { label, serial, so_pin, .. } => Reply::Founded {
+                domain: DomainToken { version: 1, bytes: format!("{label}/{serial}").into_bytes() },
                 so_pin: PinRecord { role: Role::So, generation: 1, sealed: so_pin.to_vec() },
             },
-            Command::Adopt { domain } => {
-                *self.held.lock().unwrap() = Some(domain.version);
-                Reply::Done
+            Command::Adopt { domain, .. } => {
+                *self.held.lock().unwrap() = Some(domain.clone());
+                let text = String::from_utf8(domain.bytes.clone()).unwrap();
+                let (label, serial) = text.rsplit_once('/').unwrap();
+                Reply::Domain(DomainView {
+                    version: domain.version,
+                    label: label.to_owned(),
+                    serial: serial.to_owned(),
+                    ..DomainView::default()
+                })
             }
+            Command::Housekeeping => Reply::Done,
             Command::Login { pin, record, .. } => {
                 if pin != record.sealed {
                     return Err(ErrorKind::PinIncorrect.into());

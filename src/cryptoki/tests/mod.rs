@@ -9,6 +9,7 @@ use std::sync::Arc;
 use cryptoki_sys as ck;
 
 use self::fake::{FakeBackend, World};
+use super::reseal::Threads;
 use super::{Module, ObjectHandle, Readable, SessionHandle, Settings};
 use crate::config::PinPolicy;
 use crate::error::{ErrorKind, Result};
@@ -27,7 +28,7 @@ const PRIVATE_KEY: &[u8] = &ck::CKO_PRIVATE_KEY.to_ne_bytes();
 
 fn process(world: &Arc<World>) -> Module {
     let settings =
-        Settings { pin: PinPolicy::default(), generates_zero_iv: false, hsm: crate::hsm::Settings::default() };
+        Settings { pin: PinPolicy::default(), generates_zero_iv: false, hsm: crate::hsm::Settings::default(), threads: Threads::Forbidden };
     Module::over(Box::new(FakeBackend(world.clone())), settings).unwrap()
 }
 

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::{DATA, NO, NOTHING, PIN, PRIVATE_KEY, SECRET, SO_PIN, YES, padded, refused, template};
 use crate::config::PinPolicy;
 use crate::cryptoki::backend::Embedded;
+use crate::cryptoki::reseal::Threads;
 use crate::cryptoki::{Module, ObjectHandle, SessionHandle, Settings};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{self, Function, Mechanism, Outcome, Params, PinCost};
@@ -20,7 +21,7 @@ const P256: &[u8] = &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
 fn process(data: &Path) -> Module {
     let cost = PinCost { memory_kib: 1024, passes: 1, lanes: 1 };
     let hsm = hsm::Settings::default();
-    let settings = Settings { pin: PinPolicy { cost, ..PinPolicy::default() }, generates_zero_iv: false, hsm };
+    let settings = Settings { pin: PinPolicy { cost, ..PinPolicy::default() }, generates_zero_iv: false, hsm, threads: Threads::Forbidden };
     Module::over(Box::new(Embedded::at(data, hsm, true).unwrap()), settings).unwrap()
 }
 

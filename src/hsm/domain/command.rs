@@ -6,6 +6,7 @@ use super::super::crypto::Entropy;
 use super::cbor::{Decoded, Decoder, Encoder, Malformed};
 use super::change::{Change, date, hex};
 use super::cose::MultiSigned;
+use super::identity::Claim;
 use super::keys::{Kid, PrivateKey, PublicKey};
 use super::refusal::Refusal;
 use super::rules;
@@ -155,6 +156,26 @@ impl SignedCommand {
         Ok(self.add(kid, signature)?)
     }
 
+    /// Adds a signature that somebody in the state, or among the founders that the command names,
+    /// made with this key (DER SubjectPublicKeyInfo).
+    pub(in crate::hsm) fn add_verified(
+        &mut self,
+        state: &State,
+        signer: &[u8],
+        signature: &[u8],
+    ) -> std::result::Result<(), Refusal> {
+        let signature = signature.try_into().map_err(|_| Refusal::Malformed("a signature has 96 bytes"))?;
+        let kid = PublicKey::from_spki(signer)?.kid();
+        let mut signed = self.clone();
+        signed.add(kid, signature)?;
+        match (&self.proposal.change, state.log_head) {
+            (Change::FoundDomain { operators, .. }, None) => drop(signed.signed_by(&founders(operators)?)?),
+            _ => drop(signed.signed_by(&state.operators)?),
+        }
+        *self = signed;
+        Ok(())
+    }
+
     /// Whether the state's operators allow this at this time. Everything is checked but what the
     /// change itself does. Gives the operators that signed.
     pub(in crate::hsm) fn verify(&self, state: &State, at: u64) -> std::result::Result<Vec<Operator>, Refusal> {
@@ -179,10 +200,7 @@ impl SignedCommand {
         }
         match (change, state.log_head) {
             (Change::FoundDomain { operators, .. }, None) => {
-                let founders: Vec<Operator> = operators
-                    .iter()
-                    .map(|(claim, roles)| claim.operator(roles.clone()))
-                    .collect::<std::result::Result<_, _>>()?;
+                let founders = founders(operators)?;
                 let signers = self.signed_by(&founders)?;
                 if signers.len() < founders.len() {
                     let counted = format!("every founding operator: {} of {}", signers.len(), founders.len());
@@ -236,4 +254,8 @@ impl SignedCommand {
         }
         Ok(signers)
     }
+}
+
+fn founders(claims: &[(Claim, Vec<String>)]) -> std::result::Result<Vec<Operator>, Refusal> {
+    claims.iter().map(|(claim, roles)| claim.operator(roles.clone())).collect()
 }

@@ -121,6 +121,11 @@ pub fn command_id(command: &[u8]) -> Result<[u8; 32]> {
     Ok(SignedCommand::decode(command)?.id())
 }
 
+/// What the holder of a key (DER SubjectPublicKeyInfo) signs with ESP384: the Sig_structure.
+pub fn to_sign(command: &[u8], signer: &[u8]) -> Result<Vec<u8>> {
+    Ok(SignedCommand::decode(command)?.to_sign(&public_key(signer)?.kid()))
+}
+
 /// The command with this operator's signature added.
 pub fn sign(command: &[u8], keys: &dyn OperatorKeys) -> Result<Vec<u8>> {
     let mut command = SignedCommand::decode(command)?;

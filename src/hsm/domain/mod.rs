@@ -21,6 +21,8 @@ mod seal;
 mod state;
 mod token;
 
+pub(super) use command::SignedCommand;
+pub(super) use execute::Executed;
 pub(super) use opened::{Circumstances, Opened, check_pin};
 pub(super) use seal::{Kind, Sealer, key_id_of, unverified};
 pub(super) use state::State;

@@ -19,7 +19,7 @@ use crate::error::{ErrorKind, Result};
 
 /// What a new state depends on besides the old one.
 pub(in crate::hsm) struct Circumstances {
-    pub(super) entropy: Entropy,
+    pub(in crate::hsm) entropy: Entropy,
     /// Seconds since 1970.
     pub(in crate::hsm) now: u64,
 }

@@ -210,6 +210,17 @@ impl State {
         }
     }
 
+    /// The domain key that seals. A state that was checked has exactly one.
+    pub(in crate::hsm) fn active_key(&self) -> KeyId {
+        let active = self.domain_keys.iter().find(|key| key.status == KeyStatus::Active);
+        active.map(|key| key.id).unwrap_or_default()
+    }
+
+    /// The domain keys that only decrypt.
+    pub(in crate::hsm) fn old_keys(&self) -> impl Iterator<Item = &DomainKey> {
+        self.domain_keys.iter().filter(|key| key.status == KeyStatus::DecryptOnly)
+    }
+
     /// Hash over what a signer of a command consents to be ruled by.
     pub(in crate::hsm) fn governance(&self) -> Hash {
         let mut e = Encoder::new();

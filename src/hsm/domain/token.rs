@@ -111,6 +111,11 @@ impl PublicState {
         parsed.verify(&signer).map(Arc::new)
     }
 
+    /// The version that a token's state says, not verified.
+    pub(in crate::hsm) fn version_of(bytes: &[u8]) -> Result<u64> {
+        Ok(Parsed::of_bytes(bytes)?.state.version)
+    }
+
     /// Takes the token of a state that was computed: a member of the state before signed it.
     pub(in crate::hsm) fn of_state(bytes: &[u8], hash: &Hash, before: &State) -> Result<Arc<Self>> {
         let parsed = Parsed::of_bytes(bytes)?;

@@ -1,0 +1,361 @@
+//! The domain behind a token: proposals, what operators signed, the log, recovery. The vendor's
+//! functions and the `conclave` command come here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cryptoki_sys as ck;
+use serde_json::{Value, json};
+
+use super::login::{Holder, changed, retry};
+use super::token::{Token, lock};
+use super::{Module, SessionHandle, SlotId};
+use crate::error::{ErrorKind, Result};
+use crate::hsm::{Command, DomainView, Reply, Ticket, governance};
+
+/// Before a domain key's deadline the operators are warned for this long, in seconds.
+const WARNING: u64 = 7 * 24 * 3600;
+/// More steps are never due at once: each domain key retires once.
+const MOST_STEPS: usize = 64;
+
+impl Module {
+    /// Everything public of the domain as JSON, with how many records each domain key seals and
+    /// what is to be warned of.
+    pub fn describe_domain(&self, session: SessionHandle) -> Result<String> {
+        let token = self.token_of(session)?;
+        let mut described = parse(&text(token.channel.call(&Ticket::public(), Command::DescribeDomain)?)?)?;
+        let counts = token.counts()?;
+        let by_key: BTreeMap<_, _> = counts.iter().map(|(key, count)| (key.clone(), *count)).collect();
+        described["records"] = json!(by_key);
+        described["warnings"] = json!(token.warnings(&token.domain(), &by_key));
+        Ok(described.to_string())
+    }
+
+    /// A proposal as JSON asks for it: COSE_Sign without signatures. It is not kept.
+    pub fn propose(&self, session: SessionHandle, request: &str) -> Result<Vec<u8>> {
+        bytes(self.token_of(session)?.channel.call(&Ticket::public(), Command::Propose { request })?)
+    }
+
+    /// What a proposal says in plain words, who signed it, and whether that is enough. JSON.
+    pub fn describe_proposal(&self, session: SessionHandle, proposal: &[u8]) -> Result<String> {
+        self.token_of(session)?.describe(proposal)
+    }
+
+    /// What the holder of a key signs. `signer` is a DER SubjectPublicKeyInfo.
+    pub fn bytes_to_sign(&self, session: SessionHandle, proposal: &[u8], signer: &[u8]) -> Result<Vec<u8>> {
+        self.token_of(session)?;
+        governance::to_sign(proposal, signer)
+    }
+
+    /// The proposal with one more signature, which is verified. It is not kept.
+    pub fn add_signature(
+        &self,
+        session: SessionHandle,
+        proposal: &[u8],
+        signer: &[u8],
+        signature: &[u8],
+    ) -> Result<Vec<u8>> {
+        let command = Command::AddSignature { proposal, signer, signature };
+        bytes(self.token_of(session)?.channel.call(&Ticket::public(), command)?)
+    }
+
+    /// Keeps a proposal among the pending ones, with the signatures it had there; answers it.
+    pub fn put_proposal(&self, session: SessionHandle, proposal: &[u8]) -> Result<Vec<u8>> {
+        let session = self.session(session)?;
+        drop(session.enter()?);
+        session.require_rw()?;
+        let token = &session.token;
+        let described = parse(&token.describe(proposal)?)?;
+        let refused = |why| Err(ErrorKind::FunctionRejected.with(why));
+        if described["domain"] != json!(hex(&token.domain().domain)) {
+            return refused("the proposal is for another domain");
+        }
+        if is_over(&described) {
+            return refused("the proposal has expired");
+        }
+        let id = governance::command_id(proposal)?;
+        let _gate = lock(&token.gate);
+        token.drop_expired()?;
+        let merged = match token.pending(&id)? {
+            Some(held) => governance::merge(proposal, &held)?,
+            None => proposal.to_vec(),
+        };
+        token.store.put_proposal(&id, &merged)?;
+        Ok(merged)
+    }
+
+    /// The pending proposals, oldest first: a JSON array of what [`Self::describe_proposal`] says of
+    /// each, and the proposal itself in hexadecimal.
+    pub fn proposals(&self, session: SessionHandle) -> Result<String> {
+        let token = self.token_of(session)?;
+        let mut list = Vec::new();
+        for proposal in token.store.proposals()? {
+            let mut described = parse(&token.describe(&proposal)?)?;
+            described["proposal"] = json!(hex(&proposal));
+            list.push(described);
+        }
+        Ok(Value::Array(list).to_string())
+    }
+
+    /// A pending proposal by its id.
+    pub fn proposal(&self, session: SessionHandle, id: &[u8]) -> Result<Vec<u8>> {
+        let id = proposal_id(id)?;
+        self.token_of(session)?.pending(&id)?.ok_or_else(|| no_such_proposal(&id))
+    }
+
+    /// Drops a pending proposal. Copies of it elsewhere stay what they are.
+    pub fn withdraw_proposal(&self, session: SessionHandle, id: &[u8]) -> Result<()> {
+        let id = proposal_id(id)?;
+        let session = self.session(session)?;
+        drop(session.enter()?);
+        session.require_rw()?;
+        if session.token.store.delete_proposal(&id)? { Ok(()) } else { Err(no_such_proposal(&id)) }
+    }
+
+    /// Executes a command that a quorum signed. Needs a login, which opens the domain; the founding
+    /// needs the SO's. CKR_FUNCTION_REJECTED if it is refused, and then nothing has changed.
+    pub fn execute(&self, session: SessionHandle, proposal: &[u8]) -> Result<()> {
+        let (token, ticket) = self.writer(session)?;
+        let gate = lock(&token.gate);
+        token.change(|| token.channel.call(&ticket, Command::Execute { proposal }))?;
+        token.store.delete_proposal(&governance::command_id(proposal)?)?;
+        token.housekeep();
+        drop(gate);
+        token.reseal_in_background(self.settings.threads);
+        Ok(())
+    }
+
+    /// The newest domain token.
+    pub fn export_domain_token(&self, session: SessionHandle) -> Result<Vec<u8>> {
+        Ok(self.token_of(session)?.meta()?.domain.bytes)
+    }
+
+    /// The history file: the domain token before the founding, the log, the newest token.
+    /// CKR_FUNCTION_REJECTED before the founding, when there is no log.
+    pub fn history(&self, session: SessionHandle) -> Result<Vec<u8>> {
+        let token = self.token_of(session)?;
+        let newest = token.meta()?.domain;
+        let origin = token.store.origin()?.filter(|origin| origin.version < newest.version);
+        let none = || ErrorKind::FunctionRejected.with("the domain is not founded: there is no log yet");
+        let origin = origin.ok_or_else(none)?;
+        let entries = token.store.log(origin.version, newest.version)?;
+        let entries = entries.iter().map(Vec::as_slice).collect();
+        Ok(governance::History { origin: &origin.bytes, entries, newest: &newest.bytes }.encode())
+    }
+
+    /// Brings an older copy of the token forward to the newest state of a history, entry by entry
+    /// verified. PINs that were changed meanwhile are gone from this copy.
+    pub fn import_domain(&self, session: SessionHandle, history: &[u8]) -> Result<()> {
+        let (token, ticket) = self.writer(session)?;
+        let _gate = lock(&token.gate);
+        token.change(|| token.channel.call(&ticket, Command::Import { history }))
+    }
+
+    /// Sets the PIN of a user for whom a command opened an enrolment. `code` is the one that the
+    /// operators gave him; without one the SO must be logged in.
+    pub fn set_enrolled_pin(
+        &self,
+        session: SessionHandle,
+        user: ck::CK_USER_TYPE,
+        name: Option<&[u8]>,
+        code: Option<&[u8]>,
+        pin: Option<&[u8]>,
+    ) -> Result<()> {
+        let role = Holder::named(user, name)?.role();
+        let pin = self.new_pin(pin)?;
+        let (token, ticket) = self.writer(session)?;
+        let _gate = lock(&token.gate);
+        let cost = self.settings.pin.cost;
+        token.change(|| token.channel.call(&ticket, Command::SetEnrolledPin { role: role.clone(), code, pin, cost }))
+    }
+
+    /// Makes a fresh HSM for a domain whose PINs are lost, and answers what names it in the command
+    /// that recovers it. Its keys wait in the store, sealed under the SO's new PIN.
+    pub fn begin_recovery(&self, slot: SlotId, so_pin: Option<&[u8]>) -> Result<Vec<u8>> {
+        let token = self.token(slot)?;
+        token.check()?;
+        let pin = self.new_pin(so_pin)?;
+        let cost = self.settings.pin.cost;
+        match token.channel.call(&Ticket::public(), Command::BeginRecovery { pin, cost })? {
+            Reply::Recovering { claim, sealed } => token.store.put_recovery(&sealed).map(|()| claim),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Recovers the domain with the command that operators signed and their shares: the fresh HSM is
+    /// its only one, the PIN that it was made with is the SO's, and all other PINs are to be reset.
+    pub fn recover(
+        &self,
+        slot: SlotId,
+        so_pin: Option<&[u8]>,
+        command: &[u8],
+        contributions: &[&[u8]],
+    ) -> Result<()> {
+        let token = self.token(slot)?;
+        let pin = self.new_pin(so_pin)?;
+        let cost = self.settings.pin.cost;
+        let _gate = lock(&token.gate);
+        let none = || ErrorKind::FunctionRejected.with("no recovery was begun on this token");
+        let sealed = token.store.recovery()?.filter(|sealed| !sealed.is_empty()).ok_or_else(none)?;
+        token.change(|| {
+            let command = Command::FinishRecovery { pin, cost, sealed: &sealed, command, contributions };
+            token.channel.call(&Ticket::public(), command)
+        })?;
+        token.store.put_recovery(&[])
+    }
+
+    fn token_of(&self, session: SessionHandle) -> Result<Arc<Token>> {
+        let session = self.session(session)?;
+        drop(session.enter()?);
+        Ok(Arc::clone(&session.token))
+    }
+
+    /// The token and ticket of a session that may change the token.
+    fn writer(&self, session: SessionHandle) -> Result<(Arc<Token>, Ticket)> {
+        let session = self.session(session)?;
+        let ticket = session.enter()?.credentials.ticket.clone();
+        session.require_rw()?;
+        Ok((Arc::clone(&session.token), ticket))
+    }
+}
+
+impl Token {
+    /// Commits what the HSM makes of the domain, and adopts it; once more if another process changed
+    /// the domain meanwhile. The caller holds the gate.
+    pub(super) fn change(&self, mut make: impl FnMut() -> Result<Reply>) -> Result<()> {
+        retry(|| {
+            self.check()?;
+            self.store.commit_domain(&changed(make()?)?)
+        })?;
+        self.check()
+    }
+
+    /// Does what is due by the standing order and the deadlines, and warns of deadlines to come.
+    /// What fails is logged and is due again at the next login.
+    pub(super) fn housekeep(&self) {
+        for _ in 0..MOST_STEPS {
+            match self.step() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::warn!(slot = self.slot, %error, "the domain's standing order or a deadline was not seen to");
+                    break;
+                }
+            }
+        }
+        let domain = self.domain();
+        if domain.old_keys.iter().any(|key| key.retires.is_some()) {
+            match self.counts() {
+                Ok(counts) => {
+                    for warning in self.warnings(&domain, &counts.into_iter().collect()) {
+                        tracing::warn!(slot = self.slot, "{warning}");
+                    }
+                }
+                Err(error) => tracing::warn!(slot = self.slot, %error, "the records cannot be counted"),
+            }
+        }
+    }
+
+    fn step(&self) -> Result<bool> {
+        self.check()?;
+        match self.channel.call(&Ticket::public(), Command::Housekeeping)? {
+            Reply::Done => return Ok(false),
+            Reply::Changed(change) => match self.store.commit_domain(&change) {
+                // Another process did it.
+                Err(error) if error.kind() == ErrorKind::FunctionFailed => {}
+                committed => committed?,
+            },
+            _ => return Err(unexpected()),
+        }
+        self.check().map(|()| true)
+    }
+
+    /// How many records each domain key seals, by its id in hexadecimal.
+    fn counts(&self) -> Result<Vec<(String, u64)>> {
+        let counts = self.store.count_by_domain_key()?;
+        Ok(counts.into_iter().map(|(key, count)| (key.map_or("unknown".to_owned(), |id| hex(&id)), count)).collect())
+    }
+
+    /// What would be lost, and when.
+    fn warnings(&self, domain: &DomainView, counts: &BTreeMap<String, u64>) -> Vec<String> {
+        let now = now();
+        let soon = domain.old_keys.iter().filter_map(|key| Some((hex(&key.id), key.retires?)));
+        soon.filter(|(_, retires)| *retires <= now.saturating_add(WARNING))
+            .filter_map(|(key, retires)| {
+                let count = counts.get(&key).copied().filter(|count| *count > 0)?;
+                let days = retires.saturating_sub(now) / (24 * 3600);
+                Some(format!(
+                    "domain key {key} retires in {days} days, and {count} objects are still sealed under it: they are \
+                     lost then, unless `conclave domain reseal` seals them anew"
+                ))
+            })
+            .collect()
+    }
+
+    fn describe(&self, proposal: &[u8]) -> Result<String> {
+        text(self.channel.call(&Ticket::public(), Command::DescribeCommand { proposal })?)
+    }
+
+    fn drop_expired(&self) -> Result<()> {
+        for held in self.store.proposals()? {
+            if is_over(&parse(&self.describe(&held)?)?) {
+                self.store.delete_proposal(&governance::command_id(&held)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pending(&self, id: &[u8; 32]) -> Result<Option<Vec<u8>>> {
+        for held in self.store.proposals()? {
+            if governance::command_id(&held)? == *id {
+                return Ok(Some(held));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether a described proposal can never be executed any more.
+fn is_over(described: &Value) -> bool {
+    described["not_after"].as_u64().is_some_and(|until| until < now())
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn proposal_id(id: &[u8]) -> Result<[u8; 32]> {
+    id.try_into().map_err(|_| ErrorKind::ArgumentsBad.with("the id of a proposal has 32 bytes"))
+}
+
+fn no_such_proposal(id: &[u8; 32]) -> crate::error::Error {
+    ErrorKind::FunctionRejected.with(format!("there is no pending proposal {}", hex(id)))
+}
+
+fn parse(text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|_| unexpected())
+}
+
+fn text(reply: Reply) -> Result<String> {
+    match reply {
+        Reply::Text(text) => Ok(text),
+        _ => Err(unexpected()),
+    }
+}
+
+fn bytes(reply: Reply) -> Result<Vec<u8>> {
+    match reply {
+        Reply::Bytes(bytes) => Ok(bytes),
+        _ => Err(unexpected()),
+    }
+}
+
+fn unexpected() -> crate::error::Error {
+    ErrorKind::GeneralError.with("the HSM answered a command about the domain with something else")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,141 @@
+//! Sealing objects anew after a rotation of the domain key: in the background, on use, and on
+//! request. Objects stay in use meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::login::{Credentials, Holder};
+use super::token::Token;
+use super::{Module, SessionHandle};
+use crate::error::{ErrorKind, Result};
+use crate::hsm::{Command, Record, Reply, Ticket};
+
+/// How many objects are committed at once: a commit waits for the disk, and is seen by every session.
+const BATCH: usize = 256;
+/// Rounds over all objects; more than one only if others change them meanwhile.
+const ROUNDS: usize = 4;
+
+/// Threads of the library's own.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Threads {
+    /// CKF_LIBRARY_CANT_CREATE_OS_THREADS.
+    Forbidden,
+    /// Each calls this first, and ends if it is refused.
+    Allowed(fn() -> Result<()>),
+}
+
+/// What is being sealed anew in this process.
+#[derive(Default)]
+pub(super) struct Resealing {
+    /// The thread that does it is there.
+    running: AtomicBool,
+}
+
+impl Module {
+    /// Seals everything anew that is not under the active domain key, and answers how many objects
+    /// that were. `progress` is told how many are done, of how many.
+    pub fn reseal(&self, session: SessionHandle, progress: &mut dyn FnMut(u64, u64)) -> Result<u64> {
+        let session = self.session(session)?;
+        let credentials = session.enter()?.credentials.clone();
+        session.require_rw()?;
+        if credentials.holder.is_none() {
+            return Err(ErrorKind::UserNotLoggedIn.with("a login opens the domain"));
+        }
+        let token = &session.token;
+        let active = token.domain().active_key;
+        let counts = token.store.count_by_domain_key()?;
+        let total = counts.iter().filter(|(key, _)| *key != Some(active)).map(|(_, count)| count).sum();
+        token.reseal_all(&credentials.ticket, &mut |done| {
+            progress(done, total);
+            true
+        })
+    }
+}
+
+impl Token {
+    /// Starts a thread that seals anew what is left, unless there is one, or nothing is left.
+    pub(super) fn reseal_in_background(self: &Arc<Self>, threads: Threads) {
+        let Threads::Allowed(enter) = threads else { return };
+        let credentials = self.credentials();
+        if !self.has_old_keys() || credentials.holder.is_none() || self.resealing.running.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let token = Arc::clone(self);
+        let work = move || {
+            let done = enter().and_then(|()| {
+                token.reseal_all(&credentials.ticket, &mut |_| token.epoch() == credentials.epoch && !token.is_removed())
+            });
+            token.resealing.running.store(false, Ordering::Release);
+            match done {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(slot = token.slot, count, "objects were sealed under the new domain key"),
+                Err(error) => tracing::warn!(slot = token.slot, %error, "sealing under the new domain key stopped"),
+            }
+        };
+        if std::thread::Builder::new().name("conclave-reseal".to_owned()).spawn(work).is_err() {
+            self.resealing.running.store(false, Ordering::Release);
+        }
+    }
+
+    /// Seals what is left, batch by batch, until `go_on` says no. Answers how many objects were.
+    fn reseal_all(&self, ticket: &Ticket, go_on: &mut dyn FnMut(u64) -> bool) -> Result<u64> {
+        let mut done = 0;
+        for _ in 0..ROUNDS {
+            let (before, mut after, mut missed) = (done, 0, false);
+            loop {
+                // A newer rotation during the work is followed.
+                self.check()?;
+                let found = self.store.sealed_under_other(&self.domain().active_key, after, BATCH)?;
+                let Some(last) = found.last() else { break };
+                after = last.row;
+                let mut anew = Vec::with_capacity(found.len());
+                for object in &found {
+                    if let Some(record) = self.store.get(&object.object)? {
+                        match self.sealed_anew(ticket, &record) {
+                            Ok(record) => anew.extend(record),
+                            Err(error) if error.kind() == ErrorKind::UserNotLoggedIn => return Err(error),
+                            Err(error) => tracing::warn!(slot = self.slot, %error, "an object was not sealed anew"),
+                        }
+                    }
+                }
+                let replaced = self.store.replace_all(&anew)?;
+                done += replaced.iter().filter(|replaced| **replaced).count() as u64;
+                missed |= replaced.contains(&false);
+                if !go_on(done) {
+                    return Ok(done);
+                }
+            }
+            if !missed || done == before {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    /// An object that is about to be used, sealed under the active domain key if it was not; as it
+    /// is if that fails, since the use does not depend on it.
+    pub(super) fn reseal_on_use(&self, login: &Credentials, record: Record) -> Record {
+        if !self.has_old_keys() || !matches!(login.holder, Some(Holder::User(_))) {
+            return record;
+        }
+        let domain = self.domain();
+        let old = record.sealed.domain_key().is_some_and(|key| domain.old_keys.iter().any(|old| old.id == key));
+        if !old {
+            return record;
+        }
+        let anew = self.sealed_anew(&login.ticket, &record).ok().flatten();
+        match anew {
+            Some(anew) if self.store.replace(&anew).is_ok() => anew,
+            _ => record,
+        }
+    }
+
+    /// None if it is under the active domain key already.
+    fn sealed_anew(&self, ticket: &Ticket, record: &Record) -> Result<Option<Record>> {
+        match self.channel.call(ticket, Command::Reseal { record })? {
+            Reply::Done => Ok(None),
+            Reply::Records(mut records) if records.len() == 1 => Ok(records.pop()),
+            _ => Err(ErrorKind::GeneralError.with("the HSM answered a re-sealing with something else")),
+        }
+    }
+}
