@@ -184,13 +184,7 @@ impl Module {
 
     /// Recovers the domain with the command that operators signed and their shares: the fresh HSM is
     /// its only one, the PIN that it was made with is the SO's, and all other PINs are to be reset.
-    pub fn recover(
-        &self,
-        slot: SlotId,
-        so_pin: Option<&[u8]>,
-        command: &[u8],
-        contributions: &[&[u8]],
-    ) -> Result<()> {
+    pub fn recover(&self, slot: SlotId, so_pin: Option<&[u8]>, command: &[u8], contributions: &[&[u8]]) -> Result<()> {
         let token = self.token(slot)?;
         let pin = self.new_pin(so_pin)?;
         let cost = self.settings.pin.cost;

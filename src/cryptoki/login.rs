@@ -101,7 +101,6 @@ impl Token {
         self.store.end_attempt(role)?;
         Ok(value)
     }
-
 }
 
 /// A PIN to be checked. No PIN pad: a NULL PIN is an error.

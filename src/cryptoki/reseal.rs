@@ -63,7 +63,8 @@ impl Token {
         let token = Arc::clone(self);
         let work = move || {
             let done = enter().and_then(|()| {
-                token.reseal_all(&credentials.ticket, &mut |_| token.epoch() == credentials.epoch && !token.is_removed())
+                token
+                    .reseal_all(&credentials.ticket, &mut |_| token.epoch() == credentials.epoch && !token.is_removed())
             });
             token.resealing.running.store(false, Ordering::Release);
             match done {

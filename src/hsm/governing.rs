@@ -74,7 +74,8 @@ impl Hsm {
         }
         let opened = self.opened()?;
         if opened.state().user(role).is_none_or(|user| user.enrolment.is_none()) {
-            let why = "no command allows a new PIN now: operators open an enrolment by \"create user\" or \"reset PIN\"";
+            let why =
+                "no command allows a new PIN now: operators open an enrolment by \"create user\" or \"reset PIN\"";
             return Err(ErrorKind::TokenWriteProtected.with(why));
         }
         let (_, change) = opened.set_pin(role, pin, code, cost, &mut Circumstances::of_system())?;

@@ -124,13 +124,7 @@ impl Hsm {
     }
 
     /// Opens the domain with a PIN. The hash is computed under no lock.
-    pub(super) fn log_in(
-        &self,
-        pin: &[u8],
-        record: &PinRecord,
-        token: &DomainToken,
-        log: Log<'_>,
-    ) -> Result<Reply> {
+    pub(super) fn log_in(&self, pin: &[u8], record: &PinRecord, token: &DomainToken, log: Log<'_>) -> Result<Reply> {
         let public = self.held().take(token, log)?;
         let mut opened = Opened::with_pin(&public, record, pin)?;
         let number = random::array()?;

@@ -27,8 +27,12 @@ const DATA: &[u8] = &ck::CKO_DATA.to_ne_bytes();
 const PRIVATE_KEY: &[u8] = &ck::CKO_PRIVATE_KEY.to_ne_bytes();
 
 fn process(world: &Arc<World>) -> Module {
-    let settings =
-        Settings { pin: PinPolicy::default(), generates_zero_iv: false, hsm: crate::hsm::Settings::default(), threads: Threads::Forbidden };
+    let settings = Settings {
+        pin: PinPolicy::default(),
+        generates_zero_iv: false,
+        hsm: crate::hsm::Settings::default(),
+        threads: Threads::Forbidden,
+    };
     Module::over(Box::new(FakeBackend(world.clone())), settings).unwrap()
 }
 

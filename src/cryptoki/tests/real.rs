@@ -21,7 +21,12 @@ const P256: &[u8] = &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
 fn process(data: &Path) -> Module {
     let cost = PinCost { memory_kib: 1024, passes: 1, lanes: 1 };
     let hsm = hsm::Settings::default();
-    let settings = Settings { pin: PinPolicy { cost, ..PinPolicy::default() }, generates_zero_iv: false, hsm, threads: Threads::Forbidden };
+    let settings = Settings {
+        pin: PinPolicy { cost, ..PinPolicy::default() },
+        generates_zero_iv: false,
+        hsm,
+        threads: Threads::Forbidden,
+    };
     Module::over(Box::new(Embedded::at(data, hsm, true).unwrap()), settings).unwrap()
 }
 
