@@ -1,5 +1,5 @@
-//! A token that release 0.1.0 made, with an AES key, an EC key pair and a data object: its file is
-//! of schema 1.
+//! A token whose file is of schema 1: an AES key, an EC key pair and a data object, which the module
+//! of version 0.1.0 made with the PIN `user-pin-1`.
 
 use std::fs;
 use std::path::Path;

@@ -266,7 +266,7 @@ fn a_login_during_work_disturbs_no_one() {
 }
 
 #[test]
-fn a_token_that_release_0_1_made_is_used_by_two_processes() {
+fn a_token_of_schema_1_is_used_by_two_processes() {
     let data = tempfile::tempdir().unwrap();
     let files = data.path().join("tokens/0");
     std::fs::create_dir_all(&files).unwrap();
