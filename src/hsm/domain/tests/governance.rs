@@ -9,7 +9,6 @@ use super::super::execute::contribute;
 use super::super::identity::{Claim, Identity, Party};
 use super::super::log::{self, Deadline, Entry, enrolment_hash, lost_with};
 use super::super::opened::OwnKeys;
-use super::super::recovery::Contribution;
 use super::super::refusal::Refusal;
 use super::super::seal::key_id_of;
 use super::super::state::{Enrolment, KeyStatus, StandingOrder, TrustedRegion};
@@ -140,47 +139,6 @@ fn a_standing_order_rotates_on_time() {
     refused(early, &Refusal::NoStandingOrder);
 }
 
-/// A second and third HSM are admitted, execute, lag, catch up; one is expelled.
-#[test]
-fn hsms_exchange_only_bytes() {
-    let (founded, people) = fleet();
-    let both = [&people[0], &people[1]];
-    let domain = founded.opened.state().domain;
-    let admit = |from: &Opened, name: &str| {
-        let own = Arc::new(OwnKeys::generate(&mut Entropy::System).unwrap());
-        let change = Change::AdmitHsm { hsm: own.claim(name, &domain).unwrap() };
-        (run(from, change, &both, NOW).unwrap(), own)
-    };
-    let (two, b) = admit(&founded.opened, "b");
-    let public = PublicState::of_fingerprint(&two.token, two.opened.public().hash()).unwrap();
-    let hsm_b = Opened::as_member(public, Arc::clone(&b)).unwrap();
-    let record = seal(&founded.opened);
-    assert!(opens(&hsm_b, &record));
-
-    // B executes; A, which lags behind two versions, catches up by the log.
-    let rotated = run(&hsm_b, Change::RotateDomainKey { retain: None }, &[&people[2]], NOW).unwrap();
-    let log = [two.entry.clone(), rotated.entry.clone()];
-    let hsm_a = founded.opened.public().adopt_logged(&rotated.token, &log, NOW).unwrap();
-    let hsm_a = founded.opened.advance(hsm_a).unwrap();
-    assert!(opens(&hsm_a, &seal(&rotated.opened)));
-
-    // B is expelled by A: new keys, which B does not get.
-    let expel = || Change::ExpelHsm { id: b.id, retain: Some(DAY) };
-    refused(run(&rotated.opened, expel(), &both, NOW), &Refusal::OwnExpulsion);
-    let expelled = run(&hsm_a, expel(), &both, NOW).unwrap();
-    let (was, is) = (hsm_a.state(), expelled.opened.state());
-    assert!(is.replication_keys.iter().all(|key| !was.replication_keys.contains(key)));
-    assert_ne!(expelled.opened.sealer().key_id(), hsm_a.sealer().key_id());
-    let public =
-        rotated.opened.public().adopt_logged(&expelled.token, std::slice::from_ref(&expelled.entry), NOW).unwrap();
-    assert!(rotated.opened.advance(public).is_err());
-    assert!(opens(&expelled.opened, &record));
-    // What B signs from now on is refused.
-    let stale = run(&rotated.opened, Change::RotateReplicationKey, &[&people[0]], NOW).unwrap();
-    let shown = expelled.opened.public().adopt_logged(&stale.token, &[stale.entry], NOW);
-    assert!(shown.err().unwrap().detail().unwrap().contains("not a member"));
-}
-
 #[test]
 fn the_other_commands() {
     let g = governed();
@@ -239,61 +197,7 @@ fn the_history_tells_who_approved() {
 }
 
 #[test]
-fn a_lost_domain_comes_back_with_enough_shares() {
-    let (founded, people) = fleet();
-    let all: Vec<&Person> = people.iter().collect();
-    let mut ids: Vec<_> = people.iter().map(|p| p.id).collect();
-    ids.sort_unstable();
-    let make = Change::MakeRecoverySet { threshold: 2, operators: ids };
-    let ready = run(&founded.opened, make, &all, NOW).unwrap();
-    let record = seal(&ready.opened);
-    // The set does not grow stale with a rotation.
-    let newest = run(&ready.opened, Change::RotateDomainKey { retain: None }, &all[..1], NOW).unwrap();
-    let newer_record = seal(&newest.opened);
-    let token = newest.token;
-    drop((founded, ready.opened, newest.opened));
-
-    let public = PublicState::first_seen(&token).unwrap();
-    let fresh = Arc::new(OwnKeys::generate(&mut Entropy::System).unwrap());
-    let change = || Change::RecoverDomain {
-        hsm: fresh.claim("fresh", &public.state().domain).unwrap(),
-        version: token.version,
-        state: *public.hash(),
-    };
-    let command = sign(propose(public.state(), change(), &mut at(NOW)), &all[..2]);
-    let share = |n: usize| {
-        let made = contribute(&public, &command, &people[n].agreement, &mut at(NOW)).unwrap();
-        Contribution::decode(&made.encode()).unwrap()
-    };
-    let recover =
-        |shares: &[Contribution]| Opened::recover(&public, Arc::clone(&fresh), &command, shares, &mut at(NOW));
-    refused(recover(&[share(0)]), &Refusal::TooFewShares { have: 1, need: 2 });
-    refused(recover(&[share(1), share(1)]), &Refusal::TooFewShares { have: 1, need: 2 });
-    for pair in [[0, 1], [0, 2], [2, 1]] {
-        assert!(recover(&pair.map(share)).is_ok());
-    }
-    let mut bent = share(0).encode();
-    *bent.last_mut().unwrap() ^= 1;
-    refused(recover(&[Contribution::decode(&bent).unwrap(), share(1)]), &Refusal::BadShare);
-
-    let back = recover(&[share(0), share(1)]).unwrap();
-    assert!(opens(&back.opened, &record) && opens(&back.opened, &newer_record));
-    let state = back.opened.state();
-    assert_eq!((state.version, state.members.len(), state.members[0].id), (token.version + 1, 1, fresh.id));
-    assert!(state.replication_keys.iter().all(|key| !public.state().replication_keys.contains(key)));
-    assert_ne!(state.recipients, public.state().recipients);
-    assert!(run(&back.opened, Change::RotateDomainKey { retain: None }, &all[..1], NOW).is_ok());
-
-    // Nobody's share moves without the quorum, or for another state.
-    let alone = sign(propose(public.state(), change(), &mut at(NOW)), &all[..1]);
-    let quorum = Refusal::QuorumNotMet("officer 1 of 2 (1 of 2 persons)".to_owned());
-    refused(contribute(&public, &alone, &people[0].agreement, &mut at(NOW)), &quorum);
-    let stale = sign(propose(public.state(), change(), &mut at(NOW)), &all[..2]);
-    refused(contribute(back.opened.public(), &stale, &people[0].agreement, &mut at(NOW)), &Refusal::OtherState);
-}
-
-#[test]
-fn who_leaves_takes_no_share_along() {
+fn a_recovery_set_keeps_its_threshold() {
     let (founded, people) = fleet();
     let all: Vec<&Person> = people.iter().collect();
     let mut ids: Vec<_> = people.iter().map(|p| p.id).collect();

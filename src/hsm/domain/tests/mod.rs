@@ -1,4 +1,5 @@
 mod ceremony;
+mod fleet;
 mod governance;
 mod json;
 mod papers;
