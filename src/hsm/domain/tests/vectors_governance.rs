@@ -11,6 +11,7 @@ use super::super::cbor::{Decoder, Encoder};
 use super::super::change::Change;
 use super::super::command::{Proposal, SignedCommand};
 use super::super::execute::{Executed, contribute};
+use super::super::governance as history;
 use super::super::identity::{Claim, Identity, Party};
 use super::super::keys::{PrivateKey, PublicKey};
 use super::super::log::{Entry, enrolment_hash};
@@ -141,6 +142,7 @@ fn identities() {
 struct History {
     circumstances: Circumstances,
     people: Vec<Person>,
+    entries: Vec<Vec<u8>>,
     steps: Vec<Value>,
 }
 
@@ -163,11 +165,14 @@ impl History {
     fn keep(&mut self, entry: &[u8], state: &State, signers: &[usize]) {
         let mut persons: Vec<_> = signers.iter().map(|n| self.people[*n].name.clone()).collect();
         persons.sort();
+        self.entries.push(entry.to_vec());
         self.steps.push(json!({
             "entry": hex(entry),
             "state": hex(&state.encode()),
             "hash": hex(&state.hash()),
             "signers": persons,
+            "version": state.version,
+            "at": state.changed,
         }));
     }
 }
@@ -176,9 +181,9 @@ impl History {
 #[test]
 fn history() {
     let mut circumstances = seeded("history");
-    let (first, _, _) = Opened::found("demo", "00112233445566aa", b"so-pin-1", CHEAP, &mut circumstances).unwrap();
+    let (first, origin, _) = Opened::found("demo", "00112233445566aa", b"so-pin-1", CHEAP, &mut circumstances).unwrap();
     let people = three(&mut circumstances.entropy);
-    let mut h = History { circumstances, people, steps: Vec::new() };
+    let mut h = History { circumstances, people, entries: Vec::new(), steps: Vec::new() };
     let founding = founding(first.state(), &h.people, Vec::new());
     let mut now = h.command(&first, founding, &[0, 1, 2]).opened;
 
@@ -233,6 +238,12 @@ fn history() {
         }]),
     );
     compare("log.json", json!({ "genesis": hex(&first.state().encode()), "steps": h.steps }));
+    let entries = h.entries.iter().map(Vec::as_slice).collect();
+    let file = history::History { origin: &origin.bytes, entries, newest: &change.domain.bytes }.encode();
+    let short = |step: &Value| json!({ "version": step["version"], "at": step["at"], "signers": step["signers"], "hash": step["hash"] });
+    let steps: Vec<_> = h.steps.iter().map(short).collect();
+    let hash = hex(back.public().hash());
+    compare("history.json", json!([{ "history": hex(&file), "hash": hash, "steps": steps }]));
 }
 
 #[test]
@@ -241,7 +252,7 @@ fn recovery() {
     let own = Arc::new(OwnKeys::generate(&mut circumstances.entropy).unwrap());
     let (first, _) = Opened::provision("fleet", own, &mut circumstances).unwrap();
     let people = three(&mut circumstances.entropy);
-    let mut h = History { circumstances, people, steps: Vec::new() };
+    let mut h = History { circumstances, people, entries: Vec::new(), steps: Vec::new() };
     let founding = founding(first.state(), &h.people, Vec::new());
     let founded = h.command(&first, founding, &[0, 1, 2]).opened;
     let make = Change::MakeRecoverySet { threshold: 2, operators: sorted_ids(&h.people) };
