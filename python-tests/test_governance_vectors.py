@@ -40,10 +40,8 @@ def test_commands_are_made(vector):
     domain, governance, arguments, nonce, expected = unhex(
         vector, "domain", "governance", "arguments", "nonce", "signed"
     )
-    command = Command.make(
-        None, vector["command"], decode(arguments), vector["not_before"], nonce=nonce, domain=domain,
-        governance=governance, not_after=vector["not_after"],
-    )
+    validity = vector["not_before"], vector["not_after"]
+    command = Command.make(domain, governance, vector["command"], decode(arguments), validity, nonce)
     assert command.arguments == decode(arguments, ARGUMENTS[command.name])
     command.sign(*[private_key(bytes.fromhex(scalar)) for scalar in vector["signers"]])
     assert command.encode() == Command(expected).encode() == expected
@@ -87,7 +85,7 @@ def test_histories(vector):
     data = bytes.fromhex(vector["history"])
     history = History(data, NOW)
     assert history.newest.hash == bytes.fromhex(vector["hash"])
-    expected = [(s["version"], s["at"], s["signers"], bytes.fromhex(s["hash"])) for s in vector["steps"]]
+    expected = [(s["version"], s["at"], s["signers"], bytes.fromhex(s["hash"])) for s in log()["steps"]]
     assert [(s.version, s.at, s.persons, s.hash) for s in history.steps] == expected
     origin, entries, newest = decode(data)
     damaged = [[origin, entries[1:], newest], [origin, entries[:-1], newest], [newest, entries, newest],

@@ -29,12 +29,16 @@ class Command:
         self.not_before, self.not_after, self.nonce = rest
 
     @classmethod
-    def make(cls, state, name, arguments, not_before=None, valid_for=HOUR, nonce=None, **other):
-        """A command for a domain in this state; `other` are fields that are not to be the state's."""
-        begin = int(time.time()) if not_before is None else not_before
-        payload = [other.get("domain", state.domain), other.get("governance", state.governance), name, arguments]
-        payload += [begin, other.get("not_after", begin + valid_for), nonce or os.urandom(16)]
+    def make(cls, domain, governance, name, arguments, validity, nonce=None):
+        """`validity` is (not before, not after)."""
+        payload = [domain, governance, name, arguments, *validity, nonce or os.urandom(16)]
         return cls(cose.signed(CONTENT_TYPE, encode(payload), {}))
+
+    @classmethod
+    def of(cls, state, name, *arguments, not_before=None, valid_for=HOUR, nonce=None):
+        """A command for a domain in this state, by default from now on."""
+        begin = int(time.time()) if not_before is None else not_before
+        return cls.make(state.domain, state.governance, name, list(arguments), (begin, begin + valid_for), nonce)
 
     def to_sign(self, kid):
         return cose.to_sign(CONTENT_TYPE, kid, self.domain, self.payload)

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
@@ -50,7 +50,7 @@ def _spki(public):
 def _load(public):
     try:
         key = serialization.load_der_public_key(public)
-    except ValueError as why:
+    except (ValueError, UnsupportedAlgorithm) as why:
         raise Refused(f"not a public key: {why}") from why
     require(isinstance(getattr(key, "curve", None), ec.SECP384R1) and _spki(key) == public, "not a P-384 public key")
     return key

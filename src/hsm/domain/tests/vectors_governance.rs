@@ -240,10 +240,8 @@ fn history() {
     compare("log.json", json!({ "genesis": hex(&first.state().encode()), "steps": h.steps }));
     let entries = h.entries.iter().map(Vec::as_slice).collect();
     let file = history::History { origin: &origin.bytes, entries, newest: &change.domain.bytes }.encode();
-    let short = |step: &Value| json!({ "version": step["version"], "at": step["at"], "signers": step["signers"], "hash": step["hash"] });
-    let steps: Vec<_> = h.steps.iter().map(short).collect();
     let hash = hex(back.public().hash());
-    compare("history.json", json!([{ "history": hex(&file), "hash": hash, "steps": steps }]));
+    compare("history.json", json!([{ "history": hex(&file), "hash": hash }]));
 }
 
 #[test]
