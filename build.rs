@@ -27,7 +27,7 @@ fn main() {
 }
 
 const ENTRY: &str = "src/abi/entry";
-const VENDOR: &str = "src/abi/vendor.rs";
+const VENDOR: &str = "src/abi/vendor";
 
 /// Macros by which other pkcs11.h files are known: p11-kit's, OASIS's and NSS's, the one in the
 /// public domain, opencryptoki's; and the one constant that all of them define.
@@ -50,16 +50,41 @@ fn config(style: Style) -> Config {
     }
 }
 
+/// What holds for each of the vendor's functions.
+const CONVENTIONS: &str = "\
+/* How an embedded token's domain is governed. The token's HSM obeys commands that enough of its
+   operators have signed. Somebody proposes a command (KMS_Propose), operators look at it
+   (KMS_DescribeProposal), sign it with keys that only they hold (KMS_BytesToSign, then
+   KMS_AddSignature), and somebody who is logged in has it executed (KMS_Execute). Proposals, domain
+   tokens and histories are public and may travel in any way. docs/protocols.md has their formats.
+
+   Arguments. Inputs stay the caller's; they are not changed, and not kept after the call. NULL with
+   length 0 is an empty input. Outputs go to memory of the caller's, as C_Sign's does: with the buffer
+   NULL the function only gives the length needed; with a buffer, *pul...Len is its size before and
+   the output's length after the call. In these two cases, and whenever the buffer is too small
+   (CKR_BUFFER_TOO_SMALL, with the length needed), nothing else has changed. Text is UTF-8 without a
+   NUL at the end. Functions may be called from several threads at once.
+
+   Return codes. Each function says which it gives and when. All of them also give
+   CKR_ARGUMENTS_BAD for NULL where there must be something, for a length that cannot be, and for
+   an input longer than 16 MiB; CKR_CRYPTOKI_NOT_INITIALIZED before C_Initialize;
+   CKR_SESSION_HANDLE_INVALID and CKR_SESSION_CLOSED; CKR_DEVICE_REMOVED if the token was initialised
+   anew; CKR_FUNCTION_FAILED if another process changed the domain meanwhile, and then the call may
+   be made again; CKR_DEVICE_ERROR if the store fails or shows an older state than it has shown;
+   CKR_HOST_MEMORY and CKR_GENERAL_ERROR. KMS_LastError says more. */
+";
+
 fn vendor_header() -> String {
     let mut config = config(Style::Both);
     config.export.include = vec!["KMS_FUNCTION_LIST".to_owned()];
-    let items = Builder::new().with_config(config).with_src(VENDOR).generate();
+    let items = Builder::new().with_config(config).with_src(Path::new(VENDOR).join("mod.rs")).generate();
     let items = text_of(items.expect("cbindgen understands the vendor's functions"));
     format!(
         "/* Conclave: the vendor's functions. Licence: Apache-2.0.\n   \
             Generated from {VENDOR}; `make headers` writes it anew. */\n\
          #ifndef CONCLAVE_H\n#define CONCLAVE_H\n\n\
          #include \"conclave_pkcs11.h\"\n\n\
+         {CONVENTIONS}\n\
          /* The name that C_GetInterface takes; the interface's list is a KMS_FUNCTION_LIST. */\n\
          #define KMS_INTERFACE_NAME \"Vendor Conclave\"\n\n{items}\n#endif /* CONCLAVE_H */\n"
     )

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use conclave::abi::lists::NAMES;
+use conclave::abi::vendor;
 use cryptoki_sys as ck;
 
 /// The library that cargo built for this test run.
@@ -27,8 +28,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
 fn it_exports_the_functions_and_nothing_else() {
     let listing = run("nm", &["-D", "--defined-only"]);
     let exported: BTreeSet<_> = listing.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
-    let mut wanted: BTreeSet<_> = NAMES.iter().copied().collect();
-    wanted.insert("KMS_LastError");
+    let wanted: BTreeSet<_> = NAMES.iter().chain(vendor::NAMES).copied().collect();
     assert_eq!(exported, wanted);
 }
 
@@ -121,6 +121,20 @@ fn every_table_has_every_exported_function_in_order() {
 }
 
 #[test]
+fn the_vendors_table_has_every_function_in_order() {
+    let library = Loaded::open();
+    let symbols: Vec<_> = vendor::NAMES.iter().map(|name| library.symbol(name)).collect();
+    let get: GetInterface = library.function("C_GetInterface");
+    let mut interface = std::ptr::null_mut();
+    // SAFETY: a string with its NUL and a place for the result.
+    let rv = unsafe { get(c"Vendor Conclave".as_ptr(), std::ptr::null(), &raw mut interface, 0) };
+    assert_eq!(rv, ck::CKR_OK);
+    // SAFETY: the interface is static.
+    let list = unsafe { (*interface).pFunctionList };
+    assert_eq!(entries::<17, _>(list.cast::<vendor::KMS_FUNCTION_LIST>())[..], symbols);
+}
+
+#[test]
 fn interfaces_are_found_by_name_version_and_flags() {
     let library = Loaded::open();
     let get: GetInterface = library.function("C_GetInterface");
@@ -142,7 +156,7 @@ fn interfaces_are_found_by_name_version_and_flags() {
     assert_eq!(find(Some(c"PKCS 11"), None, 0), version(3, 2));
     assert_eq!(find(None, Some((3, 0)), 0), version(3, 0));
     assert_eq!(find(Some(c"PKCS 11"), Some((2, 40)), 0), version(2, 40));
-    assert_eq!(find(Some(c"Vendor Conclave"), None, 0), version(1, 0));
+    assert_eq!(find(Some(c"Vendor Conclave"), None, 0), version(1, 1));
     for (name, wanted, flags) in [
         (Some(c"PKCS 1"), None, 0),
         (Some(c"PKCS 11 "), None, 0),

@@ -30,11 +30,16 @@ int use(void)
     CK_FUNCTION_LIST_PTR list = 0;
     CK_RV rv = C_GetFunctionList(&list);
     CK_ULONG len = 0;
-    KMS_FUNCTION_LIST vendor = {{1, 0}, KMS_LastError};
+    KMS_FUNCTION_LIST vendor;
+    KMS_BYTES contribution = {0, KMS_MAX_CLAIM_LEN};
+    vendor.KMS_LastError = KMS_LastError;
+    vendor.KMS_Recover = KMS_Recover;
     if (rv == CKR_OK)
         rv = list->C_EncryptInit(0, &mechanism, CK_INVALID_HANDLE);
     if (rv != CKR_OK)
         rv = vendor.KMS_LastError(0, &len);
+    if (rv != CKR_OK)
+        rv = vendor.KMS_Recover(0, 0, 0, 0, 0, &contribution, 1);
     return attribute.type == CKA_CLASS && sizeof KMS_INTERFACE_NAME > 1 && rv == CKR_OK;
 }
 "#;

@@ -163,6 +163,17 @@ impl Caller {
         place.settle(produce(input, Some(output))?, false)
     }
 
+    /// Where a variable-length output goes (§5.2), for what must know the room before it is made.
+    pub(super) fn room(&self, buffer: *mut u8, len: *mut ck::CK_ULONG) -> Result<Room<'_>> {
+        let place = self.place(len)?;
+        let capacity = if buffer.is_null() {
+            None
+        } else {
+            Some(possible_len(buffer, self.read(len)?).ok_or(ErrorKind::ArgumentsBad)?)
+        };
+        Ok(Room { caller: self, buffer, capacity, place })
+    }
+
     /// A list with its length convention (§5.2): NULL asks for the count.
     pub(super) fn list<T: Plain>(&self, items: &[T], buffer: *mut T, count: *mut ck::CK_ULONG) -> Result<()> {
         let place = self.place(count)?;
@@ -273,6 +284,7 @@ plain! {
     ck::CK_RSA_AES_KEY_WRAP_PARAMS, ck::CK_ECDH1_DERIVE_PARAMS, ck::CK_EDDSA_PARAMS, ck::CK_HKDF_PARAMS,
     ck::CK_PKCS5_PBKD2_PARAMS2, ck::CK_SP800_108_KDF_PARAMS, ck::CK_SP800_108_COUNTER_FORMAT,
     ck::CK_SP800_108_DKM_LENGTH_FORMAT,
+    super::vendor::KMS_BYTES,
 }
 
 /// Where a result goes.
@@ -303,6 +315,38 @@ impl Place<'_, ck::CK_ULONG> {
             }
         }
         Ok(())
+    }
+}
+
+/// The place of a variable-length output. The output is made first and copied there, so it may be
+/// the memory of an input, which is not read after [`Self::give`].
+pub(super) struct Room<'c> {
+    caller: &'c Caller,
+    buffer: *mut u8,
+    /// None if only the length is asked for.
+    capacity: Option<usize>,
+    place: Place<'c, ck::CK_ULONG>,
+}
+
+impl Room<'_> {
+    /// How many bytes there is room for.
+    pub(super) fn len(&self) -> usize {
+        self.capacity.unwrap_or(0)
+    }
+
+    /// Writes all of the output, or only its length: CKR_BUFFER_TOO_SMALL unless that was asked for.
+    pub(super) fn give(&self, output: &[u8]) -> Result<()> {
+        if self.capacity.is_none_or(|capacity| capacity < output.len()) {
+            return self.need(output.len());
+        }
+        let buffer = self.caller.slice_mut(self.buffer, output.len() as ck::CK_ULONG);
+        buffer.ok_or(ErrorKind::ArgumentsBad)?.copy_from_slice(output);
+        self.place.settle(Outcome::Written(output.len()), false)
+    }
+
+    /// Writes the length that the output needs, as [`Self::give`].
+    pub(super) fn need(&self, len: usize) -> Result<()> {
+        self.place.settle(Outcome::Needed(len), self.capacity.is_none())
     }
 }
 

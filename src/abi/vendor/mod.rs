@@ -1,0 +1,201 @@
+//! The vendor's functions, `KMS_*`: exported, and in the interface "Vendor Conclave".
+//!
+//! Their comments are those of `include/conclave.h`, whose head (in `build.rs`) says what holds for
+//! all of them.
+#![allow(non_snake_case, non_camel_case_types, clippy::missing_safety_doc)]
+
+mod domain;
+mod proposal;
+mod recovery;
+
+pub use domain::*;
+pub use proposal::*;
+pub use recovery::*;
+
+use cryptoki_sys::{
+    CK_BYTE_PTR, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CK_ULONG, CK_ULONG_PTR, CK_USER_TYPE, CK_UTF8CHAR_PTR,
+    CK_VERSION,
+};
+
+use super::guard;
+use super::last_error;
+use super::ptr::Caller;
+use crate::error::{ErrorKind, Result};
+use crate::hsm::Outcome;
+
+/// The name that C_GetInterface takes, with its NUL.
+pub(super) const INTERFACE_NAME: &[u8] = b"Vendor Conclave\0";
+
+/// Longest input in bytes, but for a history.
+const LONGEST_INPUT: CK_ULONG = 16 << 20;
+
+/// The function list of the interface "Vendor Conclave". Later versions add functions at the end and
+/// raise the minor version: 1.0 had KMS_LastError alone.
+#[repr(C)]
+pub struct KMS_FUNCTION_LIST {
+    pub version: CK_VERSION,
+    pub KMS_LastError: Option<unsafe extern "C" fn(pMessage: CK_UTF8CHAR_PTR, pulMessageLen: CK_ULONG_PTR) -> CK_RV>,
+    pub KMS_DescribeDomain: Option<
+        unsafe extern "C" fn(hSession: CK_SESSION_HANDLE, pJson: CK_UTF8CHAR_PTR, pulJsonLen: CK_ULONG_PTR) -> CK_RV,
+    >,
+    pub KMS_Propose: Option<
+        unsafe extern "C" fn(
+            hSession: CK_SESSION_HANDLE,
+            pRequest: CK_UTF8CHAR_PTR,
+            ulRequestLen: CK_ULONG,
+            pProposal: CK_BYTE_PTR,
+            pulProposalLen: CK_ULONG_PTR,
+        ) -> CK_RV,
+    >,
+    pub KMS_DescribeProposal: Option<
+        unsafe extern "C" fn(
+            hSession: CK_SESSION_HANDLE,
+            pProposal: CK_BYTE_PTR,
+            ulProposalLen: CK_ULONG,
+            pJson: CK_UTF8CHAR_PTR,
+            pulJsonLen: CK_ULONG_PTR,
+        ) -> CK_RV,
+    >,
+    pub KMS_BytesToSign: Option<
+        unsafe extern "C" fn(
+            hSession: CK_SESSION_HANDLE,
+            pProposal: CK_BYTE_PTR,
+            ulProposalLen: CK_ULONG,
+            pPublicKey: CK_BYTE_PTR,
+            ulPublicKeyLen: CK_ULONG,
+            pBytes: CK_BYTE_PTR,
+            pulBytesLen: CK_ULONG_PTR,
+        ) -> CK_RV,
+    >,
+    pub KMS_AddSignature: Option<
+        unsafe extern "C" fn(
+            hSession: CK_SESSION_HANDLE,
+            pProposal: CK_BYTE_PTR,
+            ulProposalLen: CK_ULONG,
+            pPublicKey: CK_BYTE_PTR,
+            ulPublicKeyLen: CK_ULONG,
+            pSignature: CK_BYTE_PTR,
+            ulSignatureLen: CK_ULONG,
+            pSigned: CK_BYTE_PTR,
+            pulSignedLen: CK_ULONG_PTR,
+        ) -> CK_RV,
+    >,
+    pub KMS_PutProposal: Option<
+        unsafe extern "C" fn(
+            hSession: CK_SESSION_HANDLE,
+            pProposal: CK_BYTE_PTR,
+            ulProposalLen: CK_ULONG,
+            pMerged: CK_BYTE_PTR,
+            pulMergedLen: CK_ULONG_PTR,
+        ) -> CK_RV,
+    >,
+    pub KMS_ListProposals: Option<
+        unsafe extern "C" fn(hSession: CK_SESSION_HANDLE, pJson: CK_UTF8CHAR_PTR, pulJsonLen: CK_ULONG_PTR) -> CK_RV,
+    >,
+    pub KMS_GetProposal: Option<
+        unsafe extern "C" fn(
+            hSession: CK_SESSION_HANDLE,
+            pId: CK_BYTE_PTR,
+            ulIdLen: CK_ULONG,
+            pProposal: CK_BYTE_PTR,
+            pulProposalLen: CK_ULONG_PTR,
+        ) -> CK_RV,
+    >,
+    pub KMS_WithdrawProposal:
+        Option<unsafe extern "C" fn(hSession: CK_SESSION_HANDLE, pId: CK_BYTE_PTR, ulIdLen: CK_ULONG) -> CK_RV>,
+    pub KMS_Execute: Option<
+        unsafe extern "C" fn(hSession: CK_SESSION_HANDLE, pProposal: CK_BYTE_PTR, ulProposalLen: CK_ULONG) -> CK_RV,
+    >,
+    pub KMS_ExportDomainToken: Option<
+        unsafe extern "C" fn(hSession: CK_SESSION_HANDLE, pToken: CK_BYTE_PTR, pulTokenLen: CK_ULONG_PTR) -> CK_RV,
+    >,
+    pub KMS_ReadLog: Option<
+        unsafe extern "C" fn(hSession: CK_SESSION_HANDLE, pHistory: CK_BYTE_PTR, pulHistoryLen: CK_ULONG_PTR) -> CK_RV,
+    >,
+    pub KMS_ImportDomain: Option<
+        unsafe extern "C" fn(hSession: CK_SESSION_HANDLE, pHistory: CK_BYTE_PTR, ulHistoryLen: CK_ULONG) -> CK_RV,
+    >,
+    pub KMS_SetEnrolledPIN: Option<
+        unsafe extern "C" fn(
+            hSession: CK_SESSION_HANDLE,
+            userType: CK_USER_TYPE,
+            pUsername: CK_UTF8CHAR_PTR,
+            ulUsernameLen: CK_ULONG,
+            pCode: CK_BYTE_PTR,
+            ulCodeLen: CK_ULONG,
+            pPin: CK_UTF8CHAR_PTR,
+            ulPinLen: CK_ULONG,
+        ) -> CK_RV,
+    >,
+    pub KMS_BeginRecovery: Option<
+        unsafe extern "C" fn(
+            slotID: CK_SLOT_ID,
+            pSoPin: CK_UTF8CHAR_PTR,
+            ulSoPinLen: CK_ULONG,
+            pClaim: CK_BYTE_PTR,
+            pulClaimLen: CK_ULONG_PTR,
+        ) -> CK_RV,
+    >,
+    pub KMS_Recover: Option<
+        unsafe extern "C" fn(
+            slotID: CK_SLOT_ID,
+            pSoPin: CK_UTF8CHAR_PTR,
+            ulSoPinLen: CK_ULONG,
+            pCommand: CK_BYTE_PTR,
+            ulCommandLen: CK_ULONG,
+            pContributions: *mut KMS_BYTES,
+            ulCount: CK_ULONG,
+        ) -> CK_RV,
+    >,
+}
+
+macro_rules! table {
+    ($($name:ident)*) => {
+        pub(super) static FUNCTION_LIST: KMS_FUNCTION_LIST =
+            KMS_FUNCTION_LIST { version: CK_VERSION { major: 1, minor: 1 }, $($name: Some($name),)* };
+
+        /// The names of all functions, in the order of the list.
+        pub const NAMES: &[&str] = &[$(stringify!($name),)*];
+    };
+}
+
+table! {
+    KMS_LastError
+    KMS_DescribeDomain
+    KMS_Propose KMS_DescribeProposal KMS_BytesToSign KMS_AddSignature KMS_PutProposal KMS_ListProposals
+    KMS_GetProposal KMS_WithdrawProposal KMS_Execute
+    KMS_ExportDomainToken KMS_ReadLog KMS_ImportDomain KMS_SetEnrolledPIN
+    KMS_BeginRecovery KMS_Recover
+}
+
+/// Gives the sentence about the last C_ or KMS_ call that failed in the calling thread: the
+/// function, the return code's name and what was wrong. UTF-8, without a NUL at the end; empty if no
+/// call failed. It never has a secret in it. With `pMessage` NULL only the length is given;
+/// CKR_BUFFER_TOO_SMALL with the length needed if `*pulMessageLen` is less. Works at any time, also
+/// before C_Initialize.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn KMS_LastError(pMessage: CK_UTF8CHAR_PTR, pulMessageLen: CK_ULONG_PTR) -> CK_RV {
+    // Not through `entry!`: its own failure must not replace the sentence that is asked for.
+    guard::unrecorded(|| {
+        // SAFETY: the pointers are those of this function's caller, used while it runs.
+        let caller = unsafe { Caller::new() };
+        last_error::with(|sentence| {
+            caller.output(pMessage, pulMessageLen, |output| match output {
+                Some(output) if output.len() >= sentence.len() => {
+                    output[..sentence.len()].copy_from_slice(sentence);
+                    Ok(Outcome::Written(sentence.len()))
+                }
+                _ => Ok(Outcome::Needed(sentence.len())),
+            })
+        })
+    })
+}
+
+/// An input that is not a history: CKR_ARGUMENTS_BAD for NULL with a length, and for more than
+/// [`LONGEST_INPUT`].
+fn input(caller: &Caller, pointer: *const u8, len: CK_ULONG) -> Result<&[u8]> {
+    if len > LONGEST_INPUT {
+        return Err(ErrorKind::ArgumentsBad.with("an input is longer than 16 MiB"));
+    }
+    caller.bytes(pointer, len)
+}
