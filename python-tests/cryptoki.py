@@ -5,6 +5,7 @@ A template is a dict from attribute type to bool, int, bytes, str, a list of int
 """
 
 import ctypes
+import json
 import pathlib
 import re
 from ctypes import Structure, byref, c_char, c_ubyte, c_ulong, c_void_p
@@ -70,6 +71,13 @@ class CK_ATTRIBUTE(Structure):
 
 class CK_MECHANISM(Structure):
     _fields_ = [("mechanism", c_ulong), ("pParameter", c_void_p), ("ulParameterLen", c_ulong)]
+
+
+class KMS_BYTES(Structure):
+    _fields_ = [("pBytes", c_void_p), ("ulLen", c_ulong)]
+
+
+KMS_MAX_CLAIM_LEN = 1024
 
 
 class CK_C_INITIALIZE_ARGS(Structure):
@@ -265,6 +273,23 @@ class Module:
         return info
 
 
+    # Recovery of a domain whose PINs are lost; no session is needed.
+
+    def begin_recovery(self, slot, so_pin):
+        """Makes the fresh HSM; the claim by which "recover domain" names it."""
+        buffer, length = ctypes.create_string_buffer(KMS_MAX_CLAIM_LEN), c_ulong(KMS_MAX_CLAIM_LEN)
+        self.call("KMS_BeginRecovery", c_ulong(slot), so_pin, c_ulong(len(so_pin)), buffer, byref(length))
+        return buffer.raw[:length.value]
+
+    def recover(self, slot, so_pin, command, contributions):
+        array = (KMS_BYTES * max(len(contributions), 1))()
+        buffers = [ctypes.create_string_buffer(one, max(len(one), 1)) for one in contributions]
+        for place, buffer, one in zip(array, buffers, contributions):
+            place.pBytes, place.ulLen = ctypes.cast(buffer, c_void_p), len(one)
+        self.call("KMS_Recover", c_ulong(slot), so_pin, c_ulong(len(so_pin)), command, c_ulong(len(command)), array,
+                  c_ulong(len(contributions)))
+
+
 class Session:
     """An open session. Methods take a mechanism as a `Mechanism` or, without parameter, its number."""
 
@@ -288,6 +313,10 @@ class Session:
 
     def logout(self):
         self.call("C_Logout")
+
+    @property
+    def domain(self):
+        return Domain(self)
 
     # Objects
 
@@ -449,3 +478,70 @@ class Session:
         buffer = ctypes.create_string_buffer(max(count, 1))
         self.call("C_GenerateRandom", buffer, c_ulong(count))
         return buffer.raw[:count]
+
+
+class Domain:
+    """The domain behind a session's token, by the vendor's KMS_ functions. Proposals, tokens, histories,
+    keys (DER SubjectPublicKeyInfo) and signatures (r and s) are bytes; what is described is JSON, parsed."""
+
+    def __init__(self, session):
+        self.session = session
+
+    def _call(self, function, *inputs):
+        self.session.call(function, *self._sized(inputs))
+
+    def _out(self, function, *inputs):
+        return self.session._out(function, *self._sized(inputs))
+
+    @staticmethod
+    def _sized(inputs):
+        """Each input and its length. None is NULL."""
+        return [argument for data in inputs for argument in (data, c_ulong(len(data or b"")))]
+
+    def describe(self):
+        return json.loads(self._out("KMS_DescribeDomain"))
+
+    def propose(self, request):
+        """`request` is {"command": NAME, ...}. The proposal, which is pending then."""
+        text = request if isinstance(request, bytes) else json.dumps(request).encode()
+        return self._out("KMS_Propose", text)
+
+    def describe_proposal(self, proposal):
+        return json.loads(self._out("KMS_DescribeProposal", proposal))
+
+    def bytes_to_sign(self, proposal, public_key):
+        return self._out("KMS_BytesToSign", proposal, public_key)
+
+    def add_signature(self, proposal, public_key, signature):
+        """The proposal with all signatures, which is pending then."""
+        return self._out("KMS_AddSignature", proposal, public_key, signature)
+
+    def put(self, proposal):
+        """Keeps a proposal as pending; it with the signatures that were there."""
+        return self._out("KMS_PutProposal", proposal)
+
+    def proposals(self):
+        return json.loads(self._out("KMS_ListProposals"))
+
+    def proposal(self, id_):
+        return self._out("KMS_GetProposal", id_)
+
+    def withdraw(self, id_):
+        self._call("KMS_WithdrawProposal", id_)
+
+    def execute(self, proposal):
+        self._call("KMS_Execute", proposal)
+
+    def export_token(self):
+        return self._out("KMS_ExportDomainToken")
+
+    def history(self):
+        return self._out("KMS_ReadLog")
+
+    def import_history(self, history):
+        self._call("KMS_ImportDomain", history)
+
+    def set_enrolled_pin(self, pin, user=None, name=None, code=None):
+        """`user` is CKU_USER unless said otherwise; `name` that of a named user."""
+        user = ck.CKU_USER if user is None else user
+        self.session.call("KMS_SetEnrolledPIN", c_ulong(user), *self._sized([name, code, pin]))
