@@ -1,0 +1,696 @@
+/* The vendor's interface as a C program uses it: three operators found a domain two-of-three, one
+ * signature is refused, a host is admitted, keys are rotated, PINs are enrolled, the history is read
+ * and brings an older copy of the token forward. The operators' keys are in a second token of the
+ * module; their claims are CBOR written by hand (docs/protocols.md), so nothing else is needed. */
+#include "harness.h"
+
+#define MANY 65536
+
+static KMS_FUNCTION_LIST *kms;
+static CK_SESSION_HANDLE session;      /* of the token that is governed */
+static CK_SESSION_HANDLE keys_session; /* of the token with the operators' keys, which only signs */
+static CK_SLOT_ID slot;
+static CK_BYTE domain_id[16];
+static CK_BYTE json[8 * MANY];
+
+/* Some bytes, and CBOR in core deterministic encoding. */
+typedef struct {
+    CK_BYTE bytes[MANY];
+    CK_ULONG len;
+} buffer;
+
+static void put(buffer *out, const void *bytes, CK_ULONG n) {
+    if (!CHECK(out->len + n <= sizeof out->bytes)) exit(1);
+    memcpy(out->bytes + out->len, bytes, n);
+    out->len += n;
+}
+
+static void put_head(buffer *out, int major, CK_ULONG n) {
+    CK_BYTE head[3] = {(CK_BYTE)(major << 5 | (n < 24 ? n : n < 256 ? 24 : 25)), (CK_BYTE)n, 0};
+    if (n >= 256) head[1] = (CK_BYTE)(n >> 8), head[2] = (CK_BYTE)n;
+    put(out, head, n < 24 ? 1 : n < 256 ? 2 : 3);
+}
+
+static void put_bytes(buffer *out, const void *bytes, CK_ULONG n) {
+    put_head(out, 2, n);
+    put(out, bytes, n);
+}
+
+static void put_text(buffer *out, const char *text) {
+    put_head(out, 3, strlen(text));
+    put(out, text, strlen(text));
+}
+
+static void to_hex(char *out, const CK_BYTE *bytes, CK_ULONG n) {
+    for (CK_ULONG i = 0; i < n; i++) sprintf(out + 2 * i, "%02x", bytes[i]);
+    out[2 * n] = 0;
+}
+
+static void from_hex(CK_BYTE *out, const char *hex, CK_ULONG n) {
+    for (CK_ULONG i = 0; i < n; i++) {
+        unsigned value = 0;
+        CHECK(sscanf(hex + 2 * i, "%2x", &value) == 1);
+        out[i] = (CK_BYTE)value;
+    }
+}
+
+/* Whoever has keys: an operator or a host. */
+typedef struct {
+    const char *name;
+    CK_BYTE id[16];
+    CK_OBJECT_HANDLE key;
+    CK_BYTE signing[120], agreement[120];
+} party;
+
+static party anna = {.name = "Anna"}, ben = {.name = "Ben"}, cleo = {.name = "Cléo"}, stranger = {.name = "Mallory"};
+static party host = {.name = "web-1"};
+
+static void digest(CK_MECHANISM_TYPE type, const CK_BYTE *data, CK_ULONG n, CK_BYTE *out, CK_ULONG size) {
+    CK_MECHANISM mechanism = {type, NULL, 0};
+    OK(p11->C_DigestInit(keys_session, &mechanism));
+    OK(p11->C_Digest(keys_session, (CK_BYTE *)(uintptr_t)data, n, out, &size));
+}
+
+/* A P-384 pair, kept under this id; the public half as SubjectPublicKeyInfo. */
+static CK_OBJECT_HANDLE make_pair(const CK_BYTE id[16], CK_BYTE spki[120]) {
+    static const CK_BYTE oid[] = {6, 5, 0x2b, 0x81, 4, 0, 0x22};
+    static const CK_BYTE prefix[] = {0x30, 0x76, 0x30, 0x10, 6,    7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2,
+                                     1,    6,    5,    0x2b, 0x81, 4, 0,    0x22, 3,    0x62, 0};
+    CK_OBJECT_HANDLE pub, priv;
+    CK_BYTE point[99], info[120];
+    CK_ATTRIBUTE public_[] = {BYTES(CKA_EC_PARAMS, oid)};
+    CK_ATTRIBUTE private_[] = {YES(CKA_SIGN), YES(CKA_TOKEN), {CKA_ID, (void *)(uintptr_t)id, 16}};
+    OK(generate_pair(keys_session, CKM_EC_KEY_PAIR_GEN, public_, 1, private_, COUNT(private_), &pub, &priv));
+    CHECK(get(keys_session, pub, CKA_EC_POINT, point, sizeof point) == sizeof point);
+    memcpy(spki, prefix, sizeof prefix);
+    memcpy(spki + sizeof prefix, point + 2, 97);
+    CHECK(get(keys_session, pub, CKA_PUBLIC_KEY_INFO, info, sizeof info) == sizeof info && !memcmp(info, spki, 120));
+    return priv;
+}
+
+static void make_party(party *who) {
+    OK(p11->C_GenerateRandom(keys_session, who->id, sizeof who->id));
+    who->key = make_pair(who->id, who->signing);
+    make_pair((const CK_BYTE[16]){0}, who->agreement);
+}
+
+/* ESP384: ECDSA over the SHA-384 of the message, r and s. */
+static void sign(const party *who, const CK_BYTE *message, CK_ULONG n, CK_BYTE signature[96]) {
+    CK_MECHANISM mechanism = {CKM_ECDSA, NULL, 0};
+    CK_BYTE hash[48];
+    CK_ULONG len = 96;
+    digest(CKM_SHA384, message, n, hash, sizeof hash);
+    OK(p11->C_SignInit(keys_session, &mechanism, who->key));
+    OK(p11->C_Sign(keys_session, hash, sizeof hash, signature, &len));
+    CHECK(len == 96);
+}
+
+/* The proof of possession, a COSE_Sign1, in hexadecimal. `kind`: 0 for an operator, 1 for a host. */
+static char *claim(const party *who, int kind) {
+    static char hex[5][2048];
+    static int next;
+    buffer payload = {.len = 0}, header = {.len = 0}, to_sign = {.len = 0}, message = {.len = 0};
+    CK_BYTE kid[32], signature[96];
+    char *out = hex[next++ % COUNT(hex)];
+    put_head(&payload, 4, 5);
+    put_head(&payload, 0, (CK_ULONG)kind);
+    put_bytes(&payload, who->id, sizeof who->id);
+    put_text(&payload, who->name);
+    put_bytes(&payload, who->signing, sizeof who->signing);
+    if (kind == 1) put(&payload, "\xf6", 1);
+    else put_bytes(&payload, who->agreement, sizeof who->agreement);
+    digest(CKM_SHA256, who->signing, sizeof who->signing, kid, sizeof kid);
+    put(&header, "\xa3\x01\x38\x32\x03", 5); /* alg: ESP384, content type: */
+    put_text(&header, "application/vnd.conclave.identity");
+    put_head(&header, 0, 4);
+    put_bytes(&header, kid, sizeof kid);
+    put_head(&to_sign, 4, 4);
+    put_text(&to_sign, "Signature1");
+    put_bytes(&to_sign, header.bytes, header.len);
+    put_bytes(&to_sign, domain_id, sizeof domain_id);
+    put_bytes(&to_sign, payload.bytes, payload.len);
+    sign(who, to_sign.bytes, to_sign.len, signature);
+    put(&message, "\xd2\x84", 2);
+    put_bytes(&message, header.bytes, header.len);
+    put(&message, "\xa0", 1);
+    put_bytes(&message, payload.bytes, payload.len);
+    put_bytes(&message, signature, sizeof signature);
+    to_hex(out, message.bytes, message.len);
+    return out;
+}
+
+/* What describes a thing, as a string in `json`. */
+static const char *described(CK_RV rv, CK_ULONG len) {
+    OK(rv);
+    json[rv == CKR_OK && len < sizeof json ? len : 0] = 0;
+    return (const char *)json;
+}
+
+static const char *describe_domain(void) {
+    CK_ULONG len = sizeof json - 1;
+    return described(kms->KMS_DescribeDomain(session, json, &len), len);
+}
+
+static const char *describe(buffer *proposal) {
+    CK_ULONG len = sizeof json - 1;
+    return described(kms->KMS_DescribeProposal(session, proposal->bytes, proposal->len, json, &len), len);
+}
+
+static const char *list(void) {
+    CK_ULONG len = sizeof json - 1;
+    return described(kms->KMS_ListProposals(session, json, &len), len);
+}
+
+/* The number behind the first "name": of the domain's description. */
+static unsigned long number(const char *name) {
+    char key[64];
+    snprintf(key, sizeof key, "\"%s\":", name);
+    const char *at = strstr(describe_domain(), key);
+    return CHECK(at) ? strtoul(at + strlen(key), NULL, 10) : 0;
+}
+
+static unsigned occurrences(const char *text, const char *what) {
+    unsigned n = 0;
+    for (; (text = strstr(text, what)); text++) n++;
+    return n;
+}
+
+/* The last error's sentence says why. */
+static void says(const char *why) {
+    if (!strstr(last_error(), why)) check_failed(__FILE__, __LINE__, "\"%s\" is not in: %s", why, last_error());
+}
+#define REJECTED(call, why)                                 \
+    do {                                                    \
+        if (CHECK_RV(call, CKR_FUNCTION_REJECTED)) says(why); \
+    } while (0)
+
+static void propose(buffer *out, const char *request) {
+    out->len = sizeof out->bytes;
+    OK(kms->KMS_Propose(session, (CK_UTF8CHAR *)(uintptr_t)request, strlen(request), out->bytes, &out->len));
+}
+
+static CK_RV add(buffer *proposal, const party *who, CK_BYTE signature[96]) {
+    CK_ULONG len = sizeof proposal->bytes;
+    /* The output over the input. */
+    CK_RV rv = kms->KMS_AddSignature(session, proposal->bytes, proposal->len, (CK_BYTE *)(uintptr_t)who->signing,
+                                     sizeof who->signing, signature, 96, proposal->bytes, &len);
+    if (rv == CKR_OK) proposal->len = len;
+    return rv;
+}
+
+static void sign_proposal(buffer *proposal, const party *who, CK_BYTE signature[96]) {
+    CK_BYTE message[MANY];
+    CK_ULONG len = sizeof message;
+    OK(kms->KMS_BytesToSign(session, proposal->bytes, proposal->len, (CK_BYTE *)(uintptr_t)who->signing,
+                            sizeof who->signing, message, &len));
+    sign(who, message, len, signature);
+}
+
+static CK_RV approve(buffer *proposal, const party *who) {
+    CK_BYTE signature[96];
+    sign_proposal(proposal, who, signature);
+    return add(proposal, who, signature);
+}
+
+static CK_RV execute(buffer *proposal) { return kms->KMS_Execute(session, proposal->bytes, proposal->len); }
+
+/* Proposed, signed by both and executed. */
+static void decide(const char *request, const party *one, const party *other) {
+    static buffer proposal;
+    propose(&proposal, request);
+    OK(approve(&proposal, one));
+    OK(approve(&proposal, other));
+    OK(execute(&proposal));
+}
+
+/* An output of `function` as §5.2 has it: NULL and a buffer one byte short change nothing. */
+#define OUTPUT(out, size, function, ...)                                        \
+    do {                                                                        \
+        CK_ULONG need_ = 0, len_;                                               \
+        CHECK_RV(function(__VA_ARGS__, (out), NULL), CKR_ARGUMENTS_BAD);        \
+        OK(function(__VA_ARGS__, NULL, &need_));                                \
+        if (!CHECK(need_ > 0 && need_ < (size))) break;                         \
+        memset((out), 0x55, need_);                                             \
+        len_ = need_ - 1;                                                       \
+        CHECK_RV(function(__VA_ARGS__, (out), &len_), CKR_BUFFER_TOO_SMALL);    \
+        CHECK(len_ == need_);                                                   \
+        CHECK((out)[0] == 0x55 && !memcmp((out), (out) + 1, need_ - 1));        \
+        len_ = need_;                                                           \
+        OK(function(__VA_ARGS__, (out), &len_));                                \
+        CHECK(len_ == need_);                                                   \
+    } while (0)
+
+/* The tests. */
+
+static void interface(void) {
+    CK_RV (*find_interface)(CK_UTF8CHAR *, CK_VERSION *, CK_INTERFACE **, CK_FLAGS);
+    CK_INTERFACE *found = NULL;
+    CK_VERSION version = {1, 1};
+    *(void **)&find_interface = dlsym(module, "C_GetInterface");
+    OK(find_interface((CK_UTF8CHAR *)KMS_INTERFACE_NAME, &version, &found, 0));
+    kms = found ? found->pFunctionList : NULL;
+    if (!CHECK(kms) || !CHECK(kms->version.major == 1 && kms->version.minor == 1)) exit(1);
+    static const char *const names[] = {
+        "KMS_LastError",       "KMS_DescribeDomain", "KMS_Propose",       "KMS_DescribeProposal",
+        "KMS_BytesToSign",     "KMS_AddSignature",   "KMS_PutProposal",   "KMS_ListProposals",
+        "KMS_GetProposal",     "KMS_WithdrawProposal", "KMS_Execute",     "KMS_ExportDomainToken",
+        "KMS_ReadLog",         "KMS_ImportDomain",   "KMS_SetEnrolledPIN", "KMS_BeginRecovery",
+        "KMS_Recover",
+    };
+    void **entries = (void **)((char *)kms + offsetof(KMS_FUNCTION_LIST, KMS_LastError));
+    CHECK(sizeof *kms == offsetof(KMS_FUNCTION_LIST, KMS_LastError) + sizeof names);
+    for (size_t i = 0; i < COUNT(names); i++) CHECK(entries[i] && entries[i] == dlsym(module, names[i]));
+}
+
+/* Before the founding the SO governs, and there is no log. */
+static void governed_by_the_so(void) {
+    CK_ULONG len = sizeof json;
+    const char *text = describe_domain();
+    CHECK(strstr(text, "\"governed_by\":\"SO\"") && strstr(text, "\"name\":\"domain\""));
+    const char *id = strstr(text, "\"domain\":\"");
+    if (!CHECK(id)) exit(1);
+    from_hex(domain_id, id + strlen("\"domain\":\""), sizeof domain_id);
+    REJECTED(kms->KMS_ReadLog(session, json, &len), "not founded");
+    CHECK(!strcmp(list(), "[]"));
+    static const char rotate[] = "{\"command\":\"rotate domain key\"}";
+    buffer *proposal = calloc(1, sizeof *proposal);
+    propose(proposal, rotate);
+    CHECK_RV(execute(proposal), CKR_FUNCTION_REJECTED);
+    CHECK(number("version") < 10);
+    free(proposal);
+}
+
+static buffer founding;
+
+static void found(void) {
+    char request[8 * 1024], id[65];
+    CK_BYTE signature[96], bytes[32];
+    static buffer copy, merged;
+    snprintf(request, sizeof request,
+             "{\"command\":\"found domain\",\"region\":\"Bern\",\"operators\":["
+             "{\"claim\":\"%s\",\"roles\":[\"officer\",\"operator\"]},"
+             "{\"claim\":\"%s\",\"roles\":[\"operator\",\"officer\"]},"
+             "{\"claim\":\"%s\",\"roles\":[\"officer\",\"operator\"]}],"
+             "\"rules\":[{\"command\":\"rotate domain key\",\"alternatives\":[{\"operator\":2}]}]}",
+             claim(&anna, 0), claim(&ben, 0), claim(&cleo, 0));
+    /* What is only asked for its length is not kept. */
+    unsigned before = occurrences(list(), "\"proposal\":");
+    CK_ULONG need = 0, few;
+    OK(kms->KMS_Propose(session, (CK_BYTE *)request, strlen(request), NULL, &need));
+    few = need - 1;
+    CHECK_RV(kms->KMS_Propose(session, (CK_BYTE *)request, strlen(request), founding.bytes, &few), CKR_BUFFER_TOO_SMALL);
+    CHECK(few == need && occurrences(list(), "\"proposal\":") == before);
+    propose(&founding, request);
+    CHECK(founding.len == need && occurrences(list(), "\"proposal\":") == before + 1);
+
+    CHECK(strstr(describe(&founding), "\"command\":\"found domain\"") && strstr((char *)json, "\"quorum_met\":false"));
+    from_hex(bytes, strstr((char *)json, "\"id\":\"") + strlen("\"id\":\""), 32);
+    CHECK(strstr((char *)json, "Anna") && strstr((char *)json, "Cléo") && strstr((char *)json, "Bern"));
+    to_hex(id, bytes, 32);
+
+    OUTPUT(copy.bytes, sizeof copy.bytes, kms->KMS_BytesToSign, session, founding.bytes, founding.len, anna.signing, 120);
+    sign_proposal(&founding, &anna, signature);
+    few = founding.len;
+    CHECK_RV(kms->KMS_AddSignature(session, founding.bytes, founding.len, anna.signing, 120, signature, 96, NULL, &few), CKR_OK);
+    CHECK(strstr(describe(&founding), "\"signers\":[]"));
+    OUTPUT(copy.bytes, sizeof copy.bytes, kms->KMS_AddSignature, session, founding.bytes, founding.len, anna.signing, 120,
+           signature, 96);
+    /* Ben signs a copy that Anna's signature is not in; the token puts them together. */
+    OK(approve(&founding, &ben));
+    CHECK(strstr(describe(&founding), "\"person\":\"Anna\"") && strstr((char *)json, "\"person\":\"Ben\""));
+    REJECTED(execute(&founding), "quorum not met");
+
+    /* Cléo's signature is changed on its way: refused, and not kept. */
+    sign_proposal(&founding, &cleo, signature);
+    signature[50] ^= 1;
+    REJECTED(add(&founding, &cleo, signature), "does not verify");
+    CHECK_RV(kms->KMS_AddSignature(session, founding.bytes, founding.len, cleo.signing, 120, signature, 95, copy.bytes, &need),
+             CKR_DATA_INVALID);
+    CHECK_RV(kms->KMS_BytesToSign(session, founding.bytes, founding.len, cleo.signing, 119, copy.bytes, &need), CKR_DATA_INVALID);
+    sign_proposal(&founding, &stranger, signature);
+    REJECTED(add(&founding, &stranger, signature), "unknown signer");
+    REJECTED(add(&founding, &cleo, signature), "does not verify");
+    CHECK(!strstr(describe(&founding), "\"person\":\"Cléo\",\"roles\":[\"officer\",\"operator\"],\"valid\":true"));
+    OK(approve(&founding, &cleo));
+    CHECK(strstr(describe(&founding), "\"quorum_met\":true") && strstr((char *)json, "\"refusal\":null"));
+
+    /* What is kept is what was signed so far. */
+    OUTPUT(copy.bytes, sizeof copy.bytes, kms->KMS_GetProposal, session, bytes, 32);
+    CHECK(!memcmp(copy.bytes, founding.bytes, founding.len));
+    OUTPUT(merged.bytes, sizeof merged.bytes, kms->KMS_PutProposal, session, founding.bytes, founding.len);
+    CHECK(!memcmp(merged.bytes, founding.bytes, founding.len));
+    CHECK(strstr(list(), id));
+
+    /* It is for the SO to hand the domain over. */
+    unsigned long version = number("version");
+    CHECK_RV(execute(&founding), CKR_USER_NOT_LOGGED_IN);
+    OK(login(session, CKU_USER, USER_PIN));
+    CHECK_RV(execute(&founding), CKR_USER_NOT_LOGGED_IN);
+    CHECK(number("version") == version);
+    OK(p11->C_Logout(session));
+    OK(login(session, CKU_SO, SO_PIN));
+    OK(execute(&founding));
+    CHECK(number("version") == version + 1);
+    CHECK(strstr(describe_domain(), "\"governed_by\":\"operators\"") && strstr((char *)json, "\"region\":\"Bern\""));
+    CHECK(!strstr(list(), id));
+    CHECK_RV(execute(&founding), CKR_FUNCTION_REJECTED);
+    OK(p11->C_Logout(session));
+}
+
+/* From the founding on the SO PIN opens the token and nothing else. */
+static void the_so_governs_no_more(void) {
+    CK_UTF8CHAR label[32];
+    OK(login(session, CKU_SO, SO_PIN));
+    CHECK_RV(p11->C_InitPIN(session, (CK_UTF8CHAR *)"another-pin", 11), CKR_TOKEN_WRITE_PROTECTED);
+    OK(p11->C_Logout(session));
+    memset(label, ' ', sizeof label);
+    CK_SESSION_HANDLE other = open_session(slot);
+    OK(p11->C_CloseSession(session));
+    OK(p11->C_CloseSession(other));
+    CHECK_RV(p11->C_InitToken(slot, (CK_UTF8CHAR *)SO_PIN, strlen(SO_PIN), label), CKR_TOKEN_WRITE_PROTECTED);
+    session = open_session(slot);
+    OK(login(session, CKU_USER, USER_PIN));
+}
+
+static void admit_a_host(void) {
+    static buffer proposal, alone;
+    char request[4096];
+    CK_BYTE signature[96];
+    CK_ULONG len;
+    snprintf(request, sizeof request, "{\"command\":\"admit host\",\"host\":\"%s\"}", claim(&host, 1));
+    propose(&proposal, request);
+    alone = proposal;
+    REJECTED(execute(&proposal), "quorum not met");
+    OK(approve(&proposal, &anna));
+    REJECTED(execute(&proposal), "quorum not met");
+    sign_proposal(&proposal, &anna, signature);
+    REJECTED(add(&proposal, &anna, signature), "appears twice");
+    sign_proposal(&proposal, &stranger, signature);
+    REJECTED(add(&proposal, &stranger, signature), "unknown signer");
+    /* Ben's copy travelled without Anna's signature and comes back by KMS_PutProposal. */
+    sign_proposal(&alone, &ben, signature);
+    OK(add(&alone, &ben, signature));
+    len = sizeof proposal.bytes;
+    OK(kms->KMS_PutProposal(session, alone.bytes, alone.len, proposal.bytes, &len));
+    proposal.len = len;
+    CHECK(strstr(describe(&proposal), "\"quorum_met\":true"));
+    OK(execute(&proposal));
+    CHECK(strstr(describe_domain(), "\"name\":\"web-1\""));
+    REJECTED(execute(&proposal), "executed before");
+}
+
+/* Nothing that differs from what was signed in one bit, or is cut short, is executed. */
+static void no_bit_may_change(void) {
+    static buffer proposal, changed;
+    unsigned long version = number("version");
+    propose(&proposal, "{\"command\":\"rotate domain key\",\"retain\":86400}");
+    OK(approve(&proposal, &anna));
+    OK(approve(&proposal, &cleo));
+    CK_ULONG step = (CK_ULONG)slowness() > 1 ? 13 : 1;
+    for (CK_ULONG bit = 0; bit < 8 * proposal.len; bit += step) {
+        changed = proposal;
+        changed.bytes[bit / 8] ^= (CK_BYTE)(1 << bit % 8);
+        if (!CHECK_RV_IN(execute(&changed), CKR_DATA_INVALID, CKR_FUNCTION_REJECTED)) break;
+    }
+    for (CK_ULONG len = 0; len < proposal.len; len += step)
+        if (!CHECK_RV(kms->KMS_Execute(session, proposal.bytes, len), CKR_DATA_INVALID)) break;
+    changed = proposal;
+    put(&changed, "", 1);
+    CHECK_RV(execute(&changed), CKR_DATA_INVALID);
+    CHECK(number("version") == version);
+    OK(execute(&proposal));
+    CHECK(number("version") == version + 1);
+}
+
+/* What was made before a rotation goes on under the new domain key. */
+static void rotate(void) {
+    CK_OBJECT_HANDLE key;
+    CK_BYTE iv[12] = {1}, text[48];
+    CK_ULONG len = sizeof text;
+    GCM(mechanism, iv);
+    OK(AES(session, 32, &key, YES(CKA_TOKEN), YES(CKA_ENCRYPT), YES(CKA_DECRYPT)));
+    unsigned keys = occurrences(describe_domain(), "\"decrypt-only\"");
+    decide("{\"command\":\"rotate domain key\"}", &ben, &cleo);
+    CHECK(occurrences(describe_domain(), "\"decrypt-only\"") == keys + 1);
+    CHECK(occurrences(describe_domain(), "\"active\"") == 1);
+    OK(p11->C_EncryptInit(session, &mechanism, key));
+    OK(p11->C_Encrypt(session, (CK_BYTE *)"of before", 9, text, &len));
+    CHECK(len == 25);
+    OK(p11->C_DestroyObject(session, key));
+}
+
+static void list_and_withdraw(void) {
+    static buffer proposal;
+    static CK_BYTE out[MANY];
+    CK_BYTE id[32];
+    CK_ULONG len = sizeof out;
+    unsigned before = occurrences(list(), "\"proposal\":");
+    propose(&proposal, "{\"command\":\"rotate RSK\",\"valid_for\":3600}");
+    from_hex(id, strstr(describe(&proposal), "\"id\":\"") + strlen("\"id\":\""), 32);
+    CHECK(occurrences(list(), "\"proposal\":") == before + 1);
+    OK(kms->KMS_GetProposal(session, id, sizeof id, out, &len));
+    CHECK(len == proposal.len && !memcmp(out, proposal.bytes, len));
+    CHECK_RV(kms->KMS_WithdrawProposal(session, id, 31), CKR_ARGUMENTS_BAD);
+    OK(kms->KMS_WithdrawProposal(session, id, sizeof id));
+    REJECTED(kms->KMS_WithdrawProposal(session, id, sizeof id), "no pending proposal");
+    REJECTED(kms->KMS_GetProposal(session, id, sizeof id, out, &len), "no pending proposal");
+    CHECK(occurrences(list(), "\"proposal\":") == before);
+    /* Whoever may only read proposes nothing. */
+    CK_SESSION_HANDLE reader = 0;
+    OK(p11->C_OpenSession(slot, CKF_SERIAL_SESSION, NULL, NULL, &reader));
+    static const char request[] = "{\"command\":\"rotate RSK\"}";
+    len = sizeof out;
+    CHECK_RV(kms->KMS_Propose(reader, (CK_UTF8CHAR *)request, strlen(request), out, &len), CKR_SESSION_READ_ONLY);
+    CHECK_RV(kms->KMS_PutProposal(reader, proposal.bytes, proposal.len, out, &len), CKR_SESSION_READ_ONLY);
+    CHECK_RV(kms->KMS_Execute(reader, proposal.bytes, proposal.len), CKR_SESSION_READ_ONLY);
+    OK(p11->C_CloseSession(reader));
+    CHECK(occurrences(list(), "\"proposal\":") == before);
+}
+
+static void requests_are_checked(void) {
+    static const char *const wrong[] = {
+        "", "{", "[]", "\"rotate RSK\"", "{}", "{\"command\":\"make tea\"}", "{\"command\":\"rotate RSK\",\"milk\":true}",
+        "{\"command\":\"expel host\",\"id\":\"00\"}", "{\"command\":\"expel host\",\"id\":7}",
+        "{\"command\":\"rotate RSK\",\"valid_for\":0}", "{\"command\":\"rotate RSK\",\"valid_for\":99999999999}",
+        "{\"command\":\"admit host\",\"host\":\"d284\"}", "{\"command\":\"rotate RSK\",\"valid_from\":-1}", "\xff\xfe",
+    };
+    static CK_BYTE out[MANY];
+    for (size_t i = 0; i < COUNT(wrong); i++) {
+        CK_ULONG len = sizeof out;
+        CHECK_RV(kms->KMS_Propose(session, (CK_UTF8CHAR *)(uintptr_t)wrong[i], strlen(wrong[i]), out, &len),
+                 CKR_ARGUMENTS_BAD);
+        CHECK(strlen(last_error()) > 20);
+    }
+    /* A claim for another domain. */
+    char request[4096];
+    CK_ULONG len = sizeof out;
+    domain_id[0] ^= 1;
+    snprintf(request, sizeof request, "{\"command\":\"admit host\",\"host\":\"%s\"}", claim(&host, 1));
+    domain_id[0] ^= 1;
+    CHECK_RV(kms->KMS_Propose(session, (CK_UTF8CHAR *)request, strlen(request), out, &len), CKR_ARGUMENTS_BAD);
+    says("host");
+}
+
+/* Every output, and every function with arguments that cannot be. */
+static void outputs_and_hostile_arguments(void) {
+    static CK_BYTE out[4 * MANY];
+    static CK_BYTE noise[4096];
+    static buffer proposal;
+    CK_ULONG len = sizeof out, huge[] = {1, (16UL << 20) + 1, ~0UL, ~0UL >> 1, 1UL << 40};
+    propose(&proposal, "{\"command\":\"rotate RSK\"}");
+    OUTPUT(out, sizeof out, kms->KMS_DescribeDomain, session);
+    OUTPUT(out, sizeof out, kms->KMS_DescribeProposal, session, proposal.bytes, proposal.len);
+    OUTPUT(out, sizeof out, kms->KMS_ListProposals, session);
+    OUTPUT(out, sizeof out, kms->KMS_ExportDomainToken, session);
+    OUTPUT(out, sizeof out, kms->KMS_ReadLog, session);
+    for (size_t i = 0; i < COUNT(huge); i++) {
+        CK_ULONG n = huge[i];
+        CK_BYTE *nothing = NULL;
+        CHECK_RV(kms->KMS_Propose(session, nothing, n, out, &len), CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_DescribeProposal(session, nothing, n, out, &len), CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_BytesToSign(session, nothing, n, anna.signing, 120, out, &len), CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_BytesToSign(session, proposal.bytes, proposal.len, nothing, n, out, &len), CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_AddSignature(session, proposal.bytes, proposal.len, anna.signing, 120, nothing, n, out, &len),
+                 CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_PutProposal(session, nothing, n, out, &len), CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_GetProposal(session, nothing, n, out, &len), CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_WithdrawProposal(session, nothing, n), CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_Execute(session, nothing, n), CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_ImportDomain(session, nothing, n), CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_SetEnrolledPIN(session, CKU_USER, nothing, n, NULL, 0, nothing, 0), CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_SetEnrolledPIN(session, CKU_USER, NULL, 0, nothing, n, nothing, 0), CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_SetEnrolledPIN(session, CKU_USER, NULL, 0, NULL, 0, nothing, n), CKR_ARGUMENTS_BAD);
+        KMS_BYTES contribution = {nothing, n};
+        CHECK_RV(kms->KMS_Recover(slot, nothing, n, proposal.bytes, proposal.len, NULL, 0), CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_Recover(slot, (CK_BYTE *)SO_PIN, 8, nothing, n, NULL, 0), CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_Recover(slot, (CK_BYTE *)SO_PIN, 8, proposal.bytes, proposal.len, NULL, n), CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_Recover(slot, (CK_BYTE *)SO_PIN, 8, proposal.bytes, proposal.len, &contribution, 1),
+                 CKR_ARGUMENTS_BAD);
+        if (n == 1) continue;
+        CHECK_RV(kms->KMS_DescribeProposal(session, proposal.bytes, n, out, &len), CKR_ARGUMENTS_BAD);
+        CHECK_RV(kms->KMS_Execute(session, proposal.bytes, n), CKR_ARGUMENTS_BAD);
+    }
+    /* Neither empty input nor noise is anything. */
+    for (int i = 0; i < 50; i++) {
+        CK_ULONG n = i ? (CK_ULONG)rand() % sizeof noise : 0;
+        OK(p11->C_GenerateRandom(keys_session, noise, sizeof noise));
+        if (i % 2) memcpy(noise, proposal.bytes, n / 4 < proposal.len ? n / 4 : proposal.len);
+        len = sizeof out;
+        CHECK_RV(kms->KMS_DescribeProposal(session, noise, n, out, &len), CKR_DATA_INVALID);
+        CHECK_RV(kms->KMS_BytesToSign(session, noise, n, anna.signing, 120, out, &len), CKR_DATA_INVALID);
+        CHECK_RV(kms->KMS_AddSignature(session, noise, n, anna.signing, 120, noise, 96, out, &len), CKR_DATA_INVALID);
+        CHECK_RV(kms->KMS_PutProposal(session, noise, n, out, &len), CKR_DATA_INVALID);
+        CHECK_RV(kms->KMS_Execute(session, noise, n), CKR_DATA_INVALID);
+        CHECK_RV(kms->KMS_ImportDomain(session, noise, n), CKR_DATA_INVALID);
+    }
+    /* Handles that are none. */
+    len = sizeof out;
+    CHECK_RV(kms->KMS_DescribeDomain(session + 99, out, &len), CKR_SESSION_HANDLE_INVALID);
+    CHECK_RV(kms->KMS_ListProposals(0, out, &len), CKR_SESSION_HANDLE_INVALID);
+    CHECK_RV(kms->KMS_BytesToSign(0, proposal.bytes, proposal.len, anna.signing, 120, out, &len),
+             CKR_SESSION_HANDLE_INVALID);
+    CHECK_RV(kms->KMS_Execute(0, proposal.bytes, proposal.len), CKR_SESSION_HANDLE_INVALID);
+    CHECK_RV(kms->KMS_BeginRecovery(99999, (CK_UTF8CHAR *)SO_PIN, 8, NULL, &len), CKR_SLOT_ID_INVALID);
+    CHECK_RV(kms->KMS_Recover(99999, (CK_UTF8CHAR *)SO_PIN, 8, proposal.bytes, proposal.len, NULL, 0), CKR_SLOT_ID_INVALID);
+}
+
+/* Operators let holders set their PINs; they never learn them. */
+static void enrolments(void) {
+    CK_UTF8CHAR *name = (CK_UTF8CHAR *)"dora", *pin = (CK_UTF8CHAR *)"dora-has-a-pin";
+    CK_BYTE *code = (CK_BYTE *)"code of 128 bits";
+    decide("{\"command\":\"create user\",\"role\":{\"named\":\"dora\"},\"code\":\"code of 128 bits\"}", &anna, &cleo);
+    REJECTED(kms->KMS_SetEnrolledPIN(session, CKU_USER, name, 4, code, 15, pin, 14), "code is wrong");
+    CHECK_RV(kms->KMS_SetEnrolledPIN(session, CKU_USER, name, 4, code, 16, pin, 2), CKR_PIN_LEN_RANGE);
+    CHECK_RV(kms->KMS_SetEnrolledPIN(session, CKU_CONTEXT_SPECIFIC, name, 4, code, 16, pin, 14), CKR_USER_TYPE_INVALID);
+    CHECK_RV(kms->KMS_SetEnrolledPIN(session, CKU_USER, (CK_UTF8CHAR *)"emil", 4, code, 16, pin, 14),
+             CKR_TOKEN_WRITE_PROTECTED);
+    OK(kms->KMS_SetEnrolledPIN(session, CKU_USER, name, 4, code, 16, pin, 14));
+    CHECK_RV(kms->KMS_SetEnrolledPIN(session, CKU_USER, name, 4, code, 16, pin, 14), CKR_TOKEN_WRITE_PROTECTED);
+    OK(p11->C_Logout(session));
+    CHECK_RV(kms->KMS_SetEnrolledPIN(session, CKU_USER, name, 4, code, 16, pin, 14), CKR_USER_NOT_LOGGED_IN);
+    OK(p30->C_LoginUser(session, CKU_USER, pin, 14, name, 4));
+    OK(p11->C_Logout(session));
+    /* Without a code the SO is there when the user sets his PIN. */
+    OK(login(session, CKU_SO, SO_PIN));
+    decide("{\"command\":\"reset PIN\",\"role\":\"user\"}", &ben, &anna);
+    OK(kms->KMS_SetEnrolledPIN(session, CKU_USER, NULL, 0, NULL, 0, (CK_UTF8CHAR *)"a new user PIN", 14));
+    OK(p11->C_Logout(session));
+    CHECK_RV(login(session, CKU_USER, USER_PIN), CKR_PIN_INCORRECT);
+    OK(login(session, CKU_USER, "a new user PIN"));
+}
+
+/* A recovery begins with a claim, for which there is a buffer long enough or nothing is made. */
+static void recovery(void) {
+    static buffer command;
+    CK_BYTE claim_[KMS_MAX_CLAIM_LEN], other[KMS_MAX_CLAIM_LEN];
+    char request[4096], hex[2 * KMS_MAX_CLAIM_LEN + 1];
+    CK_UTF8CHAR *pin = (CK_UTF8CHAR *)"pin-after-recovery";
+    CK_ULONG len = sizeof claim_, few = sizeof claim_ - 1;
+    REJECTED(kms->KMS_BeginRecovery(slot, pin, 18, claim_, &len), "recovery set");
+    decide("{\"command\":\"make recovery set\",\"threshold\":2}", &anna, &ben);
+    CHECK(strstr(describe_domain(), "\"threshold\":2"));
+    propose(&command, "{\"command\":\"rotate RSK\"}");
+    REJECTED(kms->KMS_Recover(slot, pin, 18, command.bytes, command.len, NULL, 0), "no recovery was begun");
+    OK(kms->KMS_BeginRecovery(slot, pin, 18, NULL, &len));
+    CHECK(len == KMS_MAX_CLAIM_LEN);
+    CHECK_RV(kms->KMS_BeginRecovery(slot, pin, 18, claim_, &few), CKR_BUFFER_TOO_SMALL);
+    CHECK(few == KMS_MAX_CLAIM_LEN);
+    REJECTED(kms->KMS_Recover(slot, pin, 18, command.bytes, command.len, NULL, 0), "no recovery was begun");
+    CHECK_RV(kms->KMS_BeginRecovery(slot, pin, 2, claim_, &len), CKR_PIN_LEN_RANGE);
+    OK(kms->KMS_BeginRecovery(slot, pin, 18, other, &len));
+    len = sizeof claim_;
+    OK(kms->KMS_BeginRecovery(slot, pin, 18, claim_, &len));
+    CHECK(len > 400 && len < sizeof claim_ && memcmp(claim_, other, len));
+    to_hex(hex, claim_, len);
+    snprintf(request, sizeof request, "{\"command\":\"recover domain\",\"hsm\":\"%s\"}", hex);
+    propose(&command, request);
+    OK(approve(&command, &anna));
+    OK(approve(&command, &cleo));
+    CHECK_RV(execute(&command), CKR_FUNCTION_REJECTED);
+    CHECK_RV(kms->KMS_Recover(slot, (CK_UTF8CHAR *)"another-pin", 11, command.bytes, command.len, NULL, 0),
+             CKR_PIN_INCORRECT);
+    REJECTED(kms->KMS_Recover(slot, pin, 18, command.bytes, command.len, NULL, 0), "shares");
+    KMS_BYTES junk[] = {{claim_, len}, {NULL, 0}};
+    CHECK_RV(kms->KMS_Recover(slot, pin, 18, command.bytes, command.len, junk, 2), CKR_DATA_INVALID);
+    CHECK_RV(kms->KMS_Recover(slot, pin, 18, command.bytes, command.len - 1, NULL, 0), CKR_DATA_INVALID);
+}
+
+/* A copy of the token from before follows the history to the newest state. */
+static void an_old_copy_is_brought_forward(void) {
+    static CK_BYTE history[4 * MANY], token[MANY], imported[MANY];
+    char command[256], old[128], new_[128];
+    CK_ULONG len = sizeof history, token_len = sizeof token, imported_len = sizeof imported;
+    snprintf(new_, sizeof new_, "%s/data", work_dir);
+    snprintf(old, sizeof old, "%s/old", work_dir);
+    snprintf(command, sizeof command, "cp -a %s %s", new_, old);
+    OK(p11->C_Finalize(NULL));
+    CHECK(system(command) == 0);
+    OK(initialize());
+    slot = slot_of("domain");
+    session = open_session(slot);
+    keys_session = open_session(slot_of("keys"));
+    OK(login(keys_session, CKU_USER, USER_PIN));
+    OK(login(session, CKU_USER, "a new user PIN"));
+    anna.key = ben.key = 0;
+    CK_ATTRIBUTE of_anna[] = {BYTES(CKA_ID, anna.id), NUMBER(CKA_CLASS, CKO_PRIVATE_KEY)};
+    CK_ATTRIBUTE of_ben[] = {BYTES(CKA_ID, ben.id), NUMBER(CKA_CLASS, CKO_PRIVATE_KEY)};
+    CHECK(find(keys_session, of_anna, 2, &anna.key) == 1 && find(keys_session, of_ben, 2, &ben.key) == 1);
+    unsigned long version = number("version");
+    decide("{\"command\":\"rotate RSK\"}", &anna, &ben);
+    decide("{\"command\":\"rotate domain key\"}", &ben, &anna);
+    CHECK(number("version") == version + 2);
+    OK(kms->KMS_ReadLog(session, history, &len));
+    CHECK(history[0] == 0x83);
+    OK(kms->KMS_ExportDomainToken(session, token, &token_len));
+    REJECTED(kms->KMS_ImportDomain(session, history, len), "nothing newer");
+
+    OK(p11->C_Finalize(NULL));
+    setenv("CONCLAVE_HOME", old, 1);
+    OK(initialize());
+    slot = slot_of("domain");
+    session = open_session(slot);
+    CHECK(number("version") == version);
+    CHECK_RV(kms->KMS_ImportDomain(session, history, len), CKR_USER_NOT_LOGGED_IN);
+    OK(login(session, CKU_USER, "a new user PIN"));
+    /* A byte in the middle of the log. */
+    history[len / 2] ^= 1;
+    CHECK_RV_IN(kms->KMS_ImportDomain(session, history, len), CKR_DATA_INVALID, CKR_FUNCTION_REJECTED);
+    history[len / 2] ^= 1;
+    CHECK_RV(kms->KMS_ImportDomain(session, history, len - 1), CKR_DATA_INVALID);
+    CHECK(number("version") == version);
+    OK(kms->KMS_ImportDomain(session, history, len));
+    CHECK(number("version") == version + 2);
+    OK(kms->KMS_ExportDomainToken(session, imported, &imported_len));
+    CHECK(imported_len == token_len && !memcmp(imported, token, token_len));
+    OK(p11->C_Finalize(NULL));
+    setenv("CONCLAVE_HOME", new_, 1);
+    CK_ULONG n = sizeof history;
+    CHECK_RV(kms->KMS_DescribeDomain(session, history, &n), CKR_CRYPTOKI_NOT_INITIALIZED);
+    CHECK_RV(kms->KMS_BeginRecovery(slot, NULL, 0, NULL, &n), CKR_CRYPTOKI_NOT_INITIALIZED);
+}
+
+int main(int argc, char **argv) {
+    start(argc, argv);
+    RUN(interface);
+    OK(initialize());
+    CK_SLOT_ID keys_slot = make_token("keys");
+    slot = make_token("domain");
+    session = open_session(slot);
+    keys_session = open_session(keys_slot);
+    OK(login(keys_session, CKU_USER, USER_PIN));
+    party *all[] = {&anna, &ben, &cleo, &stranger, &host};
+    for (size_t i = 0; i < COUNT(all); i++) make_party(all[i]);
+    RUN(governed_by_the_so);
+    RUN(found);
+    RUN(the_so_governs_no_more);
+    RUN(admit_a_host);
+    RUN(no_bit_may_change);
+    RUN(rotate);
+    RUN(list_and_withdraw);
+    RUN(requests_are_checked);
+    RUN(outputs_and_hostile_arguments);
+    RUN(enrolments);
+    RUN(recovery);
+    RUN(an_old_copy_is_brought_forward);
+    return finish();
+}
