@@ -61,6 +61,11 @@ impl Module {
 
     /// Keeps a proposal among the pending ones, with the signatures it had there; answers it.
     pub fn put_proposal(&self, session: SessionHandle, proposal: &[u8]) -> Result<Vec<u8>> {
+        self.put_proposal_within(session, proposal, usize::MAX)
+    }
+
+    /// As [`Self::put_proposal`], but keeps nothing if the answer is longer than `room` bytes.
+    pub fn put_proposal_within(&self, session: SessionHandle, proposal: &[u8], room: usize) -> Result<Vec<u8>> {
         let session = self.session(session)?;
         drop(session.enter()?);
         session.require_rw()?;
@@ -80,7 +85,9 @@ impl Module {
             Some(held) => governance::merge(proposal, &held)?,
             None => proposal.to_vec(),
         };
-        token.store.put_proposal(&id, &merged)?;
+        if merged.len() <= room {
+            token.store.put_proposal(&id, &merged)?;
+        }
         Ok(merged)
     }
 

@@ -1,8 +1,6 @@
 //! The domain as a whole: what it is, its history, and the PINs that its operators let holders set.
 
-use cryptoki_sys::{
-    CK_BYTE_PTR, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CK_ULONG_PTR, CK_USER_TYPE, CK_UTF8CHAR_PTR,
-};
+use cryptoki_sys::{CK_BYTE_PTR, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CK_ULONG_PTR, CK_USER_TYPE, CK_UTF8CHAR_PTR};
 
 use super::input;
 use crate::abi::guard::entry;

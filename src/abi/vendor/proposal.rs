@@ -12,7 +12,40 @@ use crate::error::{ErrorKind, Result};
 /// read/write session. A call that gives only the length keeps nothing.
 ///
 /// pRequest, ulRequestLen: what to do, a JSON object {"command": NAME, ...arguments}, UTF-8.
-///     "valid_from" (seconds since 1970) and "valid_for" (seconds) are optional.
+///     "valid_from" (seconds since 1970; now) and "valid_for" (seconds; a day, or less by the
+///     domain's limits) may be given with each command. Bytes are lower-case hexadecimal, a CLAIM is
+///     the COSE_Sign1 by which a party proves that it has its keys, a ROLE is "SO", "user" or
+///     {"named": TEXT}, NUMBER? and the like may be left out. The commands:
+///
+///     "found domain"         region: TEXT, operators: [{"claim": CLAIM, "roles": [TEXT]}],
+///                            rules: [RULE]?
+///     "add operator"         operator: CLAIM, roles: [TEXT]
+///     "re-key operator"      operator: CLAIM
+///     "remove operator"      id: BYTES
+///     "set rule"             rule: RULE = {"command": TEXT, "alternatives": [{ROLE NAME: NUMBER or
+///                            "majority"}]}
+///     "admit host"           host: CLAIM
+///     "expel host"           id: BYTES
+///     "admit HSM"            hsm: CLAIM
+///     "expel HSM"            id: BYTES, retain: SECONDS?
+///     "create user",
+///     "reset PIN"            role: ROLE, code: TEXT? or code_hash: BYTES?, window: SECONDS? or
+///                            until: TIME?
+///     "remove user"          role: ROLE
+///     "rotate domain key"    retain: SECONDS?
+///     "schedule retirement"  key: BYTES, at: TIME?
+///     "rotate RSK"
+///     "standing order"       order: {"interval": SECONDS, "window": SECONDS, "retain": SECONDS?,
+///                            "until": TIME} or null
+///     "set limits"           limits: {NAME: SECONDS}, as KMS_DescribeDomain names them
+///     "allow suite"          suite: NUMBER, allowed: BOOLEAN?
+///     "trust Region"         region: {"name": TEXT, "domain": BYTES, "replication_keys": [BYTES]}
+///     "distrust Region"      name: TEXT
+///     "trust key"            object: BYTES (CKA_UNIQUE_ID), trusted: BOOLEAN?
+///     "revoke key"           object: BYTES, generation: NUMBER
+///     "make recovery set"    threshold: NUMBER, operators: [BYTES]? (the ids; else one per person)
+///     "recover domain"       hsm: CLAIM (of KMS_BeginRecovery)
+///
 /// pProposal, *pulProposalLen: gets the proposal (COSE_Sign) without signatures. Show it with
 ///     KMS_DescribeProposal before anybody signs it.
 ///
@@ -191,9 +224,12 @@ pub unsafe extern "C" fn KMS_GetProposal(
 /// CKR_ARGUMENTS_BAD: the id does not have 32 bytes. CKR_FUNCTION_REJECTED: no such proposal is
 /// pending. CKR_SESSION_READ_ONLY.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_WithdrawProposal(hSession: CK_SESSION_HANDLE, pId: CK_BYTE_PTR, ulIdLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_WithdrawProposal, |caller, module| module
-        .withdraw_proposal(hSession, input(caller, pId, ulIdLen)?))
+pub unsafe extern "C" fn KMS_WithdrawProposal(
+    hSession: CK_SESSION_HANDLE,
+    pId: CK_BYTE_PTR,
+    ulIdLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_WithdrawProposal, |caller, module| module.withdraw_proposal(hSession, input(caller, pId, ulIdLen)?))
 }
 
 /// Executes a command that enough operators have signed, and drops it from the pending ones. The
