@@ -3,10 +3,15 @@
 
 mod args;
 mod doctor;
+mod domain;
+mod files;
 mod key;
 mod mechanism;
+mod operator;
+mod operator_keys;
 mod output;
 mod pin;
+mod proposal;
 mod session;
 mod token;
 
@@ -25,6 +30,9 @@ fn main() -> ExitCode {
         Command::Key(KeyCommand::List(list)) => key::list(list, arguments.json),
         Command::Key(KeyCommand::Show(show)) => key::show(show, arguments.json),
         Command::Key(KeyCommand::Trust(trust)) => key::trust(trust, arguments.json),
+        Command::Domain(command) => domain::run(command, arguments.json),
+        Command::Operator(command) => operator::run(command, arguments.json),
+        Command::Proposal(command) => proposal::run(command, arguments.json),
         Command::Mechanisms => mechanism::list(arguments.json),
         Command::Doctor => return doctor::run(arguments.json),
     };

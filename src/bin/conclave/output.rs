@@ -26,6 +26,10 @@ impl Failure {
         Self { code: 3, ..Self::new(message) }
     }
 
+    pub(crate) fn pin_refused(message: impl Into<String>) -> Self {
+        Self { code: 4, ..Self::new(message) }
+    }
+
     /// Says what was being done when the error came.
     pub(crate) fn while_(doing: &str, error: &Error) -> Self {
         let code = match error.kind() {

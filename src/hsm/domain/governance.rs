@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::super::crypto::Entropy;
 use super::cbor::{Decoder, Encoder, Malformed};
-use super::change::{hex, role_words};
+use super::change::{self, hex, role_words};
 use super::command::SignedCommand;
 use super::execute;
 use super::identity::{Claim, Identity, Party};
@@ -114,6 +114,11 @@ pub fn describe_command(command: &[u8], token: Option<&[u8]>) -> Result<Value> {
     let public = token.map(PublicState::of_bytes).transpose()?;
     let state = public.as_ref().map(|public| public.state());
     Ok(json::describe_command(&command, state, Circumstances::of_system().now))
+}
+
+/// Seconds since 1970 as text, such as "2026-01-31 23:59:59 UTC".
+pub fn date(time: u64) -> String {
+    change::date(time)
 }
 
 /// SHA-256 of what is signed: the name of a proposal, whoever has signed it so far.

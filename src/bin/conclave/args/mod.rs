@@ -1,6 +1,14 @@
 //! The arguments, with the help that users read.
 
+mod domain;
+mod operator;
+mod proposal;
+
 use clap::{Args, Parser, Subcommand};
+
+pub(crate) use domain::*;
+pub(crate) use operator::*;
+pub(crate) use proposal::*;
 
 /// Conclave: a PKCS#11 token backed by a software HSM.
 #[derive(Parser)]
@@ -11,7 +19,7 @@ use clap::{Args, Parser, Subcommand};
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 PIN refused.\n\
                   The data directory is CONCLAVE_HOME, else data_dir of the configuration, else\n\
                   $XDG_DATA_HOME/conclave, else ~/.local/share/conclave.\n\n\
-                  PINs are asked for at the terminal. Elsewhere give a source:\n  \
+                  PINs and passphrases are asked for at the terminal. Elsewhere give a source:\n  \
                   env:NAME    an environment variable\n  \
                   file:PATH   the first line of a file\n  \
                   stdin       a line of the standard input\n  \
@@ -33,6 +41,15 @@ pub(crate) enum Command {
     /// Keys and other objects of a token: list, show, trust.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Domains: what a token and its history say, recovery.
+    #[command(subcommand)]
+    Domain(DomainCommand),
+    /// Operators: their keys, and claims to them.
+    #[command(subcommand)]
+    Operator(OperatorCommand),
+    /// Proposals: commands to be read and signed by a quorum.
+    #[command(subcommand)]
+    Proposal(ProposalCommand),
     /// List the mechanisms.
     #[command(after_help = "Example:\n  conclave mechanisms --json")]
     Mechanisms,
