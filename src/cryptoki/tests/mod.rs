@@ -2,6 +2,7 @@
 //! stand for two processes.
 
 mod fake;
+mod governed;
 mod real;
 
 use std::sync::Arc;

@@ -18,7 +18,7 @@ use crate::hsm::{self, Function, Mechanism, Outcome, Params, PinCost};
 const AES: &[u8] = &ck::CKK_AES.to_ne_bytes();
 const P256: &[u8] = &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
 
-fn process(data: &Path) -> Module {
+pub(super) fn process(data: &Path) -> Module {
     let cost = PinCost { memory_kib: 1024, passes: 1, lanes: 1 };
     let hsm = hsm::Settings::default();
     let settings = Settings {
@@ -30,7 +30,7 @@ fn process(data: &Path) -> Module {
     Module::over(Box::new(Embedded::at(data, hsm, true).unwrap()), settings).unwrap()
 }
 
-fn token() -> (TempDir, Module) {
+pub(super) fn token() -> (TempDir, Module) {
     let data = tempfile::tempdir().unwrap();
     let module = process(data.path());
     module.init_token(0, Some(SO_PIN), &padded("first")).unwrap();
@@ -42,7 +42,7 @@ fn token() -> (TempDir, Module) {
 }
 
 /// An AES key on the token.
-fn aes(module: &Module, session: SessionHandle, label: &[u8], private: &[u8]) -> Result<ObjectHandle> {
+pub(super) fn aes(module: &Module, session: SessionHandle, label: &[u8], private: &[u8]) -> Result<ObjectHandle> {
     let attributes: &[(ck::CK_ATTRIBUTE_TYPE, &[u8])] = &[
         (ck::CKA_TOKEN, YES),
         (ck::CKA_PRIVATE, private),
@@ -52,7 +52,7 @@ fn aes(module: &Module, session: SessionHandle, label: &[u8], private: &[u8]) ->
     module.generate_key(session, &Mechanism::new(ck::CKM_AES_KEY_GEN), &template(attributes))
 }
 
-fn encrypts(module: &Module, session: SessionHandle, key: ObjectHandle) -> Result<()> {
+pub(super) fn encrypts(module: &Module, session: SessionHandle, key: ObjectHandle) -> Result<()> {
     let params = Params::Gcm { iv: &[7; 12], aad: &[], tag_bits: 128 };
     module.init(session, Function::Encrypt, Some(&Mechanism { kind: ck::CKM_AES_GCM, params }), key)?;
     let mut out = [0; 64];
