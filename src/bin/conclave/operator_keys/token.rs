@@ -158,7 +158,7 @@ impl Pair {
             ]
         };
         let mut public = named(false).to_vec();
-        public.extend([Attribute::EcParams(P384.to_vec()), Attribute::Verify(signs)]);
+        public.extend([Attribute::EcParams(P384.to_vec()), Attribute::Verify(signs), Attribute::Derive(!signs)]);
         let mut private = named(true).to_vec();
         private.extend([
             Attribute::Sensitive(true),
@@ -247,11 +247,11 @@ fn device(error: TokenError) -> Error {
 
 /// A failure whose exit status tells a refused PIN.
 fn failed(doing: &str, error: &TokenError) -> Failure {
-    let text = format!("{doing}: {error}");
     match error {
-        TokenError::Pkcs11(RvError::PinIncorrect | RvError::PinLocked | RvError::PinLenRange, _) => {
-            Failure::pin_refused(text)
+        TokenError::Pkcs11(RvError::PinIncorrect | RvError::PinLenRange | RvError::PinInvalid, _) => {
+            Failure::pin_refused(format!("{doing}: it is not correct"))
         }
-        _ => Failure::new(text),
+        TokenError::Pkcs11(RvError::PinLocked, _) => Failure::pin_refused(format!("{doing}: it is locked")),
+        _ => Failure::new(format!("{doing}: {error}")),
     }
 }
