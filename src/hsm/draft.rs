@@ -179,7 +179,7 @@ fn check_monotonic(rule: &Rule, old: Option<&Value>, new: &Value, copying: bool,
     let becomes = |b| *new == Value::Bool(b);
     let loosens = (rule.has(attribute::STAYS_TRUE) && was(true) && becomes(false))
         || (rule.has(attribute::STAYS_FALSE) && was(false) && becomes(true))
-        || (rule.has(attribute::SO_TRUE) && becomes(true) && !was(true) && (!so || copying))
+        || (rule.has(attribute::SO_TRUE) && becomes(true) && (copying || (!so && !was(true))))
         || (rule.kind == ck::CKA_PRIVATE && was(true) && becomes(false))
         || (rule.kind == ck::CKA_MODIFIABLE && was(false) && becomes(true))
         || match (old, new) {

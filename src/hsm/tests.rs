@@ -7,6 +7,8 @@ use cryptoki_sys as ck;
 use super::*;
 use crate::error::ErrorKind;
 
+mod governed;
+
 fn bytes(value: u64) -> [u8; 8] {
     value.to_ne_bytes()
 }
