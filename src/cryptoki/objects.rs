@@ -27,6 +27,8 @@ pub(super) struct Object {
     /// The login during which the record was read or made. The view depends on it, and a private
     /// object's handle ends with it.
     epoch: u32,
+    /// The domain version at which it was read, which its view depends on as well.
+    domain: u64,
     home: Home,
     /// Destroyed or replaced; only of session objects, others are checked against the store.
     gone: AtomicBool,
@@ -42,11 +44,12 @@ enum Home {
 
 impl Object {
     fn new(handle: ObjectHandle, record: Record, epoch: u32, home: Home) -> Self {
-        Self { handle, record, epoch, home, gone: AtomicBool::new(false), view: OnceLock::new() }
+        Self { handle, record, epoch, domain: 0, home, gone: AtomicBool::new(false), view: OnceLock::new() }
     }
 
-    fn in_token(handle: ObjectHandle, record: Record, epoch: u32, current_at: u64) -> Arc<Self> {
-        Arc::new(Self::new(handle, record, epoch, Home::Token(AtomicU64::new(current_at))))
+    fn in_token(handle: ObjectHandle, record: Record, epoch: u32, domain: u64, current_at: u64) -> Arc<Self> {
+        let home = Home::Token(AtomicU64::new(current_at));
+        Arc::new(Self { domain, ..Self::new(handle, record, epoch, home) })
     }
 
     fn in_session(handle: ObjectHandle, record: Record, epoch: u32) -> Arc<Self> {
@@ -211,7 +214,13 @@ impl Objects {
     }
 
     /// Enters a record that was just committed.
-    fn add_to_token(&self, handles: &Handles, record: Record, epoch: u32, current_at: u64) -> ObjectHandle {
+    fn add_to_token(
+        &self,
+        handles: &Handles,
+        record: Record,
+        (epoch, domain): (u32, u64),
+        current_at: u64,
+    ) -> ObjectHandle {
         let id = record.object;
         let mut names = write(self.names_of(&id));
         if let Some(&handle) = names.get(&id) {
@@ -220,7 +229,7 @@ impl Objects {
         }
         let handle = handles.next();
         names.insert(id, handle);
-        write(self.shard(handle)).keep(handle, Object::in_token(handle, record, epoch, current_at));
+        write(self.shard(handle)).keep(handle, Object::in_token(handle, record, epoch, domain, current_at));
         handle
     }
 
@@ -431,16 +440,19 @@ impl Token {
             return Err(invalid());
         }
         let record = self.reseal_on_use(login, record);
-        let current_at = if counter & 1 == 0 { counter } else { NEVER };
+        let domain = self.domain_version();
+        // A domain state that is not adopted yet may change what the object is seen as.
+        let current_at = if counter & 1 == 0 && self.has_seen(counter) { counter } else { NEVER };
         if let Some(held) = held
             && let Home::Token(known) = &held.home
             && held.epoch == login.epoch
+            && held.domain == domain
             && held.record == record
         {
             known.store(current_at, Ordering::Release);
             return Ok(held);
         }
-        let object = Object::in_token(handle, record, login.epoch, current_at);
+        let object = Object::in_token(handle, record, login.epoch, domain, current_at);
         let mut shard = write(self.objects.shard(handle));
         if !shard.entries.contains_key(&handle) {
             return Err(invalid());
@@ -499,7 +511,8 @@ impl Token {
         let after = self.store.counter();
         // Nobody else committed in between, so nobody can have changed them.
         let current_at = if before & 1 == 0 && after == before.wrapping_add(2) { after } else { NEVER };
-        let enter = |record| self.objects.add_to_token(handles, record, login.epoch, current_at);
+        let known = (login.epoch, self.domain_version());
+        let enter = |record| self.objects.add_to_token(handles, record, known, current_at);
         Ok(records.into_iter().map(enter).collect())
     }
 }

@@ -34,7 +34,8 @@ pub(super) struct Token {
     held: Mutex<u64>,
     /// What the HSM said of it.
     domain: RwLock<Arc<DomainView>>,
-    /// Whether that has domain keys which only decrypt.
+    /// Its version, and whether it has domain keys which only decrypt, to be read without the lock.
+    version: AtomicU64,
     old_keys: AtomicBool,
     login: RwLock<Credentials>,
     /// `login.epoch`, to be read without the lock.
@@ -60,6 +61,7 @@ impl Token {
             removed: AtomicBool::new(false),
             seen: AtomicU64::new(counter & !1),
             held: Mutex::new(meta.domain.version),
+            version: AtomicU64::new(domain.version),
             old_keys: AtomicBool::new(!domain.old_keys.is_empty()),
             domain: RwLock::new(Arc::new(domain)),
             resealing: Resealing::default(),
@@ -105,6 +107,7 @@ impl Token {
             let domain = adopted(domain)?;
             *held = meta.domain.version;
             let login_ended = domain.login_ended;
+            self.version.store(domain.version, Ordering::Release);
             self.old_keys.store(!domain.old_keys.is_empty(), Ordering::Release);
             *self.domain.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(domain);
             if login_ended {
@@ -118,6 +121,15 @@ impl Token {
     /// The domain as the HSM holds it.
     pub(super) fn domain(&self) -> Arc<DomainView> {
         Arc::clone(&self.domain.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn domain_version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Whether the domain is known to be the one of this value of the store's counter.
+    pub(super) fn has_seen(&self, counter: u64) -> bool {
+        self.seen.load(Ordering::Acquire) == counter & !1
     }
 
     /// Whether the domain has keys that only decrypt. One load.
