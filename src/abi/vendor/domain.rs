@@ -69,9 +69,10 @@ pub unsafe extern "C" fn KMS_ReadLog(
 /// pHistory, ulHistoryLen: a history as KMS_ReadLog gives it; at most 1 GiB.
 ///
 /// CKR_USER_NOT_LOGGED_IN. CKR_SESSION_READ_ONLY. CKR_DATA_INVALID: it is not a history.
-/// CKR_DATA_LEN_RANGE: it is too long. CKR_FUNCTION_REJECTED: it is of another domain, has nothing
-/// newer, does not lead from this token's state to its own newest, or would leave no PIN that opens
-/// the token. Nothing has changed then.
+/// CKR_DATA_LEN_RANGE: it is too long. CKR_TOKEN_NOT_RECOGNIZED: its domain token is not one, or no
+/// HSM of the domain signed it. CKR_FUNCTION_REJECTED: it is of another domain, has nothing newer,
+/// does not lead from this token's state to its own newest, or would leave no PIN that opens the
+/// token. Nothing has changed then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn KMS_ImportDomain(
     hSession: CK_SESSION_HANDLE,

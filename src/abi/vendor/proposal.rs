@@ -98,7 +98,8 @@ pub unsafe extern "C" fn KMS_DescribeProposal(
 ///     P-384 with an uncompressed point, 120 bytes (CKA_PUBLIC_KEY_INFO).
 /// pBytes, *pulBytesLen: gets the bytes.
 ///
-/// CKR_DATA_INVALID: it is not a proposal, or not such a key. CKR_BUFFER_TOO_SMALL.
+/// CKR_DATA_INVALID: it is not a proposal. CKR_PUBLIC_KEY_INVALID: it is not such a key.
+/// CKR_BUFFER_TOO_SMALL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn KMS_BytesToSign(
     hSession: CK_SESSION_HANDLE,
