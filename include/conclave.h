@@ -168,9 +168,10 @@ CK_RV KMS_ReadLog(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pHistory, CK_ULONG_PTR
  pHistory, ulHistoryLen: a history as KMS_ReadLog gives it; at most 1 GiB.
 
  CKR_USER_NOT_LOGGED_IN. CKR_SESSION_READ_ONLY. CKR_DATA_INVALID: it is not a history.
- CKR_DATA_LEN_RANGE: it is too long. CKR_FUNCTION_REJECTED: it is of another domain, has nothing
- newer, does not lead from this token's state to its own newest, or would leave no PIN that opens
- the token. Nothing has changed then.
+ CKR_DATA_LEN_RANGE: it is too long. CKR_TOKEN_NOT_RECOGNIZED: its domain token is not one, or no
+ HSM of the domain signed it. CKR_FUNCTION_REJECTED: it is of another domain, has nothing newer,
+ does not lead from this token's state to its own newest, or would leave no PIN that opens the
+ token. Nothing has changed then.
  */
 CK_RV KMS_ImportDomain(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pHistory, CK_ULONG ulHistoryLen);
 
@@ -273,7 +274,8 @@ CK_RV KMS_DescribeProposal(CK_SESSION_HANDLE hSession,
      P-384 with an uncompressed point, 120 bytes (CKA_PUBLIC_KEY_INFO).
  pBytes, *pulBytesLen: gets the bytes.
 
- CKR_DATA_INVALID: it is not a proposal, or not such a key. CKR_BUFFER_TOO_SMALL.
+ CKR_DATA_INVALID: it is not a proposal. CKR_PUBLIC_KEY_INVALID: it is not such a key.
+ CKR_BUFFER_TOO_SMALL.
  */
 CK_RV KMS_BytesToSign(CK_SESSION_HANDLE hSession,
                       CK_BYTE_PTR pProposal,
