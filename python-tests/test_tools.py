@@ -1,6 +1,7 @@
 """Stock tools and libraries on the token, beyond the README's recipes."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -20,6 +21,17 @@ def keys(token):
     token.tool("--keygen", "--key-type", "AES:32", "--id", "05", "--label", "leaves", "--usage-decrypt", "--sensitive",
                "--extractable")
     return token
+
+
+def read_public(keys, key, path):
+    """Writes a public key as DER. OpenSC 0.23's --read-object reads freed memory if it is an EC one."""
+    objects = keys.tool("--list-objects", "--type", "pubkey").split("Public Key Object")
+    (listed,) = [each for each in objects if re.search(rf"ID: +{key}\n", each)]
+    point = re.search(r"EC_POINT: +0441([0-9a-f]{130})\n", listed)
+    if point:
+        path.write_bytes(bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200" + point[1]))
+    else:
+        keys.tool("--read-object", "--type", "pubkey", "--id", key, "-o", path)
 
 
 def test_pkcs11_tool_self_test(keys):
@@ -56,7 +68,7 @@ def test_pkcs11_tool_signs_for_openssl(keys, tmp_path, mechanism, key, options):
     message.write_bytes(os.urandom(5000))
     style = ["--signature-format", "openssl"] if mechanism.startswith("EC") else []
     keys.tool("--sign", "--mechanism", mechanism, "--id", key, "-i", message, "-o", signature, *style)
-    keys.tool("--read-object", "--type", "pubkey", "--id", key, "-o", public)
+    read_public(keys, key, public)
     assert "Verified OK" in run("openssl", "dgst", "-keyform", "DER", "-verify", public, "-signature", signature,
                                 *options, message)
     message.write_bytes(b"another")
@@ -125,7 +137,7 @@ def test_pkcs11_tool_derives(keys, tmp_path):
     run("openssl", "ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", tmp_path / "k.pem")
     run("openssl", "pkey", "-in", tmp_path / "k.pem", "-pubout", "-outform", "DER", "-out", tmp_path / "p.der")
     keys.tool("--derive", "--mechanism", "ECDH1-DERIVE", "--id", "08", "-i", tmp_path / "p.der", "-o", tmp_path / "ours")
-    keys.tool("--read-object", "--type", "pubkey", "--id", "08", "-o", tmp_path / "q.der")
+    read_public(keys, "08", tmp_path / "q.der")
     run("openssl", "pkey", "-pubin", "-inform", "DER", "-in", tmp_path / "q.der", "-out", tmp_path / "q.pem")
     run("openssl", "pkeyutl", "-derive", "-inkey", tmp_path / "k.pem", "-peerkey", tmp_path / "q.pem", "-out",
         tmp_path / "theirs")
