@@ -104,7 +104,7 @@ def ceremony(directory, keys, module):
 
 
 def test_help_has_examples():
-    for words in ("operator keygen", "operator show", "operator claim", "operator rekey", "proposal show", "proposal sign",
+    for words in ("operator keygen", "operator show", "operator claim", "operator check", "operator rekey", "proposal show", "proposal sign",
                   "proposal merge", "domain show", "domain history", "domain recovery contribute"):
         said = conclave(*words.split(), "--help")
         assert "Usage: conclave" in said and "Example" in said, words
@@ -154,6 +154,8 @@ def test_claims_prove_possession(ceremony, keys, directory):
     said = json.loads(conclave(*by_id, "--out", out, "--json"))
     assert said["name"] == "Dora" and said["valid"]
     assert "exists already" in fails(1, *by_id, "--out", out)
+    assert "\"Dora\" is good" in conclave("operator", "check", out, "--domain", ceremony.token)
+    assert "not good for this domain" in fails(1, "operator", "check", out, "--domain-id", "00" * 16)
     assert "32 hexadecimal digits" in fails(2, "operator", "claim", "--person", "Dora", "--domain-id", "x", *keys["Anna"],
                                             "--out", "-")
 

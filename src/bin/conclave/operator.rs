@@ -6,7 +6,7 @@ use conclave::hsm::governance::{self, OperatorKeys, PartyKind};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::args::{OperatorClaim, OperatorCommand, OperatorKeygen, OperatorRekey, OperatorShow};
+use crate::args::{OperatorCheck, OperatorClaim, OperatorCommand, OperatorKeygen, OperatorRekey, OperatorShow};
 use crate::operator_keys::{self, FileKeys, TokenKeys};
 use crate::output::{self, Failure, hex};
 use crate::{files, pin};
@@ -19,6 +19,7 @@ pub(crate) fn run(command: &OperatorCommand, as_json: bool) -> Result<(), Failur
         OperatorCommand::Keygen(keygen) => generate(keygen, as_json),
         OperatorCommand::Show(show) => self::show(show, as_json),
         OperatorCommand::Claim(claim) => self::claim(claim, as_json),
+        OperatorCommand::Check(check) => self::check(check, as_json),
         OperatorCommand::Rekey(rekey) => self::rekey(rekey, as_json),
     }
 }
@@ -67,11 +68,7 @@ fn print(keys: &dyn OperatorKeys, sentence: &str, as_json: bool) -> Result<(), F
 }
 
 fn claim(claim: &OperatorClaim, as_json: bool) -> Result<(), Failure> {
-    let domain = match (&claim.domain, &claim.domain_id) {
-        (Some(token), _) => domain_id(text(&token_of(token)?, "domain"))?,
-        (None, Some(id)) => domain_id(id)?,
-        (None, None) => return Err(Failure::usage("say which domain: --domain FILE or --domain-id HEX")),
-    };
+    let domain = domain_of(claim.domain.as_deref(), claim.domain_id.as_deref())?;
     let (kind, name) = match (&claim.person, &claim.host) {
         (Some(person), _) => (PartyKind::Operator, person),
         (None, Some(host)) => (PartyKind::Host, host),
@@ -81,6 +78,28 @@ fn claim(claim: &OperatorClaim, as_json: bool) -> Result<(), Failure> {
     let made = governance::claim(kind, name, &domain, &*keys)
         .map_err(|error| Failure::while_("cannot make the claim", &error))?;
     write(&made, &domain, &claim.out, as_json)
+}
+
+fn check(check: &OperatorCheck, as_json: bool) -> Result<(), Failure> {
+    let domain = domain_of(check.domain.as_deref(), check.domain_id.as_deref())?;
+    let described = governance::describe_claim(&files::read(&check.claim)?, Some(&domain))
+        .map_err(|error| Failure::while_(&format!("{} is not a claim", check.claim.display()), &error))?;
+    if described["valid"] != true {
+        return Err(Failure::new("the claim is not good for this domain: it was made for another, or changed"));
+    }
+    if as_json {
+        output::json(&described);
+        return Ok(());
+    }
+    println!(
+        "The claim of the {} {:?} is good for domain {}.",
+        text(&described, "party"),
+        text(&described, "name"),
+        hex(&domain)
+    );
+    let row = |key: &str| described[key]["kid"].as_str().map(|kid| vec![key.to_owned(), kid.to_owned()]);
+    output::table(&["KEY", "KID"], &["signing", "agreement"].into_iter().filter_map(row).collect::<Vec<_>>());
+    Ok(())
 }
 
 fn rekey(rekey: &OperatorRekey, as_json: bool) -> Result<(), Failure> {
@@ -114,6 +133,14 @@ fn write(claim: &[u8], domain: &[u8; 16], out: &Path, as_json: bool) -> Result<(
     );
     files::report(out, as_json, &sentence, &described);
     Ok(())
+}
+
+fn domain_of(token: Option<&Path>, id: Option<&str>) -> Result<[u8; 16], Failure> {
+    match (token, id) {
+        (Some(token), _) => domain_id(text(&token_of(token)?, "domain")),
+        (None, Some(id)) => domain_id(id),
+        (None, None) => Err(Failure::usage("say which domain: --domain FILE or --domain-id HEX")),
+    }
 }
 
 /// What a domain token says.

@@ -21,6 +21,11 @@ pub(crate) enum OperatorCommand {
                             conclave operator claim --host web-1 --domain-id 70b297… --keys web-1.pem --out web-1.claim\n\n\
                             Check the domain's id with the person who sent it to you: a claim is good for one domain.")]
     Claim(OperatorClaim),
+    /// Show whose keys a claim is about, and whether it is good, before you propose it.
+    #[command(after_help = "Example:\n  conclave operator check anna.claim --domain domain.token\n\n\
+                            Compare the kid with the one that the person told you. Exits with 1 if the claim is not good \
+                            for the domain.")]
+    Check(OperatorCheck),
     /// Claim new keys for an operator of a domain: what `re-key operator` takes.
     #[command(after_help = "Example:\n  \
                             conclave operator rekey --operator Anna --domain domain.token --keys new.pem --out anna.claim")]
@@ -97,6 +102,18 @@ pub(crate) struct OperatorClaim {
     /// The claim (`-` is the standard output).
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct OperatorCheck {
+    /// The claim (`-` is the standard input).
+    pub(crate) claim: PathBuf,
+    /// The domain that it is to be good for, by its token.
+    #[arg(long, value_name = "FILE", required_unless_present = "domain_id", conflicts_with = "domain_id")]
+    pub(crate) domain: Option<PathBuf>,
+    /// The same, by its id in hexadecimal.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) domain_id: Option<String>,
 }
 
 #[derive(Args)]

@@ -1,4 +1,8 @@
 //! An operator's two keys, where they are held: a file, or any PKCS#11 token.
+//!
+//! For commands that work on paper. One that opens the module of this process as well would have two
+//! copies of SQLite on the same files if the keys are in a Conclave token, and POSIX locks do not
+//! hold between those.
 
 mod file;
 mod token;
