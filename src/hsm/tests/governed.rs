@@ -2,7 +2,7 @@
 
 use p384::ecdsa::signature::Signer;
 use p384::ecdsa::{Signature, SigningKey};
-use p384::pkcs8::EncodePublicKey;
+use p384::pkcs8::{DecodePublicKey, EncodePublicKey};
 use zeroize::Zeroizing;
 
 use super::*;
@@ -39,8 +39,10 @@ impl OperatorKeys for Operator {
         Ok(signature.to_bytes().into())
     }
 
-    fn agree(&self, _peer: &[u8]) -> Result<Zeroizing<[u8; 48]>> {
-        Err(ErrorKind::FunctionNotSupported.into())
+    fn agree(&self, peer: &[u8]) -> Result<Zeroizing<[u8; 48]>> {
+        let peer = p384::PublicKey::from_public_key_der(peer).unwrap();
+        let shared = self.key(1).diffie_hellman(&peer);
+        Ok(Zeroizing::new((*shared.raw_secret_bytes()).into()))
     }
 }
 
@@ -51,6 +53,7 @@ struct Token {
     hsm: Hsm,
     domain: DomainToken,
     so: PinRecord,
+    so_pin: &'static [u8],
     user: Option<PinRecord>,
     ticket: Ticket,
 }
@@ -61,7 +64,7 @@ impl Token {
         let hsm = hsm();
         let found = Command::Found { label: "demo", serial: "00112233445566aa", so_pin: b"so", cost: CHEAP };
         let Ok(Reply::Founded { domain, so_pin }) = hsm.call(&Ticket::public(), found) else { panic!() };
-        let mut token = Self { hsm, domain, so: so_pin, user: None, ticket: Ticket::public() };
+        let mut token = Self { hsm, domain, so: so_pin, so_pin: b"so", user: None, ticket: Ticket::public() };
         token.log_in(Role::So);
         let reply = token.call(Command::InitPin { role: Role::User, pin: b"user", cost: CHEAP }).unwrap();
         token.commit(reply);
@@ -74,7 +77,7 @@ impl Token {
 
     fn log_in(&mut self, role: Role) {
         let (pin, record): (&[u8], _) = match role {
-            Role::So => (b"so", &self.so),
+            Role::So => (self.so_pin, &self.so),
             _ => (b"user", self.user.as_ref().unwrap()),
         };
         let login = Command::Login { pin, record, domain: &self.domain, log: Log::default() };
@@ -85,7 +88,12 @@ impl Token {
     /// Keeps and adopts what a change left.
     fn commit(&mut self, reply: Reply) {
         let Reply::Changed(change) = reply else { panic!("{reply:?}") };
-        self.user = change.pins.last().cloned().or(self.user.take());
+        for record in &change.pins {
+            match record.role {
+                Role::So => self.so = record.clone(),
+                _ => self.user = Some(record.clone()),
+            }
+        }
         let log = Log { after: self.domain.version, entries: &change.entries };
         self.domain = change.domain.clone();
         self.call(Command::Adopt { domain: &change.domain, log }).unwrap();
@@ -93,14 +101,27 @@ impl Token {
 
     /// Proposes, has all operators sign, and executes.
     fn run(&mut self, request: &serde_json::Value) {
+        let command = self.signed(request);
+        let reply = self.call(Command::Execute { proposal: &command }).unwrap();
+        self.commit(reply);
+    }
+
+    /// A proposal that all operators have signed.
+    fn signed(&self, request: &serde_json::Value) -> Vec<u8> {
         let Ok(Reply::Bytes(mut command)) = self.call(Command::Propose { request: &request.to_string() }) else {
             panic!("{request}")
         };
         for operator in &OPERATORS {
             command = governance::sign(&command, operator).unwrap();
         }
-        let reply = self.call(Command::Execute { proposal: &command }).unwrap();
-        self.commit(reply);
+        command
+    }
+
+    /// Another process that opens the same files: nobody is logged in.
+    fn restart(&mut self) {
+        self.hsm = hsm();
+        self.ticket = Ticket::public();
+        self.call(Command::Adopt { domain: &self.domain, log: Log::default() }).unwrap();
     }
 
     /// Hands the domain over to the operators. The SO is logged in.
@@ -319,4 +340,61 @@ fn operators_say_which_keys_are_trusted() {
     for (place, in_token) in [(Place::Token, ON), (Place::Session, OFF)] {
         assert_eq!(kind(create(place, in_token)), Some(ErrorKind::AttributeReadOnly));
     }
+}
+
+/// Every PIN is lost. What is needed is the store's bytes, the operators, and no process that was there before.
+#[test]
+fn a_token_comes_back_when_all_pins_are_lost() {
+    let mut token = Token::new();
+    token.log_in(Role::User);
+    let key = token.key(&[]);
+    let value = token.encrypts(&key).unwrap();
+    token.log_in(Role::So);
+    token.found();
+    let begin = |token: &Token| token.call(Command::BeginRecovery { pin: b"new", cost: CHEAP });
+    assert_eq!(kind(begin(&token)), Some(ErrorKind::FunctionRejected));
+    token.run(&serde_json::json!({ "command": "make recovery set", "threshold": 2 }));
+    token.rotate();
+    let (so_before, user_before) = (token.so.clone(), token.user.clone().unwrap());
+
+    token.restart();
+    let Ok(Reply::Recovering { claim, sealed }) = begin(&token) else { panic!() };
+    token.restart();
+    let command = token.signed(&serde_json::json!({ "command": "recover domain", "hsm": hex::encode(&claim) }));
+    let shares: Vec<_> = OPERATORS[1..]
+        .iter()
+        .map(|operator| governance::contribute(&token.domain.bytes, None, &command, operator).unwrap())
+        .collect();
+    let finish = |token: &Token, pin: &[u8], shares: &[&[u8]]| {
+        let (sealed, command) = (&sealed[..], &command[..]);
+        token.call(Command::FinishRecovery { pin, cost: CHEAP, sealed, command, contributions: shares })
+    };
+    let shares: Vec<&[u8]> = shares.iter().map(Vec::as_slice).collect();
+    assert_eq!(kind(finish(&token, b"new", &shares[..1])), Some(ErrorKind::FunctionRejected));
+    assert_eq!(kind(finish(&token, b"so", &shares)), Some(ErrorKind::PinIncorrect));
+    // The recovery is no command that a login executes.
+    assert_eq!(kind(token.call(Command::Execute { proposal: &command })), Some(ErrorKind::UserNotLoggedIn));
+
+    let Ok(Reply::Changed(change)) = finish(&token, b"new", &shares) else { panic!() };
+    assert_eq!((change.base(), change.entries.len()), (Some(token.domain.version), 2));
+    assert_eq!(change.removed, [Role::User]);
+    token.commit(Reply::Changed(change));
+    token.so_pin = b"new";
+    token.log_in(Role::So);
+    assert!(token.reseal(&key).unwrap().is_some());
+    let log_in = |token: &Token, pin: &[u8], record: &PinRecord| {
+        kind(token.call(Command::Login { pin, record, domain: &token.domain, log: Log::default() }))
+    };
+    assert_eq!(log_in(&token, b"so", &so_before), Some(ErrorKind::TokenNotRecognized));
+    assert_eq!(log_in(&token, b"user", &user_before), Some(ErrorKind::UserPinNotInitialized));
+
+    // The user's PIN is set again by the operators' leave, and his key is there.
+    token.log_in(Role::So);
+    let set = Command::InitPin { role: Role::User, pin: b"user", cost: CHEAP };
+    assert_eq!(kind(token.call(set)), Some(ErrorKind::TokenWriteProtected));
+    token.run(&serde_json::json!({ "command": "reset PIN", "role": "user" }));
+    let reply = token.call(Command::InitPin { role: Role::User, pin: b"user", cost: CHEAP }).unwrap();
+    token.commit(reply);
+    token.log_in(Role::User);
+    assert_eq!(token.encrypts(&key).unwrap(), value);
 }
