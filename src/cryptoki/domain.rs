@@ -238,6 +238,8 @@ impl Token {
             match self.step() {
                 Ok(true) => {}
                 Ok(false) => break,
+                // The step before took the PIN of whoever is logged in.
+                Err(error) if error.kind() == ErrorKind::UserNotLoggedIn => break,
                 Err(error) => {
                     tracing::warn!(slot = self.slot, %error, "the domain's standing order or a deadline was not seen to");
                     break;
