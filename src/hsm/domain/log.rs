@@ -214,24 +214,6 @@ pub(in crate::hsm) fn rotation_is_due(state: &State, at: u64) -> bool {
         && age.checked_rem(order.interval).is_some_and(|late| late <= order.window)
 }
 
-/// How long before a deadline it is warned of, in seconds.
-const WARNING: u64 = 7 * 24 * 3600;
-
-/// A decrypt-only domain key and when what it sealed stops opening, in seconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::hsm) struct Deadline {
-    pub(in crate::hsm) key: KeyId,
-    pub(in crate::hsm) retires: u64,
-}
-
-/// The deadlines of the next week, and those that have passed without a retirement. What is still
-/// sealed under these keys is to be sealed anew.
-pub(in crate::hsm) fn deadlines(state: &State, now: u64) -> Vec<Deadline> {
-    let keys = state.domain_keys.iter().filter(|key| key.status == KeyStatus::DecryptOnly);
-    let deadlines = keys.filter_map(|entry| Some(Deadline { key: entry.id, retires: entry.retires? }));
-    deadlines.filter(|deadline| deadline.retires <= now.saturating_add(WARNING)).collect()
-}
-
 /// The decrypt-only domain keys whose deadline has come.
 pub(in crate::hsm) fn due_retirements(state: &State, at: u64) -> impl Iterator<Item = KeyId> {
     let due = move |retires: Option<u64>| retires.is_some_and(|deadline| deadline <= at);

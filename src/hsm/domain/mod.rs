@@ -11,7 +11,7 @@ pub mod governance;
 mod identity;
 pub(super) mod json;
 mod keys;
-pub(super) mod log;
+mod log;
 mod opened;
 mod pin;
 mod recovery;

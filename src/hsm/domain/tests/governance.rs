@@ -7,7 +7,7 @@ use super::super::super::crypto::Entropy;
 use super::super::change::{Change, date};
 use super::super::execute::contribute;
 use super::super::identity::{Claim, Identity, Party};
-use super::super::log::{self, Deadline, Entry, enrolment_hash, lost_with};
+use super::super::log::{self, Entry, enrolment_hash, lost_with};
 use super::super::opened::OwnKeys;
 use super::super::refusal::Refusal;
 use super::super::seal::key_id_of;
@@ -96,11 +96,7 @@ fn domain_keys_rotate_and_retire() {
     let old = key_id_of(&first).unwrap();
     let records = [(1, old), (2, key_id_of(&second).unwrap())];
     assert_eq!(lost_with(&old, records.into_iter()), [1]);
-    // It is warned of for a week, and holds whether or not somebody made the entry.
-    let warned = |now| log::deadlines(rotated.opened.state(), now);
-    assert_eq!(warned(NOW + 83 * DAY - 1), []);
-    let deadline = Deadline { key: old, retires: NOW + 90 * DAY };
-    assert_eq!((warned(NOW + 83 * DAY), warned(NOW + 91 * DAY)), (vec![deadline], vec![deadline]));
+    // It holds whether or not somebody made the entry.
     assert!(opens_at(&rotated.opened, &first, NOW + 90 * DAY - 1));
     assert!(!opens_at(&rotated.opened, &first, NOW + 90 * DAY));
     assert!(opens_at(&rotated.opened, &second, NOW + 90 * DAY));
