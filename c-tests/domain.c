@@ -391,7 +391,7 @@ static void the_so_governs_no_more(void) {
 }
 
 static void admit_a_host(void) {
-    static buffer proposal, alone;
+    static buffer proposal, alone, changed;
     char request[4096];
     CK_BYTE signature[96];
     CK_ULONG len;
@@ -405,6 +405,11 @@ static void admit_a_host(void) {
     REJECTED(add(&proposal, &anna, signature), "appears twice");
     sign_proposal(&proposal, &stranger, signature);
     REJECTED(add(&proposal, &stranger, signature), "unknown signer");
+    /* A copy with a signature that is changed on its way would spoil the one that is kept. */
+    changed = proposal;
+    changed.bytes[changed.len - 1] ^= 1;
+    len = sizeof changed.bytes;
+    REJECTED(kms->KMS_PutProposal(session, changed.bytes, changed.len, changed.bytes, &len), "does not verify");
     /* Ben's copy travelled without Anna's signature and comes back by KMS_PutProposal. */
     sign_proposal(&alone, &ben, signature);
     OK(add(&alone, &ben, signature));

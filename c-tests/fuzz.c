@@ -202,6 +202,76 @@ static CK_BYTE *out(void) {
 }
 static CK_ULONG *out_len(void) { return one_in(60) ? NULL : &output_len; }
 
+/* The vendor's functions, if the module has them. */
+static KMS_FUNCTION_LIST *kms;
+
+static void find_vendor(void) {
+    CK_RV (*get_interface)(CK_UTF8CHAR *, CK_VERSION *, CK_INTERFACE **, CK_FLAGS);
+    CK_INTERFACE *found = NULL;
+    *(void **)&get_interface = dlsym(module, "C_GetInterface");
+    if (get_interface && get_interface((CK_UTF8CHAR *)KMS_INTERFACE_NAME, NULL, &found, 0) == CKR_OK)
+        kms = found->pFunctionList;
+}
+
+/* A proposal, mostly with a byte changed, a part left out, or noise at its end. */
+static CK_BYTE *paper(CK_ULONG *n) {
+    static CK_BYTE fresh[1024], copies[4][1024];
+    static CK_ULONG fresh_len;
+    static int next;
+    static const char request[] = "{\"command\":\"rotate domain key\",\"retain\":60,\"valid_for\":1}";
+    if (!fresh_len || one_in(500)) {
+        fresh_len = sizeof fresh;
+        if (kms->KMS_Propose(sessions[0], (CK_BYTE *)(uintptr_t)request, strlen(request), fresh, &fresh_len) != CKR_OK)
+            fresh_len = 0;
+    }
+    CK_BYTE *copy = copies[next++ % COUNT(copies)];
+    memcpy(copy, fresh, sizeof fresh);
+    *n = fresh_len;
+    if (fresh_len && one_in(2)) copy[below(fresh_len)] ^= (CK_BYTE)(1 << below(8));
+    if (fresh_len && one_in(4)) copy[below(fresh_len)] = (CK_BYTE)any();
+    if (one_in(4)) *n = length(fresh_len);
+    return one_in(30) ? NULL : copy;
+}
+
+static void vendor_call(CK_SESSION_HANDLE s, CK_BYTE *data, CK_ULONG len) {
+    static const char *const requests[] = {
+        "{\"command\":\"rotate RSK\",\"valid_for\":1}", "{\"command\":\"found domain\",\"region\":\"x\",\"operators\":[]}",
+        "{\"command\":\"set limits\",\"limits\":{\"proposal\":1}}", "{\"command\":\"expel host\",\"id\":\"00ff\"}"};
+    CK_ULONG n = 0;
+    CK_BYTE *given = paper(&n);
+    switch (below(16)) {
+    case 0: (void)kms->KMS_DescribeDomain(s, out(), out_len()); break;
+    case 1:
+    case 2: {
+        char text[128];
+        snprintf(text, sizeof text, "%s", requests[below(COUNT(requests))]);
+        if (!one_in(8)) text[below(strlen(text))] = (char)any();
+        (void)kms->KMS_Propose(s, (CK_BYTE *)text, strlen(text), out(), out_len());
+        break;
+    }
+    case 3:
+    case 4: (void)kms->KMS_DescribeProposal(s, given, n, out(), out_len()); break;
+    case 5: (void)kms->KMS_BytesToSign(s, given, n, data, one_in(2) ? 120 : len, out(), out_len()); break;
+    case 6: (void)kms->KMS_AddSignature(s, given, n, data, 120, block(), length(96), out(), out_len()); break;
+    case 7: (void)kms->KMS_PutProposal(s, given, n, out(), out_len()); break;
+    case 8: (void)kms->KMS_ListProposals(s, out(), out_len()); break;
+    case 9: (void)kms->KMS_GetProposal(s, data, one_in(2) ? 32 : len, out(), out_len()); break;
+    case 10: (void)kms->KMS_WithdrawProposal(s, data, one_in(2) ? 32 : len); break;
+    case 11: (void)kms->KMS_Execute(s, given, n); break;
+    case 12:
+        if (one_in(2)) (void)kms->KMS_ExportDomainToken(s, out(), out_len());
+        else (void)kms->KMS_ReadLog(s, out(), out_len());
+        break;
+    case 13: (void)kms->KMS_ImportDomain(s, one_in(2) ? given : data, one_in(2) ? n : len); break;
+    case 14: (void)kms->KMS_SetEnrolledPIN(s, below(4), data, len, block(), length(16), block(), length(16)); break;
+    default: {
+        KMS_BYTES shares[3] = {{given, n}, {data, len}, {block(), length(64)}};
+        if (one_in(2)) (void)kms->KMS_BeginRecovery(slot, block(), length(16), out(), out_len());
+        else (void)kms->KMS_Recover(slot, block(), length(16), given, n, one_in(20) ? NULL : shares, below(4));
+    }
+    }
+}
+
 static void call(void) {
     CK_OBJECT_HANDLE made = 0, second = 0;
     CK_SESSION_HANDLE s = session();
@@ -210,7 +280,7 @@ static void call(void) {
     CK_ULONG len = length(below(ROOM));
     CK_ATTRIBUTE *t, *t2;
     told = sizeof output;
-    switch (below(56)) {
+    switch (below(kms ? 59 : 56)) {
     case 0:
     case 1: (void)p11->C_EncryptInit(s, mechanism(), object()); break;
     case 2:
@@ -306,6 +376,9 @@ static void call(void) {
         if (one_in(2)) (void)p11->C_GetOperationState(s, out(), out_len());
         else (void)p11->C_SetOperationState(s, data, len, object(), object());
         break;
+    case 56:
+    case 57:
+    case 58: vendor_call(s, data, len); break;
     default: {
         /* Sessions come and go. */
         CK_SESSION_HANDLE *which = &sessions[below(COUNT(sessions))];
@@ -370,6 +443,7 @@ int main(int argc, char **argv) {
     fprintf(stderr, "seed %#llx\n", (unsigned long long)seed);
     OK(initialize());
     slot = make_token("test");
+    find_vendor();
     RUN(random_calls);
     OK(p11->C_Finalize(NULL));
     fprintf(stderr, "%ld calls\n", calls);

@@ -59,7 +59,8 @@ impl Module {
         bytes(self.token_of(session)?.channel.call(&Ticket::public(), command)?)
     }
 
-    /// Keeps a proposal among the pending ones, with the signatures it had there; answers it.
+    /// Keeps a proposal among the pending ones, with the signatures it had there; answers it. Its
+    /// own signatures must verify.
     pub fn put_proposal(&self, session: SessionHandle, proposal: &[u8]) -> Result<Vec<u8>> {
         self.put_proposal_within(session, proposal, usize::MAX)
     }
@@ -71,12 +72,18 @@ impl Module {
         session.require_rw()?;
         let token = &session.token;
         let described = parse(&token.describe(proposal)?)?;
-        let refused = |why| Err(ErrorKind::FunctionRejected.with(why));
+        let refused = |why: String| Err(ErrorKind::FunctionRejected.with(why));
         if described["domain"] != json!(hex(&token.domain().domain)) {
-            return refused("the proposal is for another domain");
+            return refused("the proposal is for another domain".to_owned());
         }
         if is_over(&described) {
-            return refused("the proposal has expired");
+            return refused("the proposal has expired".to_owned());
+        }
+        // One of these would stay with the proposal and spoil the signatures that are added to it.
+        let signers = described["signers"].as_array().map_or(&[][..], Vec::as_slice);
+        if let Some(bad) = signers.iter().find(|signer| signer["valid"] != json!(true)) {
+            let kid = bad["kid"].as_str().and_then(|kid| kid.get(..16)).unwrap_or_default();
+            return refused(format!("the signature of {kid} is no operator's, or does not verify"));
         }
         let id = governance::command_id(proposal)?;
         let _gate = lock(&token.gate);
@@ -276,7 +283,10 @@ impl Token {
     /// How many records each domain key seals, by its id in hexadecimal.
     fn counts(&self) -> Result<Vec<(String, u64)>> {
         let counts = self.store.count_by_domain_key()?;
-        Ok(counts.into_iter().map(|(key, count)| (key.map_or("unknown".to_owned(), |id| hex(&id)), count)).collect())
+        Ok(counts
+            .into_iter()
+            .map(|(key, count)| (key.map_or_else(|| "unknown".to_owned(), |id| hex(&id)), count))
+            .collect())
     }
 
     /// What would be lost, and when.

@@ -153,16 +153,15 @@ pub unsafe extern "C" fn KMS_AddSignature(
 }
 
 /// Keeps a proposal that came from elsewhere among the pending ones, with the signatures it has
-/// there. Its signatures are verified when it is executed. Needs no login, but a read/write session.
-/// A call that gives only the length keeps nothing.
+/// there. Needs no login, but a read/write session. A call that gives only the length keeps nothing.
 ///
 /// pProposal, ulProposalLen: the proposal.
 /// pMerged, *pulMergedLen: gets the proposal with the signatures of both. It may be the memory of
 ///     the input.
 ///
-/// CKR_DATA_INVALID: it is not a proposal. CKR_FUNCTION_REJECTED: it is for another domain or has
-/// expired. CKR_SESSION_READ_ONLY. CKR_BUFFER_TOO_SMALL. CKR_DEVICE_MEMORY: too many proposals are
-/// pending.
+/// CKR_DATA_INVALID: it is not a proposal. CKR_FUNCTION_REJECTED: it is for another domain, has
+/// expired, or has a signature that is no operator's or does not verify. CKR_SESSION_READ_ONLY.
+/// CKR_BUFFER_TOO_SMALL. CKR_DEVICE_MEMORY: too many proposals are pending.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn KMS_PutProposal(
     hSession: CK_SESSION_HANDLE,
