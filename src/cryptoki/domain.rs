@@ -369,6 +369,7 @@ fn unexpected() -> crate::error::Error {
     ErrorKind::GeneralError.with("the HSM answered a command about the domain with something else")
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Lower-case hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -23,8 +23,8 @@ mod session;
 mod slot;
 mod token;
 
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 
 use cryptoki_sys as ck;
 use zeroize::Zeroizing;
@@ -36,7 +36,7 @@ use self::session::Sessions;
 use self::slot::Slots;
 use crate::config::{Config, PinPolicy, ZeroIv};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{self, AttributeType, Value};
+use crate::hsm::{self, AttributeType, Value, View};
 use crate::log;
 
 pub type SlotId = ck::CK_SLOT_ID;
@@ -69,6 +69,16 @@ pub struct TokenInfo {
     pub rw_session_count: u64,
     pub max_pin_len: u64,
     pub min_pin_len: u64,
+    /// Operators govern the token's domain, no longer its SO.
+    pub founded: bool,
+}
+
+/// An object that [`Module::sealed_under`] found.
+pub struct SealedObject {
+    /// CKA_UNIQUE_ID.
+    pub unique_id: String,
+    /// None if the login does not see the object.
+    pub view: Option<Arc<View>>,
 }
 
 /// `CK_SESSION_INFO`.

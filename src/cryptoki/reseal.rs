@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::domain::hex;
 use super::login::{Credentials, Holder};
 use super::token::Token;
-use super::{Module, SessionHandle};
+use super::{Module, SealedObject, SessionHandle};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{Command, Record, Reply, Ticket};
 
@@ -49,6 +50,37 @@ impl Module {
             progress(done, total);
             true
         })
+    }
+}
+
+impl Module {
+    /// The objects that a domain key seals, which are lost with it unless they are sealed anew before.
+    /// Looks at every object not under the active key. CKR_FUNCTION_REJECTED if that key is named.
+    pub fn sealed_under(&self, session: SessionHandle, key: &[u8]) -> Result<Vec<SealedObject>> {
+        let session = self.session(session)?;
+        let credentials = session.enter()?.credentials.clone();
+        let token = &session.token;
+        let active = token.domain().active_key;
+        if key == active.as_slice() {
+            return Err(ErrorKind::FunctionRejected.with("the active domain key has no deadline"));
+        }
+        let (mut sealed, mut after) = (Vec::new(), 0);
+        loop {
+            let found = token.store.sealed_under_other(&active, after, BATCH)?;
+            let Some(last) = found.last() else { return Ok(sealed) };
+            after = last.row;
+            for object in &found {
+                let Some(record) = token.store.get(&object.object)? else { continue };
+                if record.sealed.domain_key().is_none_or(|under| under[..] != *key) {
+                    continue;
+                }
+                let view = match token.channel.call(&credentials.ticket, Command::View { record: &record }) {
+                    Ok(Reply::View(view)) => Some(view),
+                    _ => None,
+                };
+                sealed.push(SealedObject { unique_id: hex(&object.object), view });
+            }
+        }
     }
 }
 

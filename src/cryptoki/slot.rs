@@ -132,6 +132,7 @@ impl Module {
             rw_session_count: 0,
             max_pin_len: self.settings.pin.max_len as u64,
             min_pin_len: self.settings.pin.min_len as u64,
+            founded: false,
         };
         let Some(token) = self.slot(slot)?.token(&*self.backend)? else { return Ok(info) };
         let meta = token.meta()?;
@@ -149,6 +150,7 @@ impl Module {
         let domain = token.domain();
         info.label.clone_from(&domain.label);
         info.serial.clone_from(&domain.serial);
+        info.founded = domain.founded;
         (info.session_count, info.rw_session_count) = token.session_counts();
         Ok(info)
     }

@@ -2,7 +2,7 @@
 
 use conclave::cryptoki::{Module, ObjectHandle, Readable, SessionHandle};
 use conclave::error::ErrorKind;
-use conclave::hsm::{AttributeType, Raw, Template, Value};
+use conclave::hsm::{AttributeType, Attributes, Raw, Template, Value};
 use cryptoki_sys as ck;
 use serde_json::{Map, json};
 
@@ -125,7 +125,13 @@ pub(crate) fn show(arguments: &KeyShow, as_json: bool) -> Result<(), Failure> {
 
 pub(crate) fn trust(arguments: &KeyTrust, as_json: bool) -> Result<(), Failure> {
     let module = session::open_module()?;
-    let (slot, _) = session::find_token(&module, arguments.token.as_deref())?;
+    let (slot, token) = session::find_token(&module, arguments.token.as_deref())?;
+    if token.founded {
+        return Err(Failure::refused(format!(
+            "operators govern token {:?}: `conclave proposal new trust-key --object {:?}` asks them",
+            token.label, arguments.name
+        )));
+    }
     let session = session::open(&module, slot, ck::CKU_SO, &arguments.so_pin)?;
     let objects = find_named(&module, session, &arguments.name)?;
     output::confirm(
@@ -148,6 +154,24 @@ pub(crate) fn trust(arguments: &KeyTrust, as_json: bool) -> Result<(), Failure> 
     }
     output::done(as_json, &format!("{:?} is trusted.", arguments.name), &json!({ "trusted": trusted }));
     Ok(())
+}
+
+/// The unique ids of the objects with this name that have CKA_TRUSTED.
+pub(crate) fn trustable(module: &Module, session: SessionHandle, name: &str) -> Result<Vec<String>, Failure> {
+    let mut found = Vec::new();
+    for object in find_named(module, session, name)? {
+        let shown = read(module, session, object)?;
+        if shown.contains_key("trusted") {
+            found.extend(shown.get("unique_id").and_then(|id| id.as_str()).map(str::to_owned));
+        }
+    }
+    Ok(found)
+}
+
+/// The readable attributes that say what an object is, as JSON.
+pub(crate) fn summary(attributes: &Attributes) -> Map<String, serde_json::Value> {
+    let named = SHOWN.iter().take_while(|(kind, _)| *kind != ck::CKA_PRIVATE);
+    named.filter_map(|(kind, name)| Some(((*name).to_owned(), display(*kind, attributes.get(*kind)?)))).collect()
 }
 
 /// The objects with this label, else with this CKA_ID, else with this unique id.

@@ -12,14 +12,17 @@ mod operator_keys;
 mod output;
 mod pin;
 mod proposal;
+mod propose;
 mod session;
+mod times;
 mod token;
+mod user;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Arguments, Command, KeyCommand, TokenCommand};
+use args::{Arguments, Command, KeyCommand, TokenCommand, UserCommand};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Command::Domain(command) => domain::run(command, arguments.json),
         Command::Operator(command) => operator::run(command, arguments.json),
         Command::Proposal(command) => proposal::run(command, arguments.json),
+        Command::User(UserCommand::SetPin(set)) => user::set_pin(set, arguments.json),
         Command::Mechanisms => mechanism::list(arguments.json),
         Command::Doctor => return doctor::run(arguments.json),
     };

@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use conclave::error::{Error, ErrorKind};
 use serde_json::Value;
 
+/// The exit code of what the domain refuses.
+const REFUSED: u8 = 5;
+
 /// Why a command ended without doing its work.
 pub(crate) struct Failure {
     code: u8,
@@ -30,10 +33,16 @@ impl Failure {
         Self { code: 4, ..Self::new(message) }
     }
 
+    /// Those who govern, by their rules and the state they made, do not allow it.
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        Self { code: REFUSED, rv: Some(ErrorKind::FunctionRejected.name()), ..Self::new(message) }
+    }
+
     /// Says what was being done when the error came.
     pub(crate) fn while_(doing: &str, error: &Error) -> Self {
         let code = match error.kind() {
             ErrorKind::PinIncorrect | ErrorKind::PinLocked | ErrorKind::PinLenRange | ErrorKind::PinInvalid => 4,
+            ErrorKind::FunctionRejected => REFUSED,
             _ => 1,
         };
         Self { code, message: format!("{doing}: {error}{}", advice(error.kind())), rv: Some(error.kind().name()) }
@@ -55,9 +64,10 @@ fn advice(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::PinLocked => {
             "; the SO unlocks a user's PIN by setting a new one (pkcs11-tool --init-pin), \
-             a locked SO PIN leaves only `conclave token destroy`"
+             a locked SO PIN leaves only `conclave token destroy`; where operators govern, they reset either: \
+             `conclave proposal new reset-pin`"
         }
-        ErrorKind::UserPinNotInitialized => "; the SO sets it (pkcs11-tool --login --login-type so --init-pin)",
+        ErrorKind::UserPinNotInitialized => "; `conclave user set-pin` sets it",
         ErrorKind::TokenNotRecognized | ErrorKind::DeviceError => "; run `conclave doctor`",
         _ => "",
     }

@@ -18,6 +18,7 @@ pub(crate) fn list(as_json: bool) -> Result<(), Failure> {
                 json!({
                     "slot": slot, "label": info.label, "serial": info.serial, "model": info.model,
                     "user_pin": pin_state(info, true), "so_pin": pin_state(info, false),
+                    "governed_by": governor(info),
                 })
             })
             .collect();
@@ -34,10 +35,11 @@ pub(crate) fn list(as_json: bool) -> Result<(), Failure> {
                     info.serial.clone(),
                     pin_state(info, true).to_owned(),
                     pin_state(info, false).to_owned(),
+                    governor(info).to_owned(),
                 ]
             })
             .collect();
-        output::table(&["SLOT", "LABEL", "SERIAL", "USER PIN", "SO PIN"], &rows);
+        output::table(&["SLOT", "LABEL", "SERIAL", "USER PIN", "SO PIN", "GOVERNED BY"], &rows);
     }
     Ok(())
 }
@@ -94,6 +96,11 @@ pub(crate) fn destroy(arguments: &TokenDestroy, as_json: bool) -> Result<(), Fai
     module.destroy_token(slot).map_err(|error| Failure::while_("cannot destroy the token", &error))?;
     output::done(as_json, &format!("Token {:?} was destroyed.", info.label), &json!({ "destroyed": info.serial }));
     Ok(())
+}
+
+/// Who may change the token as a whole.
+fn governor(info: &TokenInfo) -> &'static str {
+    if info.founded { "operators" } else { "SO" }
 }
 
 fn pin_state(info: &TokenInfo, user: bool) -> &'static str {

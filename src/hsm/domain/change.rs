@@ -523,7 +523,8 @@ fn kid(kid: &Kid) -> String {
 }
 
 /// Such as "30 days".
-fn span(seconds: u64) -> String {
+/// The largest unit that gives a whole number, such as "36 hours".
+pub(super) fn span(seconds: u64) -> String {
     let units = [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
     let unit = units.iter().find(|(unit, _)| seconds > 0 && seconds.is_multiple_of(*unit));
     let (count, name) = unit.map_or((seconds, "second"), |(unit, name)| (seconds / unit, name));

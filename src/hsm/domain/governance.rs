@@ -121,6 +121,11 @@ pub fn date(time: u64) -> String {
     change::date(time)
 }
 
+/// A time span in seconds as text, such as "36 hours".
+pub fn span(seconds: u64) -> String {
+    change::span(seconds)
+}
+
 /// SHA-256 of what is signed: the name of a proposal, whoever has signed it so far.
 pub fn command_id(command: &[u8]) -> Result<[u8; 32]> {
     Ok(SignedCommand::decode(command)?.id())

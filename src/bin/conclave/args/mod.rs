@@ -1,14 +1,20 @@
 //! The arguments, with the help that users read.
 
 mod domain;
+mod login;
 mod operator;
 mod proposal;
+mod propose;
+mod user;
 
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use domain::*;
+pub(crate) use login::*;
 pub(crate) use operator::*;
 pub(crate) use proposal::*;
+pub(crate) use propose::*;
+pub(crate) use user::*;
 
 /// Conclave: a PKCS#11 token backed by a software HSM.
 #[derive(Parser)]
@@ -16,7 +22,7 @@ pub(crate) use proposal::*;
     name = "conclave",
     version,
     propagate_version = true,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 PIN refused.\n\
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 PIN refused,\n5 refused by those who govern: the quorum, the rules, the state.\n\
                   The data directory is CONCLAVE_HOME, else data_dir of the configuration, else\n\
                   $XDG_DATA_HOME/conclave, else ~/.local/share/conclave.\n\n\
                   PINs and passphrases are asked for at the terminal. Elsewhere give a source:\n  \
@@ -41,15 +47,18 @@ pub(crate) enum Command {
     /// Keys and other objects of a token: list, show, trust.
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Domains: what a token and its history say, recovery.
+    /// Domains: founding, what a token and its history say, rotation, recovery.
     #[command(subcommand)]
     Domain(DomainCommand),
     /// Operators: their keys, and claims to them.
     #[command(subcommand)]
     Operator(OperatorCommand),
-    /// Proposals: commands to be read and signed by a quorum.
+    /// Proposals: commands to be read and signed by a quorum, and executed.
     #[command(subcommand)]
     Proposal(ProposalCommand),
+    /// Users: their PINs.
+    #[command(subcommand)]
+    User(UserCommand),
     /// List the mechanisms.
     #[command(after_help = "Example:\n  conclave mechanisms --json")]
     Mechanisms,
@@ -105,7 +114,7 @@ pub(crate) enum KeyCommand {
     #[command(after_help = "Examples:\n  conclave key show --token web signing\n  \
                             conclave key show --token web 01a2 --pin env:USER_PIN")]
     Show(KeyShow),
-    /// Mark a key or certificate as trusted (CKA_TRUSTED), as the security officer.
+    /// Mark a key or certificate as trusted (CKA_TRUSTED), as the security officer who governs the token.
     ///
     /// Only objects with CKA_PRIVATE false can be trusted: the security officer does not see
     /// private ones.
@@ -144,4 +153,14 @@ pub(crate) struct KeyTrust {
     /// Do not ask.
     #[arg(long)]
     pub(crate) yes: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_fit_together() {
+        super::Arguments::command().debug_assert();
+    }
 }

@@ -140,7 +140,7 @@ fn random_key() -> Result<SecretKey> {
 }
 
 /// 16 random bytes.
-pub(super) fn random() -> Result<[u8; 16]> {
+pub(crate) fn random() -> Result<[u8; 16]> {
     let mut bytes = [0; 16];
     for half in bytes.chunks_exact_mut(8) {
         let drawn = u64::try_generate().map_err(|_| ErrorKind::RandomNoRng)?;

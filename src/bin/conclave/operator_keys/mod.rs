@@ -13,7 +13,7 @@ use crate::args::KeySource;
 use crate::output::Failure;
 use crate::pin;
 
-pub(crate) use file::FileKeys;
+pub(crate) use file::{FileKeys, random};
 pub(crate) use token::TokenKeys;
 
 /// What follows the label of the signing key in that of the agreement key.
