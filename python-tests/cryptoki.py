@@ -243,10 +243,13 @@ class Module:
                 return slot
         return None
 
+    def init_token(self, slot, so_pin, label):
+        self.call("C_InitToken", c_ulong(slot), so_pin, c_ulong(len(so_pin)), label.encode().ljust(32))
+
     def make_token(self, label, so_pin, user_pin):
         """Initialises the free slot; the new token's slot."""
         free = next(slot for slot in self.slots() if not self.token_info(slot).flags & ck.CKF_TOKEN_INITIALIZED)
-        self.call("C_InitToken", c_ulong(free), so_pin, c_ulong(len(so_pin)), label.encode().ljust(32))
+        self.init_token(free, so_pin, label)
         slot = self.slot_of(label)
         with self.session(slot) as session:
             session.login(so_pin, ck.CKU_SO)

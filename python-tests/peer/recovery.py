@@ -3,7 +3,7 @@
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .encoding import decode, encode, octets, one_of, row
-from .keys import agree, hkdf, public, sha384, spki
+from .keys import agree, hkdf, new_key, public, sha384, spki
 from .state import identifier
 
 ORDER = int(
@@ -12,10 +12,16 @@ ORDER = int(
 _contribution = row(one_of(1), identifier, public, octets(64))
 
 
-def _unwrap(key, peer, label, transcript, sealed):
-    """A share: one-pass agreement, then AES-256-GCM."""
+def _cipher(key, peer, label, transcript):
+    """AES-256-GCM and its IV, from a one-pass agreement."""
     wrapping = hkdf(agree(key, peer), 44, ["conclave/1", label, 1, sha384(encode(transcript))])
-    return int.from_bytes(AESGCM(wrapping[:32]).decrypt(wrapping[32:], sealed, None), "big")
+    return AESGCM(wrapping[:32]), wrapping[32:]
+
+
+def _unwrap(key, peer, label, transcript, sealed):
+    """A share."""
+    cipher, iv = _cipher(key, peer, label, transcript)
+    return int.from_bytes(cipher.decrypt(iv, sealed, None), "big")
 
 
 def _index(recovery, operator):
@@ -35,6 +41,15 @@ def open_contribution(domain, recovery, command, data, key):
     number = _index(recovery, operator)
     transcript = [domain, recovery.id, sha384(command), number, ephemeral, spki(key)]
     return number, _unwrap(key, ephemeral, "recovery-contribution", transcript, sealed)
+
+
+def contribute(domain, recovery, operator, key, command, hsm):
+    """The operator's share, encrypted to the HSM with this agreement key."""
+    number, share = open_share(domain, recovery, operator, key)
+    ephemeral = new_key()
+    transcript = [domain, recovery.id, sha384(command), number, spki(ephemeral), hsm]
+    cipher, iv = _cipher(ephemeral, hsm, "recovery-contribution", transcript)
+    return encode([1, operator, spki(ephemeral), cipher.encrypt(iv, share.to_bytes(48, "big"), None)])
 
 
 def combine(shares):
