@@ -3,13 +3,12 @@
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import time
 from ctypes import c_ulong
 
-from conftest import MODULE, PIN, SO_PIN
+from conftest import MODULE, PIN, SO_PIN, run
 from cryptoki import ck
 from peer.command import HOUR, Command
 from peer.encoding import decode
@@ -57,13 +56,14 @@ class Ceremony:
         state = self.state
         return [region, state.members, [person.founder(state.domain) for person in people], list(rules)]
 
-    def found(self):
-        self.domain.execute(self.command("found domain", *self.founding(), by=self.people))
+    def found(self, rules=()):
+        self.domain.execute(self.command("found domain", *self.founding(rules=rules), by=self.people))
         return self
 
-    def command(self, name, *arguments, by=(), **times):
-        """A command for the state as it is, signed by these people."""
-        return Command.of(self.state, name, *arguments, **times).sign(*[person.signing for person in by]).encode()
+    def command(self, name, *arguments, by=(), state=None, **times):
+        """A command for the state as it is, or this one, signed by these people."""
+        command = Command.of(state or self.state, name, *arguments, **times)
+        return command.sign(*[person.signing for person in by]).encode()
 
     def execute(self, name, *arguments, by):
         """Executes a command; the peer computes the same state from the log's new entry."""
@@ -163,9 +163,10 @@ def edit(database, script):
 
 
 def copy_of_home(home):
-    """A copy of a data directory, files of a database that is in use included."""
+    """A copy of a data directory, made by another process: whoever closes a database file drops the
+    locks that his process has on it."""
     copied = pathlib.Path(f"{home}-copy-{time.monotonic_ns()}")
-    shutil.copytree(home, copied)
+    run("cp", "-a", home, copied)
     return copied
 
 

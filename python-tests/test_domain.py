@@ -21,7 +21,7 @@ AES = {ck.CKA_TOKEN: True, ck.CKA_VALUE_LEN: 32, ck.CKA_ENCRYPT: True, ck.CKA_WR
 class Proposing(Ceremony):
     """Executes what the peer made, and looks whether KMS_Propose would have made the same."""
 
-    def do(self, name, *arguments, by, **request):
+    def do(self, name, /, *arguments, by, **request):
         before = self.state
         command = Command.of(before, name, *arguments)
         request = {"command": name, **request, "valid_from": command.not_before, "valid_for": HOUR}

@@ -13,6 +13,8 @@ use stateright::{Checker, Model, Property};
 /// The checks of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Check {
+    /// Bytes have one reading, for signers and HSM alike; all others are refused.
+    Malformed,
     OtherDomain,
     OtherGovernance,
     NotYetValid,
@@ -31,7 +33,8 @@ enum Check {
     RuleTooStrong,
 }
 
-const CHECKS: [Check; 13] = [
+const CHECKS: [Check; 14] = [
+    Check::Malformed,
     Check::OtherDomain,
     Check::OtherGovernance,
     Check::NotYetValid,
@@ -74,6 +77,8 @@ struct Proposal {
     ours: bool,
     epoch: u8,
     change: Change,
+    /// Encoded so that a lenient HSM would read this where the signers read `change`.
+    misread: Option<Change>,
     not_before: u8,
     not_after: u8,
     /// Ben agrees to this.
@@ -83,10 +88,10 @@ struct Proposal {
 }
 
 const fn proposal(epoch: u8, change: Change, ben: bool, cleo: bool) -> Proposal {
-    Proposal { ours: true, epoch, change, not_before: 0, not_after: 2, ben, cleo }
+    Proposal { ours: true, epoch, change, misread: None, not_before: 0, not_after: 2, ben, cleo }
 }
 
-const PROPOSALS: [Proposal; 10] = [
+const PROPOSALS: [Proposal; 11] = [
     Proposal { not_before: 1, not_after: 1, ..proposal(0, Change::Trust, true, false) },
     Proposal { ours: false, ..proposal(0, Change::Trust, true, false) },
     // What the attacker would like, and nobody else.
@@ -95,11 +100,19 @@ const PROPOSALS: [Proposal; 10] = [
     proposal(0, Change::Admit, false, false),
     proposal(0, Change::Remove("Cleo"), true, true),
     proposal(0, Change::Admit, true, false),
+    Proposal { misread: Some(Change::Trust), ..proposal(0, Change::Admit, true, false) },
     // Honest mistakes.
     proposal(1, Change::Remove("Ben"), true, false),
     proposal(0, Change::Govern(4), true, false),
     proposal(0, Change::TrustRule(3), true, false),
 ];
+
+impl Proposal {
+    /// What an HSM that accepts this does.
+    fn executed(&self) -> Change {
+        self.misread.unwrap_or(self.change)
+    }
+}
 
 /// A broken promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -153,6 +166,7 @@ impl Quorum {
         let proposal = &PROPOSALS[number];
         let keys: Vec<usize> = signatures.iter().map(|(key, _)| *key).collect();
         let refused = [
+            (Check::Malformed, proposal.misread.is_some()),
             (Check::OtherDomain, !proposal.ours),
             (Check::OtherGovernance, proposal.epoch != state.epoch),
             (Check::NotYetValid, now < proposal.not_before),
@@ -171,7 +185,7 @@ impl Quorum {
             let person = if self.on(Check::RepeatedSigner) { person } else { format!("{person} {n}") };
             (person, is_operator(*key))
         });
-        enough(state, proposal.change, &signers.collect::<Vec<_>>(), self.on(Check::OnePlaceEach))
+        enough(state, proposal.executed(), &signers.collect::<Vec<_>>(), self.on(Check::OnePlaceEach))
     }
 }
 
@@ -254,7 +268,7 @@ impl Model for Quorum {
             return None;
         }
         let proposal = &PROPOSALS[number];
-        match proposal.change {
+        match proposal.executed() {
             Change::Remove(person) => state.operators.retain(|key| PERSONS[*key] != person),
             Change::Govern(officers) => state.govern = officers,
             Change::TrustRule(officers) => state.trust = officers,
@@ -266,7 +280,7 @@ impl Model for Quorum {
         if (locked && self.on(Check::LocksOut)) || (empty && self.on(Check::RuleTooStrong)) {
             return None;
         }
-        if matches!(proposal.change, Change::Remove(_) | Change::Govern(_) | Change::TrustRule(_)) {
+        if matches!(proposal.executed(), Change::Remove(_) | Change::Govern(_) | Change::TrustRule(_)) {
             state.epoch = 1;
         }
         state.seen = last.seen.max(now);
@@ -278,6 +292,7 @@ impl Model for Quorum {
         let agreed: Vec<(String, bool)> = (last.operators.iter())
             .filter(|key| match PERSONS[**key] {
                 "Anna" => true,
+                _ if proposal.misread.is_some() => false,
                 "Ben" => last.ben.contains(&number),
                 _ => last.cleo.contains(&number),
             })
@@ -286,7 +301,7 @@ impl Model for Quorum {
         let in_force = proposal.ours && proposal.epoch == last.epoch;
         let latest = last.clock.max(last.seen);
         let promises = [
-            (Broken::Quorum, in_force && enough(last, proposal.change, &agreed, true)),
+            (Broken::Quorum, in_force && enough(last, proposal.executed(), &agreed, true)),
             (Broken::OutsideItsTime, (proposal.not_before..=proposal.not_after).contains(&latest)),
             (Broken::Twice, !last.executed.contains(&number)),
             (Broken::LockedOut, !locked),
@@ -326,15 +341,43 @@ fn each_check_of_a_command_is_needed() {
 enum Adopting {
     /// A member of the state before it signed.
     Member,
-    /// The log's entries verify and lead to the token's state.
-    Log,
-    /// The log begins at the state held: nothing older, no other state of one version.
+    /// The log has an entry for each version.
+    LogMissing,
+    /// The log leads to the token's state.
+    LogMismatch,
+    /// Each entry verifies: a quorum's command, or made under leave that one gave.
+    Entry,
+    /// No older version is taken.
+    Older,
+    /// No other state of the version held is taken: two tokens for one version are an alarm.
+    Fork,
+    /// The log begins at the state held.
     Chain,
     /// An HSM that was expelled counts no more.
     Expelled,
 }
 
-const ADOPTING: [Adopting; 4] = [Adopting::Member, Adopting::Log, Adopting::Chain, Adopting::Expelled];
+const ADOPTING: [Adopting; 8] = [
+    Adopting::Member,
+    Adopting::LogMissing,
+    Adopting::LogMismatch,
+    Adopting::Entry,
+    Adopting::Older,
+    Adopting::Fork,
+    Adopting::Chain,
+    Adopting::Expelled,
+];
+
+/// The log that comes with a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Shown {
+    /// Of the token's own changes.
+    Own,
+    /// None, or one with an entry left out.
+    Missing,
+    /// Well signed, of another state.
+    Another,
+}
 
 /// One version's entry: signed by a quorum (of which there may be two for one version, when a
 /// captured member executes another command), the expulsion of the captured member, or invented.
@@ -367,7 +410,7 @@ struct Adoption {
 
 impl Model for Adoption {
     type State = Held;
-    type Action = (Signer, Vec<Entry>);
+    type Action = (Signer, Vec<Entry>, Shown);
 
     fn init_states(&self) -> Vec<Held> {
         vec![Held { log: Vec::new(), broken: BTreeSet::new() }]
@@ -385,23 +428,29 @@ impl Model for Adoption {
         }
         for log in logs {
             if !log.contains(&Entry::Invented) {
-                actions.push((Signer::Member, log.clone()));
+                actions.push((Signer::Member, log.clone(), Shown::Own));
             }
-            actions.push((Signer::Captured, log.clone()));
-            actions.push((Signer::Stranger, log));
+            for shown in [Shown::Own, Shown::Missing, Shown::Another] {
+                actions.push((Signer::Captured, log.clone(), shown));
+                actions.push((Signer::Stranger, log.clone(), shown));
+            }
         }
     }
 
-    fn next_state(&self, held: &Held, (signer, shown): Self::Action) -> Option<Held> {
+    fn next_state(&self, held: &Held, (signer, shown, log): Self::Action) -> Option<Held> {
         let on = |check| self.off != Some(check);
-        let extends = shown.len() > held.log.len() && shown.starts_with(&held.log);
+        let newer = shown.len() > held.log.len();
         // Who is a member is read from the state before the token's.
         let before = &shown[..shown.len().saturating_sub(1)];
         let expelled = signer == Signer::Captured && before.contains(&Entry::Expulsion);
         let refused = [
             (Adopting::Member, signer == Signer::Stranger),
-            (Adopting::Log, shown.contains(&Entry::Invented)),
-            (Adopting::Chain, !extends),
+            (Adopting::LogMissing, newer && log == Shown::Missing),
+            (Adopting::LogMismatch, newer && log == Shown::Another),
+            (Adopting::Entry, newer && log == Shown::Own && shown.contains(&Entry::Invented)),
+            (Adopting::Older, shown.len() < held.log.len()),
+            (Adopting::Fork, shown.len() == held.log.len()),
+            (Adopting::Chain, newer && !shown.starts_with(&held.log)),
             (Adopting::Expelled, expelled),
         ];
         if shown == held.log || refused.iter().any(|(check, refused)| on(*check) && *refused) {

@@ -141,14 +141,14 @@ impl Module {
 
     /// The newest domain token.
     pub fn export_domain_token(&self, session: SessionHandle) -> Result<Vec<u8>> {
-        Ok(self.token_of(session)?.meta()?.domain.bytes)
+        Ok(self.token_of(session)?.domain_token()?.bytes)
     }
 
     /// The history file: the domain token before the founding, the log, the newest token.
     /// CKR_FUNCTION_REJECTED before the founding, when there is no log.
     pub fn history(&self, session: SessionHandle) -> Result<Vec<u8>> {
         let token = self.token_of(session)?;
-        let newest = token.meta()?.domain;
+        let newest = token.domain_token()?;
         let origin = token.store.origin()?.filter(|origin| origin.version < newest.version);
         let none = || ErrorKind::FunctionRejected.with("the domain is not founded: there is no log yet");
         let origin = origin.ok_or_else(none)?;
@@ -232,7 +232,7 @@ impl Token {
     /// the domain meanwhile. The caller holds the gate.
     pub(super) fn change(&self, mut make: impl FnMut() -> Result<Reply>) -> Result<()> {
         retry(|| {
-            self.check()?;
+            self.look_anew()?;
             self.store.commit_domain(&changed(make()?)?)
         })?;
         self.check()
@@ -267,7 +267,7 @@ impl Token {
     }
 
     fn step(&self) -> Result<bool> {
-        self.check()?;
+        self.look_anew()?;
         match self.channel.call(&Ticket::public(), Command::Housekeeping)? {
             Reply::Done => return Ok(false),
             Reply::Changed(change) => match self.store.commit_domain(&change) {

@@ -97,7 +97,8 @@ impl Token {
         self.store.begin_attempt(role, ATTEMPTS)?;
         let meta = self.meta()?;
         let pin = meta.pin(role).ok_or_else(missing)?;
-        let value = check(&meta, pin)?;
+        // What was refused may be put right by hand.
+        let value = check(&meta, pin).inspect_err(|_| self.store.forget())?;
         self.store.end_attempt(role)?;
         Ok(value)
     }
@@ -195,7 +196,11 @@ impl Module {
 
     pub fn logout(&self, session: SessionHandle) -> Result<()> {
         let session = self.session(session)?;
-        drop(session.enter()?);
+        match session.enter() {
+            // What is wrong with the store does not keep anybody logged in.
+            Err(error) if !matches!(error.kind(), ErrorKind::SessionHandleInvalid | ErrorKind::DeviceRemoved) => {}
+            entered => drop(entered?),
+        }
         let gate = lock(&session.token.gate);
         if !session.token.end_login() {
             return Err(ErrorKind::UserNotLoggedIn.into());
@@ -216,7 +221,7 @@ impl Module {
         let token = &session.token;
         let _gate = lock(&token.gate);
         retry(|| {
-            token.check()?;
+            token.look_anew()?;
             let command = Command::InitPin { role: Role::User, pin, cost: self.settings.pin.cost };
             let change = changed(token.channel.call(&credentials.ticket, command)?)?;
             token.store.commit_domain(&change)

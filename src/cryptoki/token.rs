@@ -9,7 +9,7 @@ use super::objects::Objects;
 use super::reseal::Resealing;
 use crate::channel::Channel;
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{Command, DomainView, Log, Reply, Ticket};
+use crate::hsm::{Command, DomainToken, DomainView, Log, Reply, Ticket};
 use crate::store::{Meta, Store};
 
 /// The counter value that no store has.
@@ -30,8 +30,8 @@ pub(super) struct Token {
     removed: AtomicBool,
     /// The store's counter, made even, when `serial` and the domain were last compared.
     seen: AtomicU64,
-    /// The domain version that the HSM was last brought to.
-    held: Mutex<u64>,
+    /// The domain token that the HSM was last brought to.
+    held: Mutex<DomainToken>,
     /// What the HSM said of it.
     domain: RwLock<Arc<DomainView>>,
     /// Its version, and whether it has domain keys which only decrypt, to be read without the lock.
@@ -60,7 +60,7 @@ impl Token {
             serial: meta.serial,
             removed: AtomicBool::new(false),
             seen: AtomicU64::new(counter & !1),
-            held: Mutex::new(meta.domain.version),
+            held: Mutex::new(meta.domain),
             version: AtomicU64::new(domain.version),
             old_keys: AtomicBool::new(!domain.old_keys.is_empty()),
             domain: RwLock::new(Arc::new(domain)),
@@ -84,6 +84,13 @@ impl Token {
         self.look_again(counter)
     }
 
+    /// [`Self::check`] without trust in the counter, which whoever edits the file does not move.
+    pub(super) fn look_anew(&self) -> Result<()> {
+        let counter = self.store.counter() & !1;
+        self.store.forget();
+        self.look_again(counter)
+    }
+
     #[cold]
     fn look_again(&self, counter: u64) -> Result<()> {
         let mut held = lock(&self.held);
@@ -100,12 +107,16 @@ impl Token {
                 return Err(ErrorKind::DeviceRemoved.into());
             }
         };
-        if meta.domain.version > *held {
-            let entries = self.store.log(*held, meta.domain.version)?;
-            let log = Log { after: *held, entries: &entries };
-            let domain = self.channel.call(&Ticket::public(), Command::Adopt { domain: &meta.domain, log })?;
-            let domain = adopted(domain)?;
-            *held = meta.domain.version;
+        // An older token, or another of the same version, is for the HSM to refuse.
+        if meta.domain != *held {
+            let after = held.version;
+            let newer = meta.domain.version > after;
+            let entries = if newer { self.store.log(after, meta.domain.version)? } else { Vec::new() };
+            let log = Log { after, entries: &entries };
+            let domain = self.channel.call(&Ticket::public(), Command::Adopt { domain: &meta.domain, log });
+            // What was refused may be put right by hand as well.
+            let domain = domain.inspect_err(|_| self.store.forget()).and_then(adopted)?;
+            *held = meta.domain;
             let login_ended = domain.login_ended;
             self.version.store(domain.version, Ordering::Release);
             self.old_keys.store(!domain.old_keys.is_empty(), Ordering::Release);
@@ -141,8 +152,14 @@ impl Token {
     /// The log's entries from the version that the HSM was last brought to, up to that of `meta`,
     /// and the version before the first.
     pub(super) fn log_to(&self, meta: &Meta) -> Result<(u64, Vec<Vec<u8>>)> {
-        let held = *lock(&self.held);
+        let held = lock(&self.held).version;
         Ok((held, self.store.log(held, meta.domain.version)?))
+    }
+
+    /// The newest domain token: the stored one, which the HSM has taken.
+    pub(super) fn domain_token(&self) -> Result<DomainToken> {
+        self.look_anew()?;
+        Ok(lock(&self.held).clone())
     }
 
     /// The token is no longer in its slot: every later call of its sessions fails.

@@ -78,6 +78,9 @@ pub trait Store: Send + Sync {
 
     fn meta(&self) -> Result<Meta>;
 
+    /// Forgets what it remembers of [`Self::meta`], in case the counter does not tell.
+    fn forget(&self) {}
+
     /// Erases everything and starts the token anew (C_InitToken).
     fn reset(&self, label: &str, serial: &str, domain: &DomainToken, so_pin: &PinRecord) -> Result<()>;
 

@@ -72,6 +72,10 @@ impl Cache {
         }
     }
 
+    pub(super) fn forget_meta(&mut self) {
+        self.meta = None;
+    }
+
     /// Forgets what is older. False if the cache is ahead already.
     fn advance(&mut self, counter: u64) -> bool {
         if counter > self.counter {

@@ -175,6 +175,10 @@ impl Store for SqliteStore {
         self.read_and_remember(query::meta, remember)?.ok_or_else(write::removed)
     }
 
+    fn forget(&self) {
+        lock(&self.inner.cache).forget_meta();
+    }
+
     fn reset(&self, label: &str, serial: &str, domain: &DomainToken, so_pin: &PinRecord) -> Result<()> {
         self.write(first_content(label, serial, domain, so_pin)).map(drop)
     }
