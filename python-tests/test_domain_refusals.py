@@ -464,8 +464,10 @@ def put_back(token, held):
 
 
 def says(call, sentence):
+    """That a call cannot read the token, and why."""
     with pytest.raises(Error) as caught:
         call()
+    assert caught.value.rv == ck.CKR_TOKEN_NOT_RECOGNIZED, caught.value
     assert re.search(sentence, str(caught.value)), caught.value
 
 
@@ -514,7 +516,7 @@ def test_a_forged_or_missing_log(module, damage, sentence):
     kind, at, command, results = decode(entry)
     unsigned = Command(command)
     unsigned.signatures = {}
-    other = token_less(token, held, version)
+    other = another_entry(token, held, version)
     edit(token.database, [damage.format(
         version=version, before=held[1][version - 1], flipped=flip(entry, command).hex(),
         unsigned=encode([kind, at, unsigned.encode(), results]).hex(), other=other,
@@ -528,11 +530,11 @@ def test_a_forged_or_missing_log(module, damage, sentence):
     token.logs_in()
 
 
-def token_less(token, held, version):
+def another_entry(token, held, version):
     """A valid entry for the version that another command made, in hexadecimal."""
     kind, at, _, results = decode(bytes.fromhex(held[1][version]))
     state = Token(bytes.fromhex(held[0][version - 1])).state
-    command = Command.of(state, "trust key", b"o" * 16, True).sign(token.anna.signing, token.ben.signing)
+    command = Command.of(state, "trust key", b"o" * 16, True, not_before=at).sign(token.anna.signing, token.ben.signing)
     return encode([kind, at, command.encode(), results]).hex()
 
 

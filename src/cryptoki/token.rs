@@ -8,7 +8,7 @@ use super::login::{Credentials, Holder};
 use super::objects::Objects;
 use super::reseal::Resealing;
 use crate::channel::Channel;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::{Command, DomainToken, DomainView, Log, Reply, Ticket};
 use crate::store::{Meta, Store};
 
@@ -114,8 +114,7 @@ impl Token {
             let entries = if newer { self.store.log(after, meta.domain.version)? } else { Vec::new() };
             let log = Log { after, entries: &entries };
             let domain = self.channel.call(&Ticket::public(), Command::Adopt { domain: &meta.domain, log });
-            // What was refused may be put right by hand as well.
-            let domain = domain.inspect_err(|_| self.store.forget()).and_then(adopted)?;
+            let domain = domain.map_err(|error| self.refused(error)).and_then(adopted)?;
             *held = meta.domain;
             let login_ended = domain.login_ended;
             self.version.store(domain.version, Ordering::Release);
@@ -127,6 +126,20 @@ impl Token {
         }
         self.seen.store(counter, Ordering::Release);
         Ok(())
+    }
+
+    /// Why the HSM does not take what is stored: a token that is damaged, whichever call notices. It is
+    /// looked at anew the next time, for it may be put right by hand.
+    #[cold]
+    fn refused(&self, error: Error) -> Error {
+        self.store.forget();
+        match error.kind() {
+            ErrorKind::FunctionRejected | ErrorKind::DataInvalid => {
+                let why = error.detail().unwrap_or("its log is refused");
+                ErrorKind::TokenNotRecognized.with(format!("the stored log was refused: {why}"))
+            }
+            _ => error,
+        }
     }
 
     /// The domain as the HSM holds it.
