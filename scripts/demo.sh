@@ -70,4 +70,46 @@ gcc -std=c99 -Wall -O2 -I"$root/include" "$root/c-tests/demo_wrap.c" -o demo_wra
 say "7. What the token holds"
 CONCLAVE_DEMO_PIN=$pin show "$conclave" key list --token demo --pin env:CONCLAVE_DEMO_PIN
 
+say "8. Hand the token over from its security officer to three operators, two of whom decide"
+export CONCLAVE_DEMO_SO=$so_pin CONCLAVE_DEMO_PIN=$pin CONCLAVE_DEMO_PASS=passphrase-$RANDOM$RANDOM
+pass=(--passphrase env:CONCLAVE_DEMO_PASS)
+# Only the lines that match are shown of what a command says, without the names of keys.
+lines() { "${@:2}" 2>&1 | grep -E "$1" | sed -E 's/ \(signs with[^)]*\)//' | fold -sw 104 | sed 's/^ */   /'; }
+signs() { printf '   %-5s' "$1:" && lines '^Signed\.' "$conclave" proposal sign "$2" --keys "$1.pem" "${pass[@]}" --domain demo.token --yes; }
+"$conclave" domain export --token demo --out demo.token >keys.log
+for person in Anna Ben Cleo; do
+    "$conclave" operator keygen --out $person.pem "${pass[@]}" >>keys.log
+    "$conclave" operator claim --person $person --domain demo.token --keys $person.pem "${pass[@]}" \
+        --out $person.claim >>keys.log
+done
+echo "   Anna, Ben and Cleo each made keys and claimed them for this domain. The founding names them:"
+lines '^ .*(Hand|Operator|default)' "$conclave" domain found --token demo --region eu-1 --out found.proposal \
+    --operator Anna.claim:officer,operator --operator Ben.claim:officer,operator --operator Cleo.claim:officer,operator
+for person in Anna Ben Cleo; do signs $person found.proposal; done
+lines '^Done' "$conclave" proposal execute found.proposal --token demo --yes --so-pin env:CONCLAVE_DEMO_SO
+show "$conclave" token list
+
+say "9. Admit a host: one signature is refused, two are enough"
+"$conclave" domain export --token demo --out demo.token >>keys.log
+"$conclave" operator keygen --out web-1.pem "${pass[@]}" >>keys.log
+"$conclave" operator claim --host web-1 --domain demo.token --keys web-1.pem "${pass[@]}" --out web-1.claim >>keys.log
+lines 'Admit' "$conclave" proposal new admit-host --claim web-1.claim --token demo --out admit.proposal
+signs Anna admit.proposal
+execute=("$conclave" proposal execute admit.proposal --token demo --yes --pin env:CONCLAVE_DEMO_PIN)
+if "${execute[@]}" >refused.log 2>&1; then
+    echo "   one signature was enough" && exit 1
+fi
+lines 'refused' cat refused.log
+signs Ben admit.proposal
+lines '^Done' "${execute[@]}"
+
+say "10. Who approved what, verified as it prints"
+show "$conclave" domain history --token demo --out demo.history
+python3 -c 'b = bytearray(open("demo.history", "rb").read()); b[len(b) // 2] ^= 1; open("altered.history", "wb").write(b)'
+if "$conclave" domain history --file altered.history >refused.log 2>&1; then
+    echo "   an altered history was accepted" && exit 1
+fi
+echo "   The same history with one bit changed is refused:"
+lines conclave cat refused.log
+
 say "Done: everything worked."
