@@ -12,11 +12,12 @@ from conftest import MODULE, ROOT, need
 from cryptoki import Error, ck
 
 README = (ROOT / "README.md").read_text()
-USE = README.split("## Use it")[1].split("\n## ")[0]
+SECTIONS = ("Use it", "From one security officer to a quorum")
+USE = "".join(README.split(f"\n## {section}\n")[1].split("\n## ")[0] for section in SECTIONS)
 
 
 def blocks():
-    """(id, language, text) of each fenced block below a heading of the section."""
+    """(id, language, text) of each fenced block below a heading of the sections."""
     for part in USE.split("\n### ")[1:]:
         heading = part.splitlines()[0]
         for number, (language, text) in enumerate(re.findall(r"^```(sh|python)\n(.*?)^```", part, re.M | re.S)):
