@@ -69,6 +69,23 @@ impl SecretBuffer {
     }
 }
 
+/// A buffer of the caller's. What does not fit is counted and not written.
+pub(in crate::hsm) struct Cursor<'a> {
+    out: &'a mut [u8],
+    used: usize,
+}
+
+impl Sink for Cursor<'_> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        let end = self.used + bytes.len();
+        if let Some(place) = self.out.get_mut(self.used..end) {
+            place.copy_from_slice(bytes);
+        }
+        self.used = end;
+    }
+}
+
 /// Writes items one after the other. The caller keeps map keys in ascending order.
 pub(in crate::hsm) struct Encoder<S = Vec<u8>> {
     out: S,
@@ -82,6 +99,18 @@ impl Encoder {
 
     pub(in crate::hsm) fn finish(self) -> Vec<u8> {
         self.out
+    }
+}
+
+impl<'a> Encoder<Cursor<'a>> {
+    /// Into `out`.
+    pub(in crate::hsm) fn over(out: &'a mut [u8]) -> Self {
+        Self { out: Cursor { out, used: 0 } }
+    }
+
+    /// Bytes that were to be written so far: more than the buffer's if it was too short.
+    pub(in crate::hsm) fn used(&self) -> usize {
+        self.out.used
     }
 }
 
@@ -330,8 +359,13 @@ impl<'a> Decoder<'a> {
 
     /// The head of a map; read its pairs through what it gives.
     pub(in crate::hsm) fn map(&mut self) -> Decoded<Map<'_, 'a>> {
-        let left = self.head(MAP, "a map was expected")?;
+        let left = self.map_len()?;
         Ok(Map { decoder: self, left, last: &[] })
+    }
+
+    /// The head of a map that was checked before; the caller reads that many pairs.
+    pub(in crate::hsm) fn map_len(&mut self) -> Decoded<u64> {
+        self.head(MAP, "a map was expected")
     }
 
     pub(in crate::hsm) fn tag(&mut self, tag: u64) -> Decoded<()> {
@@ -512,6 +546,14 @@ mod tests {
             let mut ours = Encoder::new();
             encode(&mut ours, &value);
             prop_assert_eq!(&ours.finish(), &theirs);
+            let mut room = vec![0; theirs.len()];
+            let mut over = Encoder::over(&mut room);
+            encode(&mut over, &value);
+            prop_assert_eq!(over.used(), theirs.len());
+            prop_assert_eq!(&room, &theirs);
+            let mut none = Encoder::over(&mut []);
+            encode(&mut none, &value);
+            prop_assert_eq!(none.used(), theirs.len());
             let mut secret = Encoder::secret();
             encode(&mut secret, &value);
             let secret = secret.finish().unwrap();
