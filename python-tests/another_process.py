@@ -1,4 +1,5 @@
-"""What `ceremony.elsewhere` runs: logs in to a token and executes commands. JSON comes in and goes out."""
+"""What `ceremony.elsewhere` runs: logs in to a token, executes commands, and tells the history. JSON comes in
+and goes out."""
 
 import json
 import sys
@@ -19,7 +20,7 @@ def main():
             answers.append("CKR_OK")
         except Error as error:
             answers.append(str(error))
-    print(json.dumps(answers))
+    print(json.dumps([answers, session.domain.history().hex()]))
     module.finalize()
 
 

@@ -84,6 +84,10 @@ class Ceremony:
     def history(self):
         return History(self.domain.history())
 
+    def login_named(self, name, pin):
+        self.session.call("C_LoginUser", c_ulong(ck.CKU_USER), pin.encode(), c_ulong(len(pin)), name.encode(),
+                          c_ulong(len(name)))
+
     def logs_in(self):
         """That both PINs work, as they did."""
         for pin, user in (PIN, ck.CKU_USER), (SO_PIN, ck.CKU_SO):
@@ -159,7 +163,8 @@ def edit(database, script):
     done = subprocess.run([sys.executable, "-c", program, str(database)], input=json.dumps(script), text=True,
                           capture_output=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    answers, history = json.loads(done.stdout)
+    return answers, bytes.fromhex(history)
 
 
 def copy_of_home(home):
@@ -171,12 +176,13 @@ def copy_of_home(home):
 
 
 def elsewhere(home, label, *commands, pin=SO_PIN, user=ck.CKU_SO):
-    """Another process, with this data directory, logs in and executes commands; what it says of each:
-    the return code's name and the sentence, or "CKR_OK"."""
+    """Another process, with this data directory, logs in and executes commands. What it says of each (the
+    return code's name and the sentence, or "CKR_OK"), and the history then."""
     request = {"module": str(MODULE), "label": label, "pin": pin, "user": user,
                "commands": [command.hex() for command in commands]}
     done = subprocess.run([sys.executable, "another_process.py"], input=json.dumps(request), text=True, capture_output=True,
                           cwd=pathlib.Path(__file__).parent, env={**os.environ, "CONCLAVE_HOME": str(home)},
                           check=False, timeout=120)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    answers, history = json.loads(done.stdout)
+    return answers, bytes.fromhex(history)

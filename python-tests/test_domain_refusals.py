@@ -353,6 +353,13 @@ def test_other_encodings_of_the_payload(token):
                 token.domain.execute(cose.signed(CONTENT_TYPE, each, signatures))
 
 
+def test_too_large(token):
+    refuse(token, bytes(1 << 20 | 1), "the command is too large", "CKR_DATA_INVALID")
+    signatures = {n.to_bytes(32, "big"): bytes(96) for n in range(1025)}
+    payload = Command(token.command("trust key", KEY, True)).payload
+    refuse(token, cose.signed(CONTENT_TYPE, payload, signatures), "too many signatures", "CKR_DATA_INVALID")
+
+
 # Who governs
 
 
@@ -509,7 +516,7 @@ def test_a_forged_or_missing_log(module, damage, sentence):
     by = [token.anna, token.ben]
     token.execute("trust key", KEY, True, by=by)
     message = token.command("trust key", KEY, False, by=by)
-    assert elsewhere(os.environ["CONCLAVE_HOME"], token.label, message) == ["CKR_OK"]
+    assert elsewhere(os.environ["CONCLAVE_HOME"], token.label, message)[0] == ["CKR_OK"]
     held = rows(token)
     version = max(held[1])
     entry = bytes.fromhex(held[1][version])
@@ -552,7 +559,7 @@ def test_two_tokens_for_one_version(module, capfd):
     ours = token.command("trust key", b"a" * 16, True, by=by)
     theirs = token.command("trust key", b"b" * 16, True, by=by)
     home = copy_of_home(os.environ["CONCLAVE_HOME"])
-    assert elsewhere(home, token.label, theirs) == ["CKR_OK"]
+    assert elsewhere(home, token.label, theirs)[0] == ["CKR_OK"]
     token.domain.execute(ours)
     held, state = rows(token), token.state
     version = state.version

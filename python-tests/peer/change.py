@@ -72,30 +72,35 @@ def apply(old, name, arguments, at, results):
     return state
 
 
+def needs(old, name, arguments):
+    """What an HSM has to make for a command: whether a domain key, whether a replication key, and the
+    threshold and holders of a recovery set, or None."""
+    leaves = name in ("expel HSM", "recover domain")
+    keys = leaves or name in ("found domain", "rotate domain key"), leaves or name == "rotate RSK"
+    held = [each[0] for each in old.recovery.shares] if old.recovery else []
+    if name == "make recovery set":
+        threshold, holders = arguments
+    elif leaves and held:
+        threshold, holders = len(old.recovery.commitments), held
+    elif name == "remove operator" and arguments[0] in held:
+        threshold, holders = len(old.recovery.commitments), [each for each in held if each != arguments[0]]
+    elif name == "re-key operator" and claimed(arguments[0], old.domain, OPERATOR).id in held:
+        threshold, holders = len(old.recovery.commitments), held
+    else:
+        return *keys, None
+    persons = {_known(old.operators, holder, "the operator").person for holder in holders}
+    require(len(persons) == len(holders), "one person would hold two shares")
+    require(2 <= threshold <= len(holders), "too few hold a share")
+    return *keys, (threshold, holders)
+
+
 def _check_results(old, name, arguments, results):
     """Exactly those are there that the command needs."""
     domain_key, replication_key, recovery = results
-    leaves = name in ("expel HSM", "recover domain")
-    needs = domain_key is not None, replication_key is not None
-    expected = leaves or name in ("found domain", "rotate domain key"), leaves or name == "rotate RSK"
-    require(needs == expected, "a domain or replication key is missing or too much")
-    holders = [each[0] for each in old.recovery.shares] if old.recovery else []
-    threshold = len(old.recovery.commitments) if old.recovery else 0
-    if name == "make recovery set":
-        threshold, holders = arguments
-    elif name == "remove operator" and arguments[0] in holders:
-        holders.remove(arguments[0])
-    elif name == "re-key operator" and claimed(arguments[0], old.domain, OPERATOR).id in holders:
-        pass
-    elif not leaves:
-        holders = []
-    require((recovery is not None) == bool(holders), "a recovery set is missing or too much")
-    if recovery is not None:
-        persons = {_known(old.operators, holder, "the operator").person for holder in holders}
-        require(len(persons) == len(holders), "one person would hold two shares")
-        require(2 <= threshold <= len(holders), "too few hold a share")
-        require([each[0] for each in recovery.shares] == holders, "the shares are others'")
-        require(len(recovery.commitments) == threshold, "another number of shares opens the recovery set")
+    *keys, sharing = needs(old, name, arguments)
+    require([domain_key is not None, replication_key is not None] == keys, "a key is missing or too much")
+    made = recovery and (len(recovery.commitments), [each[0] for each in recovery.shares])
+    require(made == sharing, "the recovery set is not the one that is needed")
 
 
 def rotate(state, key, at, retain):

@@ -42,9 +42,13 @@ class Party:
         self.signing = new_key()
         self.agreement = None if party == HOST else new_key()
 
+    @staticmethod
+    def kid_of(public):
+        return sha256(public)
+
     @property
     def kid(self):
-        return sha256(spki(self.signing))
+        return self.kid_of(spki(self.signing))
 
     def identity(self):
         return Identity(self.party, self.id, self.name, spki(self.signing), self.agreement and spki(self.agreement))
