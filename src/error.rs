@@ -43,6 +43,33 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// The standard's return codes, and the vendor's: of managed keys, named as the model system names
+/// its errors.
+mod codes {
+    pub(super) use cryptoki_sys::*;
+
+    const KMS_R: CK_RV = CKR_VENDOR_DEFINED | 0x4B4D_5300;
+    pub(super) const KMS_R_DISABLED: CK_RV = KMS_R + 1;
+    pub(super) const KMS_R_INVALID_STATE: CK_RV = KMS_R + 2;
+    pub(super) const KMS_R_UNSUPPORTED: CK_RV = KMS_R + 3;
+    pub(super) const KMS_R_LIMIT_EXCEEDED: CK_RV = KMS_R + 4;
+    pub(super) const KMS_R_NOT_FOUND: CK_RV = KMS_R + 5;
+    pub(super) const KMS_R_ALREADY_EXISTS: CK_RV = KMS_R + 6;
+    pub(super) const KMS_R_INVALID_ALIAS_NAME: CK_RV = KMS_R + 7;
+    pub(super) const KMS_R_INVALID_TAG: CK_RV = KMS_R + 8;
+    pub(super) const KMS_R_INVALID_KEY_USAGE: CK_RV = KMS_R + 9;
+    pub(super) const KMS_R_INCORRECT_KEY: CK_RV = KMS_R + 10;
+    pub(super) const KMS_R_INVALID_CIPHERTEXT: CK_RV = KMS_R + 11;
+    pub(super) const KMS_R_KEY_UNAVAILABLE: CK_RV = KMS_R + 12;
+    pub(super) const KMS_R_INVALID_IMPORT_TOKEN: CK_RV = KMS_R + 13;
+    pub(super) const KMS_R_EXPIRED_IMPORT_TOKEN: CK_RV = KMS_R + 14;
+    pub(super) const KMS_R_INCORRECT_KEY_MATERIAL: CK_RV = KMS_R + 15;
+    pub(super) const KMS_R_MALFORMED_POLICY: CK_RV = KMS_R + 16;
+    pub(super) const KMS_R_INVALID_GRANT: CK_RV = KMS_R + 17;
+    pub(super) const KMS_R_ACCESS_DENIED: CK_RV = KMS_R + 18;
+    pub(super) const KMS_R_DRY_RUN: CK_RV = KMS_R + 19;
+}
+
 macro_rules! kinds {
     ($($name:ident = $rv:ident, $text:literal;)*) => {
         /// Every way a call can fail. The mapping to `CK_RV` is one to one.
@@ -52,10 +79,10 @@ macro_rules! kinds {
         impl ErrorKind {
             /// The return code of the C ABI (PKCS#11 3.2 §5.1).
             pub fn rv(self) -> ck::CK_RV {
-                match self { $(Self::$name => ck::$rv,)* }
+                match self { $(Self::$name => codes::$rv,)* }
             }
 
-            /// The code's name in the standard.
+            /// The code's name in the standard, or in `conclave.h`.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$name => stringify!($rv),)* }
             }
@@ -161,4 +188,23 @@ kinds! {
     WrappingKeyHandleInvalid = CKR_WRAPPING_KEY_HANDLE_INVALID, "the wrapping key's handle is not valid";
     WrappingKeySizeRange = CKR_WRAPPING_KEY_SIZE_RANGE, "the wrapping key has a size the mechanism does not take";
     WrappingKeyTypeInconsistent = CKR_WRAPPING_KEY_TYPE_INCONSISTENT, "the wrapping key's type does not fit the mechanism";
+    KmsDisabled = KMS_R_DISABLED, "the key is disabled";
+    KmsInvalidState = KMS_R_INVALID_STATE, "the key's state does not allow this";
+    KmsUnsupported = KMS_R_UNSUPPORTED, "keys of this kind do not support this";
+    KmsLimitExceeded = KMS_R_LIMIT_EXCEEDED, "a limit is reached";
+    KmsNotFound = KMS_R_NOT_FOUND, "there is no such key, alias or grant";
+    KmsAlreadyExists = KMS_R_ALREADY_EXISTS, "it exists already";
+    KmsInvalidAliasName = KMS_R_INVALID_ALIAS_NAME, "the alias is not a valid name";
+    KmsInvalidTag = KMS_R_INVALID_TAG, "a tag is not valid";
+    KmsInvalidKeyUsage = KMS_R_INVALID_KEY_USAGE, "the key is not for this usage";
+    KmsIncorrectKey = KMS_R_INCORRECT_KEY, "another key encrypted this";
+    KmsInvalidCiphertext = KMS_R_INVALID_CIPHERTEXT, "the ciphertext or its encryption context is not valid";
+    KmsKeyUnavailable = KMS_R_KEY_UNAVAILABLE, "the version of the key is not available";
+    KmsInvalidImportToken = KMS_R_INVALID_IMPORT_TOKEN, "the import token is not valid for the key";
+    KmsExpiredImportToken = KMS_R_EXPIRED_IMPORT_TOKEN, "the import token has expired";
+    KmsIncorrectKeyMaterial = KMS_R_INCORRECT_KEY_MATERIAL, "the material is not what was imported into the key before";
+    KmsMalformedPolicy = KMS_R_MALFORMED_POLICY, "the policy is not valid";
+    KmsInvalidGrant = KMS_R_INVALID_GRANT, "the grant is not valid";
+    KmsAccessDenied = KMS_R_ACCESS_DENIED, "the key's policy does not allow this";
+    KmsDryRun = KMS_R_DRY_RUN, "the request would have been carried out";
 }

@@ -1,4 +1,10 @@
-//! Managed keys: the life cycle of a cloud KMS key inside a token.
+//! Managed keys: the life cycle of a cloud KMS key inside a token. Pure functions of a key's
+//! attributes, the request and the time; sealing and storing is the caller's.
 
+mod attributes;
 mod context;
 mod envelope;
+mod refused;
+mod states;
+
+use refused::{Answer, Reason};

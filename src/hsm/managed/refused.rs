@@ -1,0 +1,84 @@
+//! Why a request about a managed key is refused. Nothing has changed then.
+
+use std::borrow::Cow;
+
+use crate::error::{Error, ErrorKind};
+
+/// A reason. A `KMS_` function gives its vendor code, `KMS_R_*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::hsm) enum Reason {
+    Disabled,
+    InvalidState,
+    Unsupported,
+    LimitExceeded,
+    NotFound,
+    InvalidTag,
+    InvalidKeyUsage,
+    IncorrectKeyMaterial,
+    /// An argument out of range, which is no matter of the key: CKR_ARGUMENTS_BAD everywhere.
+    Arguments,
+    /// A sealed record that says what no HSM writes: CKR_DEVICE_ERROR everywhere.
+    Damaged,
+}
+
+impl Reason {
+    pub(in crate::hsm) fn with(self, detail: impl Into<Cow<'static, str>>) -> Refused {
+        Refused { reason: self, detail: detail.into() }
+    }
+
+    fn kind(self) -> ErrorKind {
+        match self {
+            Self::Disabled => ErrorKind::KmsDisabled,
+            Self::InvalidState => ErrorKind::KmsInvalidState,
+            Self::Unsupported => ErrorKind::KmsUnsupported,
+            Self::LimitExceeded => ErrorKind::KmsLimitExceeded,
+            Self::NotFound => ErrorKind::KmsNotFound,
+            Self::InvalidTag => ErrorKind::KmsInvalidTag,
+            Self::InvalidKeyUsage => ErrorKind::KmsInvalidKeyUsage,
+            Self::IncorrectKeyMaterial => ErrorKind::KmsIncorrectKeyMaterial,
+            Self::Arguments => ErrorKind::ArgumentsBad,
+            Self::Damaged => ErrorKind::DeviceError,
+        }
+    }
+
+    /// What a function of the standard gives, whose callers know no vendor codes.
+    fn standard_kind(self) -> ErrorKind {
+        match self {
+            Self::Disabled | Self::InvalidState | Self::Unsupported | Self::InvalidKeyUsage => {
+                ErrorKind::KeyFunctionNotPermitted
+            }
+            Self::LimitExceeded | Self::InvalidTag => ErrorKind::AttributeValueInvalid,
+            Self::NotFound => ErrorKind::KeyHandleInvalid,
+            Self::IncorrectKeyMaterial => ErrorKind::WrappedKeyInvalid,
+            Self::Arguments => ErrorKind::ArgumentsBad,
+            Self::Damaged => ErrorKind::DeviceError,
+        }
+    }
+}
+
+/// A refusal with its sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::hsm) struct Refused {
+    reason: Reason,
+    detail: Cow<'static, str>,
+}
+
+impl Refused {
+    pub(in crate::hsm) fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The error of a `C_` function.
+    pub(in crate::hsm) fn into_standard(self) -> Error {
+        self.reason.standard_kind().with(self.detail)
+    }
+}
+
+/// The error of a `KMS_` function.
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        refused.reason.kind().with(refused.detail)
+    }
+}
+
+pub(super) type Answer<T> = Result<T, Refused>;
