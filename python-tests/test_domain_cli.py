@@ -4,6 +4,7 @@ operators, one with keys in a file, one with keys in SoftHSM2, one with keys in 
 import json
 import os
 import pathlib
+import pty
 import shutil
 import subprocess
 import time
@@ -341,6 +342,24 @@ def test_an_older_copy_is_brought_forward(ceremony, founded, tmp_path):
     assert status == REFUSED and "nothing newer" in said
 
 
+@pytest.mark.parametrize("typed, status", [("rotate RSK", 0), ("yes", 1)])
+def test_what_is_executed_is_read_and_confirmed(ceremony, typed, status):
+    ceremony.conclave("proposal", "new", "rotate-rsk", "--out", "rsk.proposal")
+    ceremony.signs("Cleo", "rsk.proposal")
+    before = ceremony.json("domain", "show")["version"]
+    master, terminal = pty.openpty()
+    child = subprocess.Popen([CONCLAVE, "proposal", "execute", "rsk.proposal", "--pin", "pass:1234"], stdin=terminal,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ceremony.papers,
+                             env={**os.environ, "CONCLAVE_HOME": str(ceremony.home)})
+    os.close(terminal)
+    os.write(master, typed.encode() + b"\n")
+    out, err = child.communicate(timeout=60)
+    os.close(master)
+    assert child.returncode == status and b'Type "rotate RSK"' in err and b"replication signing key" in err
+    assert (b"Done: rotate RSK" in out) == (status == 0)
+    assert ceremony.json("domain", "show")["version"] - before == (status == 0)
+
+
 def test_papers_travel_through_pipes(ceremony):
     made = subprocess.run([CONCLAVE, "proposal", "new", "rotate-rsk", "--out", "-"], capture_output=True, check=True,
                           cwd=ceremony.papers, env={**os.environ, "CONCLAVE_HOME": str(ceremony.home)})
@@ -376,7 +395,7 @@ def test_a_failure_says_what_and_what_to_do(ceremony, args, status, words):
 COMMANDS = {
     "domain": ["found", "show", "export", "history", "import", "rotate", "reseal", "lost"],
     "domain recovery": ["make", "begin", "contribute", "finish"],
-    "operator": ["keygen", "show", "claim", "rekey"],
+    "operator": ["keygen", "show", "claim", "check", "rekey"],
     "proposal": ["new", "list", "show", "sign", "merge", "submit", "withdraw", "execute"],
     "user": ["set-pin"],
 }
