@@ -151,7 +151,7 @@ def public(token):
 
 def edit(database, script):
     """Runs SQL on a database file in another process: two copies of SQLite in one process would drop
-    each other's locks. Blobs are given as x'hex'. The rows of the last statement, blobs as bytes."""
+    each other's locks. Blobs are given as x'hex'. The rows of the last statement, blobs in hexadecimal."""
     program = (
         "import sqlite3, sys, json\n"
         "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -163,8 +163,7 @@ def edit(database, script):
     done = subprocess.run([sys.executable, "-c", program, str(database)], input=json.dumps(script), text=True,
                           capture_output=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
-    answers, history = json.loads(done.stdout)
-    return answers, bytes.fromhex(history)
+    return json.loads(done.stdout)
 
 
 def copy_of_home(home):
