@@ -3,8 +3,14 @@
 
 mod attributes;
 mod context;
+mod creation;
+mod describe;
 mod envelope;
+mod lifecycle;
+mod metadata;
 mod refused;
+mod spec;
 mod states;
+mod tags;
 
-use refused::{Answer, Reason};
+use refused::{Answer, Reason, Refused};

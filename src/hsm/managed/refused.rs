@@ -15,6 +15,8 @@ pub(in crate::hsm) enum Reason {
     InvalidTag,
     InvalidKeyUsage,
     IncorrectKeyMaterial,
+    /// An attribute that nobody sets: CKR_ATTRIBUTE_READ_ONLY everywhere.
+    ReadOnly,
     /// An argument out of range, which is no matter of the key: CKR_ARGUMENTS_BAD everywhere.
     Arguments,
     /// A sealed record that says what no HSM writes: CKR_DEVICE_ERROR everywhere.
@@ -36,6 +38,7 @@ impl Reason {
             Self::InvalidTag => ErrorKind::KmsInvalidTag,
             Self::InvalidKeyUsage => ErrorKind::KmsInvalidKeyUsage,
             Self::IncorrectKeyMaterial => ErrorKind::KmsIncorrectKeyMaterial,
+            Self::ReadOnly => ErrorKind::AttributeReadOnly,
             Self::Arguments => ErrorKind::ArgumentsBad,
             Self::Damaged => ErrorKind::DeviceError,
         }
@@ -50,6 +53,7 @@ impl Reason {
             Self::LimitExceeded | Self::InvalidTag => ErrorKind::AttributeValueInvalid,
             Self::NotFound => ErrorKind::KeyHandleInvalid,
             Self::IncorrectKeyMaterial => ErrorKind::WrappedKeyInvalid,
+            Self::ReadOnly => ErrorKind::AttributeReadOnly,
             Self::Arguments => ErrorKind::ArgumentsBad,
             Self::Damaged => ErrorKind::DeviceError,
         }

@@ -1,0 +1,357 @@
+//! Making managed keys and new versions of their material. The material itself comes from the same
+//! code as that of ordinary keys.
+
+use cryptoki_sys as ck;
+use sha2::{Digest, Sha256};
+
+use super::attributes::{CKA_KMS_CREATED, CKA_KMS_KEY_ID, CKA_KMS_VERSION, KeyState, Origin, Usage};
+use super::lifecycle::check_description;
+use super::metadata::{Imported, KeyId, Managed};
+use super::spec::{Purpose, Spec};
+use super::tags::Tags;
+use super::{Answer, Reason};
+use crate::error::{ErrorKind, Result};
+use crate::hsm::command::ObjectId;
+use crate::hsm::crypto::SecretBytes;
+use crate::hsm::key::{Key, Secrets};
+use crate::hsm::params::Mechanism;
+use crate::hsm::value::{AttributeType, Attributes, Raw, Template, Value};
+use crate::hsm::{build, draft, mechanism, record};
+
+/// What a new key is to be.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::hsm) struct Request<'a> {
+    /// Either name of a spec.
+    pub(in crate::hsm) spec: &'a str,
+    /// None where the spec has one usage only.
+    pub(in crate::hsm) usage: Option<Usage>,
+    pub(in crate::hsm) origin: Origin,
+    pub(in crate::hsm) multi_region: bool,
+    pub(in crate::hsm) label: &'a str,
+    pub(in crate::hsm) description: &'a str,
+    pub(in crate::hsm) tags: &'a [(&'a str, &'a str)],
+    /// The principal that asks for it.
+    pub(in crate::hsm) owner: &'a str,
+}
+
+/// A managed key that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::hsm) struct Creation {
+    pub(in crate::hsm) managed: Managed,
+    pub(in crate::hsm) templates: Templates,
+}
+
+/// What a program of the standard sees of a managed key: one object, or two with the same managed
+/// attributes. They are stored, changed and deleted together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::hsm) enum Templates {
+    Secret(Attributes),
+    Pair { public: Attributes, private: Attributes },
+}
+
+/// A managed key with its material.
+pub(in crate::hsm) enum Made {
+    Secret(Key),
+    Pair { public: Key, private: Key },
+}
+
+impl Creation {
+    /// `random` makes the key id.
+    pub(in crate::hsm) fn new(request: &Request<'_>, random: [u8; 16], now: u64) -> Answer<Self> {
+        let spec = Spec::named(request.spec).ok_or_else(|| Reason::Arguments.with("there is no such key spec"))?;
+        let purpose = match (request.usage, spec.purposes) {
+            (Some(usage), _) => spec.purpose(usage).ok_or_else(|| {
+                Reason::Arguments.with(format!("keys of the spec {} are not for {}", spec.name, usage.name()))
+            })?,
+            (None, [only]) => only,
+            (None, _) => {
+                return Err(Reason::Arguments.with(format!("keys of the spec {} need a usage", spec.name)));
+            }
+        };
+        check_description(request.description)?;
+        let managed = Managed {
+            id: KeyId::new(random, request.multi_region),
+            usage: purpose.usage,
+            spec,
+            origin: request.origin,
+            owner: request.owner.to_owned(),
+            created: now,
+            state: KeyState::Enabled,
+            description: request.description.to_owned(),
+            tags: Tags::default().with(request.tags)?,
+            version: 1,
+            rotated: None,
+            rotation: None,
+            deletion: None,
+            imported: Imported::default(),
+        };
+        let templates = Templates::new(spec, purpose, managed.id(), request.label);
+        Ok(Self { managed, templates })
+    }
+
+    /// The key with material made here.
+    pub(in crate::hsm) fn generate(&self) -> Result<Made> {
+        let mechanism = Mechanism::new(self.managed.spec.generator);
+        let row = mechanism::row(mechanism.kind)?;
+        let finish = |mut key: Key| {
+            self.managed.write(&mut key.attributes);
+            key
+        };
+        match &self.templates {
+            Templates::Secret(attributes) => {
+                let values = draft::encode_values(attributes);
+                let key = build::generate(row, &mechanism, &as_given(attributes, &values))?;
+                Ok(Made::Secret(finish(key)))
+            }
+            Templates::Pair { public, private } => {
+                let values = (draft::encode_values(public), draft::encode_values(private));
+                let templates = (as_given(public, &values.0), as_given(private, &values.1));
+                let (public, private) = build::generate_pair(row, &mechanism, &templates.0, &templates.1)?;
+                Ok(Made::Pair { public: finish(public), private: finish(private) })
+            }
+        }
+    }
+
+    /// The key that waits for material to be imported: of a pair, the private half; the public half
+    /// is made with the material.
+    pub(in crate::hsm) fn without_material(&self) -> Key {
+        let (Templates::Secret(template) | Templates::Pair { private: template, .. }) = &self.templates;
+        let mut attributes = template.clone();
+        for kind in [ck::CKA_LOCAL, ck::CKA_ALWAYS_SENSITIVE, ck::CKA_NEVER_EXTRACTABLE] {
+            attributes.set(kind, Value::Bool(false));
+        }
+        self.managed.write(&mut attributes);
+        Key::new(attributes, Secrets::new())
+    }
+}
+
+impl Templates {
+    fn new(spec: &Spec, purpose: &Purpose, id: &KeyId, label: &str) -> Self {
+        let usage = purpose.usage;
+        let common = |class, able: &[(AttributeType, bool)]| -> Attributes {
+            let fixed = [
+                (ck::CKA_CLASS, Value::Ulong(class)),
+                (ck::CKA_KEY_TYPE, Value::Ulong(spec.key_type)),
+                (ck::CKA_TOKEN, Value::Bool(true)),
+                // Also a public half: what cannot be verified before the login could be in any state.
+                (ck::CKA_PRIVATE, Value::Bool(true)),
+                (ck::CKA_MODIFIABLE, Value::Bool(true)),
+                (ck::CKA_COPYABLE, Value::Bool(false)),
+                (ck::CKA_DESTROYABLE, Value::Bool(false)),
+                (ck::CKA_LABEL, Value::Bytes(label.as_bytes().to_vec())),
+                (ck::CKA_ID, Value::Bytes(id.as_str().as_bytes().to_vec())),
+                (ck::CKA_ALLOWED_MECHANISMS, Value::Mechanisms(purpose.mechanisms.to_vec())),
+            ];
+            let flags = able.iter().map(|(kind, able)| (*kind, Value::Bool(*able)));
+            fixed.into_iter().chain(flags).collect()
+        };
+        let encrypts = usage == Usage::EncryptDecrypt;
+        let signs = usage == Usage::SignVerify;
+        let agrees = usage == Usage::KeyAgreement;
+        let hidden = [(ck::CKA_SENSITIVE, true), (ck::CKA_EXTRACTABLE, false)];
+        if spec.is_symmetric() {
+            let macs = usage == Usage::GenerateVerifyMac;
+            let flags = [
+                (ck::CKA_ENCRYPT, encrypts),
+                (ck::CKA_DECRYPT, encrypts),
+                (ck::CKA_SIGN, macs),
+                (ck::CKA_VERIFY, macs),
+                (ck::CKA_WRAP, false),
+                (ck::CKA_UNWRAP, false),
+                (ck::CKA_DERIVE, false),
+            ];
+            let mut secret = common(ck::CKO_SECRET_KEY, &[&flags[..], &hidden].concat());
+            spec.parametrize(&mut secret);
+            return Self::Secret(secret);
+        }
+        let mut public = common(
+            ck::CKO_PUBLIC_KEY,
+            &[
+                (ck::CKA_ENCRYPT, encrypts),
+                (ck::CKA_VERIFY, signs),
+                (ck::CKA_VERIFY_RECOVER, false),
+                (ck::CKA_WRAP, false),
+                (ck::CKA_DERIVE, false),
+            ],
+        );
+        spec.parametrize(&mut public);
+        let flags = [
+            (ck::CKA_DECRYPT, encrypts),
+            (ck::CKA_SIGN, signs),
+            (ck::CKA_SIGN_RECOVER, false),
+            (ck::CKA_UNWRAP, false),
+            (ck::CKA_DERIVE, agrees),
+        ];
+        let private = common(ck::CKO_PRIVATE_KEY, &[&flags[..], &hidden].concat());
+        Self::Pair { public, private }
+    }
+
+    /// The templates of a key that exists, for its material to be imported with.
+    pub(in crate::hsm) fn of(key: &Attributes) -> Answer<Self> {
+        let managed = Managed::read(key)?;
+        let label = key.bytes(ck::CKA_LABEL).and_then(|label| std::str::from_utf8(label).ok()).unwrap_or_default();
+        let purpose =
+            managed.spec.purpose(managed.usage).ok_or_else(|| Reason::Damaged.with("a key of another usage"))?;
+        Ok(Self::new(managed.spec, purpose, managed.id(), label))
+    }
+}
+
+/// A new version of a symmetric key: the key with new material, and the key of what the version
+/// before it encrypted, to be stored under [`version_object`].
+pub(in crate::hsm) fn rotate(key: &Key, object: &ObjectId, now: u64) -> Result<(Key, Key)> {
+    let managed = Managed::read(&key.attributes)?;
+    let rotated = managed.rotate(now)?;
+    let Templates::Secret(template) = Templates::of(&key.attributes)? else {
+        return Err(ErrorKind::GeneralError.with("a pair does not rotate"));
+    };
+    let values = draft::encode_values(&template);
+    let generator = Mechanism::new(managed.spec.generator);
+    let fresh = build::generate(mechanism::row(generator.kind)?, &generator, &as_given(&template, &values))?;
+    let mut attributes = key.attributes.clone();
+    match fresh.attributes.get(ck::CKA_CHECK_VALUE) {
+        Some(check_value) => attributes.set(ck::CKA_CHECK_VALUE, check_value.clone()),
+        None => {
+            attributes.remove(ck::CKA_CHECK_VALUE);
+        }
+    }
+    rotated.write(&mut attributes);
+    let new = Key::from_parts((attributes, fresh.secrets, key.marks));
+    Ok((new, retired(key, &managed, object)?))
+}
+
+/// The material of a version that is no longer the newest. No function of the standard works with
+/// it, and a search by label or id does not find it.
+fn retired(key: &Key, managed: &Managed, object: &ObjectId) -> Result<Key> {
+    let text = |text: &str| Value::Bytes(text.as_bytes().to_vec());
+    let mut attributes: Attributes = [
+        (ck::CKA_CLASS, Value::Ulong(ck::CKO_SECRET_KEY)),
+        (ck::CKA_KEY_TYPE, Value::Ulong(managed.spec.key_type)),
+        (ck::CKA_TOKEN, Value::Bool(true)),
+        (ck::CKA_PRIVATE, Value::Bool(true)),
+        (ck::CKA_SENSITIVE, Value::Bool(true)),
+        (ck::CKA_EXTRACTABLE, Value::Bool(false)),
+        (ck::CKA_MODIFIABLE, Value::Bool(false)),
+        (ck::CKA_COPYABLE, Value::Bool(false)),
+        (ck::CKA_DESTROYABLE, Value::Bool(false)),
+        (ck::CKA_UNIQUE_ID, text(&record::hex(&version_object(object, managed.version)))),
+        (CKA_KMS_KEY_ID, text(managed.id.as_str())),
+        (CKA_KMS_VERSION, Value::Ulong(managed.version)),
+        (CKA_KMS_CREATED, Value::Ulong(managed.rotated.unwrap_or(managed.created))),
+    ]
+    .into_iter()
+    .collect();
+    if let Some(check_value) = key.attributes.get(ck::CKA_CHECK_VALUE) {
+        attributes.set(ck::CKA_CHECK_VALUE, check_value.clone());
+    }
+    let mut secrets = Secrets::new();
+    secrets.set(ck::CKA_VALUE, SecretBytes::copy_of(key.secret(ck::CKA_VALUE)?)?);
+    Ok(Key::new(attributes, secrets))
+}
+
+/// The object id of an older version's record, of the key's object id.
+pub(in crate::hsm) fn version_object(object: &ObjectId, version: u64) -> ObjectId {
+    let digest = Sha256::new().chain_update(b"version").chain_update(object).chain_update(version.to_be_bytes());
+    let mut id = ObjectId::default();
+    id.copy_from_slice(&digest.finalize()[..16]);
+    id
+}
+
+/// A template as a caller would have given it, over the encoded values.
+pub(in crate::hsm) fn as_given<'a>(attributes: &Attributes, values: &'a [Vec<u8>]) -> Template<'a> {
+    Template(attributes.iter().zip(values).map(|((kind, _), value)| (kind, Raw::Bytes(value))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hsm::managed::attributes::CKA_KMS_MANAGED;
+    use crate::hsm::managed::lifecycle::tests::{NOW, request};
+    use crate::hsm::managed::spec::Size;
+    use crate::hsm::managed::states::{self, Action};
+
+    fn of_spec(spec: &'static Spec, purpose: &Purpose) -> Creation {
+        let request = Request { spec: spec.name, usage: Some(purpose.usage), ..request() };
+        Creation::new(&request, [3; 16], NOW).unwrap()
+    }
+
+    #[test]
+    fn every_spec_makes_keys_that_its_mechanisms_take() {
+        for (spec, purpose) in Spec::ALL.iter().flat_map(|spec| spec.purposes.iter().map(move |p| (spec, p))) {
+            for kind in purpose.mechanisms {
+                let row = mechanism::row(*kind).unwrap();
+                assert!(row.key_types.contains(&spec.key_type), "{} {}", spec.name, row.name);
+                let able = match purpose.usage {
+                    Usage::EncryptDecrypt => row.cipher.is_some(),
+                    Usage::SignVerify | Usage::GenerateVerifyMac => row.sign.is_some(),
+                    Usage::KeyAgreement => row.derive.is_some(),
+                };
+                assert!(able, "{} {}", spec.name, row.name);
+            }
+            if matches!(spec.size, Size::Modulus(3072 | 4096)) {
+                continue;
+            }
+            let creation = of_spec(spec, purpose);
+            let keys = match creation.generate().unwrap() {
+                Made::Secret(key) => vec![key],
+                Made::Pair { public, private } => vec![public, private],
+            };
+            for key in &keys {
+                let has = |kind| key.attributes.flag(kind);
+                assert!(has(ck::CKA_PRIVATE) && has(ck::CKA_TOKEN) && has(ck::CKA_LOCAL), "{}", spec.name);
+                assert!(!has(ck::CKA_COPYABLE) && !has(ck::CKA_DESTROYABLE), "{}", spec.name);
+                assert!(!has(ck::CKA_WRAP) && !has(ck::CKA_UNWRAP), "{}", spec.name);
+                assert_eq!(Managed::read(&key.attributes).as_ref(), Ok(&creation.managed));
+                assert!(spec.fits(&key.attributes), "{}", spec.name);
+                assert!(states::check(&key.attributes, Action::Describe, NOW).is_ok());
+            }
+            let hidden = keys.last().unwrap();
+            for kind in [ck::CKA_SENSITIVE, ck::CKA_ALWAYS_SENSITIVE, ck::CKA_NEVER_EXTRACTABLE] {
+                assert!(hidden.attributes.flag(kind), "{}", spec.name);
+            }
+            let other = Spec::ALL.iter().filter(|other| *other != spec).find(|other| other.fits(&hidden.attributes));
+            assert_eq!(other, None, "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_made() {
+        let refused = |request: Request<'_>| Creation::new(&request, [0; 16], NOW).unwrap_err().reason();
+        assert_eq!(refused(Request { spec: "AES_512", ..request() }), Reason::Arguments);
+        assert_eq!(refused(Request { spec: "", ..request() }), Reason::Arguments);
+        assert_eq!(refused(Request { usage: Some(Usage::SignVerify), ..request() }), Reason::Arguments);
+        assert_eq!(refused(Request { spec: "RSA_2048", usage: None, ..request() }), Reason::Arguments);
+        assert_eq!(refused(Request { description: &"x".repeat(8193), ..request() }), Reason::Arguments);
+        assert_eq!(refused(Request { tags: &[("", "x")], ..request() }), Reason::InvalidTag);
+    }
+
+    #[test]
+    fn a_rotation_keeps_what_was_encrypted_readable() {
+        let Made::Secret(first) = of_spec(&Spec::ALL[0], &Spec::ALL[0].purposes[0]).generate().unwrap() else {
+            panic!()
+        };
+        let object = [9; 16];
+        let (second, retired) = rotate(&first, &object, NOW + 5).unwrap();
+        let value = |key: &Key| key.secret(ck::CKA_VALUE).unwrap().to_vec();
+        assert_eq!(value(&retired), value(&first));
+        assert_ne!(value(&second), value(&first));
+        assert_eq!(Managed::read(&second.attributes).unwrap().version(), 2);
+        assert_ne!(second.attributes.get(ck::CKA_CHECK_VALUE), first.attributes.get(ck::CKA_CHECK_VALUE));
+        assert_eq!(second.marks, first.marks);
+        assert!(!retired.attributes.flag(CKA_KMS_MANAGED) && !retired.attributes.flag(ck::CKA_DECRYPT));
+        assert_eq!(retired.attributes.ulong(CKA_KMS_VERSION), Some(1));
+        let (_, retired) = rotate(&second, &object, NOW + 9).unwrap();
+        assert_eq!(retired.attributes.ulong(CKA_KMS_CREATED), Some(NOW + 5));
+        assert_ne!(version_object(&object, 1), version_object(&object, 2));
+    }
+
+    #[test]
+    fn a_key_without_material_knows_what_material_it_takes() {
+        let request = Request { spec: "ECC_NIST_P256", origin: Origin::External, ..request() };
+        let request = Request { usage: Some(Usage::KeyAgreement), ..request };
+        let creation = Creation::new(&request, [1; 16], NOW).unwrap();
+        let key = creation.without_material();
+        assert!(key.secrets.is_empty());
+        assert_eq!(Managed::read(&key.attributes).unwrap().state_at(NOW), KeyState::PendingImport);
+        assert_eq!(Templates::of(&key.attributes).unwrap(), creation.templates);
+    }
+}
