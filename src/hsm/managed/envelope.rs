@@ -272,7 +272,7 @@ impl Header<'_> {
 }
 
 /// Key, IV and commitment of one blob.
-struct Keys(Zeroizing<[u8; Keys::LEN]>);
+struct Keys(Zeroizing<[u8; Self::LEN]>);
 
 impl Keys {
     const LEN: usize = KEY_LEN + IV_LEN + COMMITMENT_LEN;
@@ -286,7 +286,7 @@ impl Keys {
     }
 
     fn commitment(&self) -> &[u8; COMMITMENT_LEN] {
-        const { assert!(Keys::LEN - COMMITMENT_LEN == KEY_LEN + IV_LEN) };
+        const { assert!(Self::LEN - COMMITMENT_LEN == KEY_LEN + IV_LEN) };
         // The array is long enough, as asserted.
         self.0.last_chunk().unwrap_or(&[0; COMMITMENT_LEN])
     }

@@ -155,7 +155,8 @@ fn only_one_encoding_is_taken() {
         encode(&Cbor::Tag(16, Box::new(Cbor::Array(parts))))
     };
     let empty = || Cbor::Map(Vec::new());
-    let with = |change: &dyn Fn(&mut Vec<(Cbor, Cbor)>)| {
+    type Pairs = Vec<(Cbor, Cbor)>;
+    let with = |change: &dyn Fn(&mut Pairs)| {
         let mut changed = header.clone();
         change(&mut changed);
         message(encode(&Cbor::Map(changed)), empty())
