@@ -250,6 +250,9 @@ static UNUSED CK_SLOT_ID free_slot(void) {
     CK_SLOT_ID slots[64];
     CK_ULONG n = COUNT(slots);
     CK_TOKEN_INFO info;
+    /* With a NULL list the module looks anew. */
+    if (p11->C_GetSlotList(CK_TRUE, NULL, &n) != CKR_OK) return (CK_SLOT_ID)-1;
+    n = COUNT(slots);
     if (p11->C_GetSlotList(CK_TRUE, slots, &n) != CKR_OK) return (CK_SLOT_ID)-1;
     for (CK_ULONG i = 0; i < n; i++)
         if (p11->C_GetTokenInfo(slots[i], &info) == CKR_OK && !(info.flags & CKF_TOKEN_INITIALIZED)) return slots[i];
