@@ -36,7 +36,8 @@ pub(super) struct Object {
 }
 
 enum Home {
-    /// With an even value of the store's counter at which the record was the current one.
+    /// With an even value of the store's counter up to which the record is known to be the current
+    /// one, but for a commit under way.
     Token(AtomicU64),
     Session,
     BuiltIn,
@@ -70,19 +71,30 @@ impl Object {
         matches!(self.home, Home::BuiltIn)
     }
 
-    /// Whether this is still the object's current version. Costs two loads.
+    /// Whether this is still the object's current version. Costs two loads, or a few more when
+    /// others write to the token.
     #[inline]
     fn is_current(&self, token: &Token, epoch: u32) -> bool {
         match &self.home {
             Home::Token(current_at) => {
-                let counter = token.store.counter();
-                counter & 1 == 0 && counter == current_at.load(Ordering::Acquire) && self.epoch == epoch
+                let (counter, known) = (token.store.counter(), current_at.load(Ordering::Acquire));
+                self.epoch == epoch && (counter & 1 == 0 && counter == known || self.is_unchanged(token, current_at))
             }
             Home::Session => {
                 !self.gone.load(Ordering::Acquire) && (!self.record.columns.private || self.epoch == epoch)
             }
             Home::BuiltIn => true,
         }
+    }
+
+    /// Whether what was committed since `current_at` left the object alone.
+    #[inline(never)]
+    fn is_unchanged(&self, token: &Token, current_at: &AtomicU64) -> bool {
+        let since = current_at.load(Ordering::Acquire);
+        let Some(now) = token.store.is_unchanged(&self.record.object, since) else { return false };
+        // Never back: another thread may know more.
+        current_at.fetch_max(now, Ordering::AcqRel);
+        true
     }
 
     /// The attributes, opened once.
@@ -442,7 +454,7 @@ impl Token {
         let record = self.reseal_on_use(login, record);
         let domain = self.domain_version();
         // A domain state that is not adopted yet may change what the object is seen as.
-        let current_at = if counter & 1 == 0 && self.has_seen(counter) { counter } else { NEVER };
+        let current_at = if self.has_seen(counter) { counter & !1 } else { NEVER };
         if let Some(held) = held
             && let Home::Token(known) = &held.home
             && held.epoch == login.epoch
@@ -506,11 +518,9 @@ impl Token {
         login: &Credentials,
         records: Vec<Record>,
     ) -> Result<Vec<ObjectHandle>> {
-        let before = self.store.counter();
+        // If others changed them since, the store says so by this value.
+        let current_at = self.store.counter() & !1;
         self.store.insert(&records)?;
-        let after = self.store.counter();
-        // Nobody else committed in between, so nobody can have changed them.
-        let current_at = if before & 1 == 0 && after == before.wrapping_add(2) { after } else { NEVER };
         let known = (login.epoch, self.domain_version());
         let enter = |record| self.objects.add_to_token(handles, record, known, current_at);
         Ok(records.into_iter().map(enter).collect())

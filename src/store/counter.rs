@@ -1,10 +1,10 @@
-//! The sidecar of a token: one page of memory that all its processes share.
+//! The sidecar of a token: a few pages of memory that all its processes share.
 //!
-//! It holds the commit counter, and the queue of those who wait to write. Nothing in it is trusted
-//! with the integrity of the data: the `flock` and SQLite decide who writes. A wrong queue costs
-//! fairness; the counter only ever says "read anew".
+//! It holds the commit counter, which objects the commits changed, and the queue of those who wait
+//! to write. Nothing in it is trusted with the integrity of the data: the `flock` and SQLite decide
+//! who writes. A wrong queue costs fairness; the counter only ever says "read anew".
 //!
-//! The page is a mapped file, so a process of the same user that truncates it gets the others a
+//! It is a mapped file, so a process of the same user that truncates it gets the others a
 //! SIGBUS, as is true of the `-shm` file which SQLite maps beside it. The file is allocated in full
 //! at open (a full disk cannot fault later), never shrunk, and lies in a directory of mode 0700.
 
@@ -18,8 +18,11 @@ use std::time::Duration;
 
 use super::io_error;
 use crate::error::{ErrorKind, Result};
+use crate::hsm::ObjectId;
 
 const PAGE: usize = 4096;
+/// Objects are told apart by a part of their id. As many as make this a multiple of a page.
+const BUCKETS: usize = 8 * PAGE / 8 - 2;
 const WAITERS: usize = PAGE / 64 - 1;
 /// Who has shown no sign of life for this long has lost its place.
 const STALE: u64 = 20_000_000;
@@ -42,12 +45,39 @@ struct Page {
 
 const _: () = assert!(size_of::<Page>() == PAGE);
 
-/// The mapped page of one token.
-pub(super) struct Sidecar {
-    page: NonNull<Page>,
+/// What the commits changed, by the odd values that the counter had meanwhile. Releases without this
+/// have the first page only; their commits are noticed by `accounted`.
+#[repr(C, align(64))]
+struct Changes {
+    /// The even value after the last commit that said here what it changed.
+    accounted: AtomicU64,
+    /// The last commit that may have changed anything.
+    anything: AtomicU64,
+    /// The last commit that changed an object of each bucket.
+    buckets: [AtomicU64; BUCKETS],
 }
 
-// SAFETY: the page is made of atomics only, and stays mapped until the one owner is dropped.
+#[repr(C)]
+struct Shared {
+    page: Page,
+    changes: Changes,
+}
+
+const LENGTH: usize = 9 * PAGE;
+const _: () = assert!(size_of::<Shared>() == LENGTH);
+
+/// What a commit changes of what others may remember.
+pub(super) enum Changed {
+    Anything,
+    Objects(Vec<ObjectId>),
+}
+
+/// The mapped memory of one token.
+pub(super) struct Sidecar {
+    shared: NonNull<Shared>,
+}
+
+// SAFETY: the memory is made of atomics only, and stays mapped until the one owner is dropped.
 unsafe impl Send for Sidecar {}
 // SAFETY: as above.
 unsafe impl Sync for Sidecar {}
@@ -65,41 +95,64 @@ impl Sidecar {
             .open(path)
             .map_err(|error| io_error(path, &error))?;
         allocate(&file, path)?;
-        // SAFETY: a new shared mapping of a file that is at least a page long; no address is given.
-        let address = unsafe {
-            libc::mmap(ptr::null_mut(), PAGE, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, file.as_raw_fd(), 0)
-        };
-        match NonNull::new(address.cast::<Page>()) {
-            Some(page) if address != libc::MAP_FAILED => Ok(Self { page }),
+        let (protection, fd) = (libc::PROT_READ | libc::PROT_WRITE, file.as_raw_fd());
+        // SAFETY: a new shared mapping of a file that is at least this long; no address is given.
+        let address = unsafe { libc::mmap(ptr::null_mut(), LENGTH, protection, libc::MAP_SHARED, fd, 0) };
+        match NonNull::new(address.cast::<Shared>()) {
+            Some(shared) if address != libc::MAP_FAILED => Ok(Self { shared }),
             _ => Err(io_error(path, &std::io::Error::last_os_error())),
         }
     }
 
-    fn page(&self) -> &Page {
-        // SAFETY: mapped, page-aligned and a page long while `self` lives; every bit pattern is a
+    fn shared(&self) -> &Shared {
+        // SAFETY: mapped, page-aligned and this long while `self` lives; every bit pattern is a
         // valid atomic, and all access by all processes is atomic.
-        unsafe { self.page.as_ref() }
+        unsafe { self.shared.as_ref() }
+    }
+
+    fn page(&self) -> &Page {
+        &self.shared().page
     }
 
     pub(super) fn counter(&self) -> u64 {
         self.page().counter.load(Ordering::Acquire)
     }
 
+    /// Whether no commit changed the object since the counter had the even value `since`; then the
+    /// answer is a newer such value. An object of the same bucket may make it None for nothing.
+    ///
+    /// A commit under way that changes it is seen no later than its effect on the data.
+    pub(super) fn is_unchanged(&self, object: &ObjectId, since: u64) -> Option<u64> {
+        let Shared { page, changes } = self.shared();
+        let now = page.counter.load(Ordering::Acquire) & !1;
+        let accounted = changes.accounted.load(Ordering::Acquire) >= now;
+        let older = |change: &AtomicU64| change.load(Ordering::Acquire) <= since;
+        (since & 1 == 0 && accounted && older(&changes.anything) && older(changes.bucket(object))).then_some(now)
+    }
+
     /// Makes the counter odd until the mark is dropped. The caller holds the write lock. A counter
     /// that a dead process left odd is put right on the way.
-    pub(super) fn begin_commit(&self) -> CommitMark<'_> {
-        let counter = &self.page().counter;
-        let odd = counter.load(Ordering::Relaxed).wrapping_add(1) | 1;
-        counter.store(odd, Ordering::Relaxed);
-        // Nobody may see the commit before the odd value.
+    pub(super) fn begin_commit(&self, changed: &Changed) -> CommitMark<'_> {
+        let Shared { page, changes } = self.shared();
+        let before = page.counter.load(Ordering::Relaxed);
+        let odd = before.wrapping_add(1) | 1;
+        page.counter.store(odd, Ordering::Relaxed);
+        let accounted = changes.accounted.load(Ordering::Relaxed) == before;
+        match changed {
+            Changed::Objects(objects) if accounted => {
+                objects.iter().for_each(|object| changes.bucket(object).store(odd, Ordering::Relaxed));
+            }
+            _ => changes.anything.store(odd, Ordering::Relaxed),
+        }
+        // Nobody may see the commit before these values.
         fence(Ordering::SeqCst);
-        CommitMark { counter, even: odd.wrapping_add(1) }
+        CommitMark { shared: self.shared(), even: odd.wrapping_add(1) }
     }
 
     /// Ends what a dead process began. The caller holds the write lock.
     pub(super) fn repair(&self) {
         if !self.counter().is_multiple_of(2) {
-            drop(self.begin_commit());
+            drop(self.begin_commit(&Changed::Anything));
         }
     }
 
@@ -140,7 +193,7 @@ impl Sidecar {
 impl Drop for Sidecar {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `open`, of this length; nothing borrowed from it outlives `self`.
-        unsafe { libc::munmap(self.page.as_ptr().cast(), PAGE) };
+        unsafe { libc::munmap(self.shared.as_ptr().cast(), LENGTH) };
     }
 }
 
@@ -154,13 +207,21 @@ impl Waiter {
 
 /// A commit under way: the counter is odd.
 pub(super) struct CommitMark<'a> {
-    counter: &'a AtomicU64,
+    shared: &'a Shared,
     even: u64,
 }
 
 impl Drop for CommitMark<'_> {
     fn drop(&mut self) {
-        self.counter.store(self.even, Ordering::Release);
+        self.shared.changes.accounted.store(self.even, Ordering::Release);
+        self.shared.page.counter.store(self.even, Ordering::Release);
+    }
+}
+
+impl Changes {
+    /// Ids are random.
+    fn bucket(&self, object: &ObjectId) -> &AtomicU64 {
+        &self.buckets[usize::from(u16::from_le_bytes([object[0], object[1]])) % BUCKETS]
     }
 }
 
@@ -203,7 +264,7 @@ impl Drop for Place<'_> {
 /// Gives the file all its blocks, so that writing to the mapping cannot run out of disk.
 fn allocate(file: &File, path: &Path) -> Result<()> {
     // SAFETY: an open descriptor and plain integers.
-    let rc = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, PAGE as libc::off_t) };
+    let rc = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, LENGTH as libc::off_t) };
     match rc {
         0 => Ok(()),
         libc::ENOSPC | libc::EDQUOT => {
@@ -236,6 +297,41 @@ fn futex(word: &AtomicU32, operation: libc::c_int, value: u32, timeout: Option<D
 mod tests {
     use super::*;
 
+    const NOTHING: Changed = Changed::Objects(Vec::new());
+
+    #[test]
+    fn what_a_commit_did_not_change_stays_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("counter");
+        let (one, two) = (Sidecar::open(&path).unwrap(), Sidecar::open(&path).unwrap());
+        let [this, other] = [[1; 16], [2; 16]];
+        let change = |objects: &[ObjectId]| drop(one.begin_commit(&Changed::Objects(objects.to_vec())));
+        assert_eq!(two.is_unchanged(&this, 0), Some(0));
+        change(&[other]);
+        assert_eq!((two.is_unchanged(&this, 0), two.is_unchanged(&other, 0)), (Some(2), None));
+        assert_eq!(two.is_unchanged(&other, 2), Some(2));
+        change(&[other, this]);
+        assert_eq!((two.is_unchanged(&this, 2), two.is_unchanged(&this, 4)), (None, Some(4)));
+        // During a commit: what it leaves alone is known up to the one before.
+        let mark = one.begin_commit(&Changed::Objects(vec![other]));
+        assert_eq!((two.is_unchanged(&this, 4), two.is_unchanged(&other, 4)), (Some(4), None));
+        drop(mark);
+        drop(one.begin_commit(&Changed::Anything));
+        assert_eq!((two.is_unchanged(&this, 6), two.is_unchanged(&this, 8)), (None, Some(8)));
+        assert_eq!(two.is_unchanged(&this, u64::MAX), None);
+        // A release that knows the counter only; its commit may have changed anything, for good.
+        one.page().counter.store(10, Ordering::Relaxed);
+        assert_eq!(two.is_unchanged(&this, 8), None);
+        change(&[other]);
+        assert_eq!((two.is_unchanged(&this, 8), two.is_unchanged(&this, 10)), (None, None));
+        change(&[other]);
+        assert_eq!((two.is_unchanged(&this, 10), two.is_unchanged(&this, 12)), (None, Some(14)));
+        // One that died in its commit.
+        one.page().counter.store(15, Ordering::Relaxed);
+        two.repair();
+        assert_eq!((two.is_unchanged(&this, 14), two.is_unchanged(&this, 18)), (None, Some(18)));
+    }
+
     #[test]
     fn counter_is_odd_during_a_commit_and_repaired_after_a_death() {
         let dir = tempfile::tempdir().unwrap();
@@ -243,17 +339,17 @@ mod tests {
         let one = Sidecar::open(&path).unwrap();
         let two = Sidecar::open(&path).unwrap();
         assert_eq!(two.counter(), 0);
-        let mark = one.begin_commit();
+        let mark = one.begin_commit(&NOTHING);
         assert_eq!(two.counter(), 1);
         drop(mark);
         assert_eq!(two.counter(), 2);
-        std::mem::forget(one.begin_commit());
+        std::mem::forget(one.begin_commit(&NOTHING));
         assert_eq!(two.counter(), 3);
-        let mark = two.begin_commit();
+        let mark = two.begin_commit(&NOTHING);
         assert_eq!(one.counter(), 5);
         drop(mark);
         assert_eq!(one.counter(), 6);
-        std::mem::forget(one.begin_commit());
+        std::mem::forget(one.begin_commit(&NOTHING));
         two.repair();
         assert_eq!(one.counter() % 2, 0);
     }

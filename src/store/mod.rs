@@ -76,6 +76,12 @@ pub trait Store: Send + Sync {
     /// commit or read puts it right: an odd value says nothing, so whoever sees one reads anew.
     fn counter(&self) -> u64;
 
+    /// Whether nothing that was committed since the counter had the even value `since` changed the
+    /// object: a newer such value, or None if the object is to be read anew. Costs no database read.
+    fn is_unchanged(&self, _object: &ObjectId, since: u64) -> Option<u64> {
+        (self.counter() == since).then_some(since)
+    }
+
     fn meta(&self) -> Result<Meta>;
 
     /// Forgets what it remembers of [`Self::meta`], in case the counter does not tell.

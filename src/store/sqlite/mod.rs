@@ -162,6 +162,10 @@ impl Store for SqliteStore {
         self.inner.sidecar.counter()
     }
 
+    fn is_unchanged(&self, object: &ObjectId, since: u64) -> Option<u64> {
+        self.inner.sidecar.is_unchanged(object, since)
+    }
+
     fn meta(&self) -> Result<Meta> {
         self.inner.epoch.check()?;
         if let Some(meta) = lock(&self.inner.cache).meta(self.counter()) {
@@ -289,7 +293,8 @@ impl Inner {
             None => schema::open(&self.database)?,
         };
         let writes = batch.take();
-        let results = write::commit(&mut connection, &self.database, &writes, || self.sidecar.begin_commit())?;
+        let mark = || self.sidecar.begin_commit(&write::changed_by(&writes));
+        let results = write::commit(&mut connection, &self.database, &writes, mark)?;
         *lock(&self.writer) = Some(connection);
         drop(held);
         Ok(results)

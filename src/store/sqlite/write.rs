@@ -9,6 +9,7 @@ use super::schema::sql_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::{DomainChange, DomainToken, ObjectId, PinRecord, Record, Role};
 use crate::store::ProposalId;
+use crate::store::counter::Changed;
 
 /// One write. Owned, since it may be carried out by the thread that commits for others.
 pub(super) enum Write {
@@ -98,7 +99,7 @@ pub(super) fn commit<M>(
             applied => applied.map_err(|failure| failure.into_error(path)),
         });
     }
-    if results.iter().all(Result::is_err) {
+    if results.iter().all(|result| matches!(result, Err(_) | Ok(Answer::Deleted(false)))) {
         transaction.rollback().map_err(failed)?;
         return Ok(results);
     }
@@ -106,6 +107,28 @@ pub(super) fn commit<M>(
     let committed = transaction.commit().map_err(failed);
     drop(mark);
     committed.map(|()| results)
+}
+
+/// What these writes change of what others may remember of objects.
+pub(super) fn changed_by(writes: &[Write]) -> Changed {
+    let mut objects = Vec::new();
+    for write in writes {
+        match write {
+            Write::Replace(record) => objects.push(record.object),
+            Write::ReplaceAll(records) => objects.extend(records.iter().map(|record| record.object)),
+            Write::Delete(object) => objects.push(*object),
+            // The domain's state decides what an object is seen as.
+            Write::Reset { .. } | Write::Erase | Write::CommitDomain(_) => return Changed::Anything,
+            // Nobody knows a new object.
+            Write::Insert(_)
+            | Write::PutProposal { .. }
+            | Write::DeleteProposal(_)
+            | Write::PutRecovery(_)
+            | Write::BeginAttempt { .. }
+            | Write::EndAttempt { .. } => {}
+        }
+    }
+    Changed::Objects(objects)
 }
 
 impl Write {
