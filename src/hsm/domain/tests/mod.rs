@@ -2,6 +2,7 @@ mod ceremony;
 mod fleet;
 mod governance;
 mod json;
+mod measure;
 mod papers;
 mod refusals;
 mod seal;
