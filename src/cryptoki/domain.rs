@@ -132,7 +132,10 @@ impl Module {
         let (token, ticket) = self.writer(session)?;
         let gate = lock(&token.gate);
         token.change(|| token.channel.call(&ticket, Command::Execute { proposal }))?;
-        token.store.delete_proposal(&governance::command_id(proposal)?)?;
+        // It is executed, whatever happens now; a proposal that stays is refused as executed before.
+        if let Err(error) = governance::command_id(proposal).and_then(|id| token.store.delete_proposal(&id)) {
+            tracing::warn!(slot = token.slot, %error, "an executed proposal stays among the pending ones");
+        }
         token.housekeep();
         drop(gate);
         token.reseal_in_background(self.settings.threads);
@@ -209,7 +212,11 @@ impl Module {
             let command = Command::FinishRecovery { pin, cost, sealed: &sealed, command, contributions };
             token.channel.call(&Ticket::public(), command)
         })?;
-        token.store.put_recovery(&[])
+        // The domain is recovered; the keys that waited are of no more use to anybody.
+        if let Err(error) = token.store.put_recovery(&[]) {
+            tracing::warn!(slot = token.slot, %error, "the keys that waited for the recovery stay in the store");
+        }
+        Ok(())
     }
 
     fn token_of(&self, session: SessionHandle) -> Result<Arc<Token>> {
@@ -271,8 +278,14 @@ impl Token {
         match self.channel.call(&Ticket::public(), Command::Housekeeping)? {
             Reply::Done => return Ok(false),
             Reply::Changed(change) => match self.store.commit_domain(&change) {
-                // Another process did it.
-                Err(error) if error.kind() == ErrorKind::FunctionFailed => {}
+                // Another process did it, or keeps the store busy.
+                Err(error) if error.kind() == ErrorKind::FunctionFailed => {
+                    let before = self.domain_version();
+                    self.check()?;
+                    if self.domain_version() == before {
+                        return Err(error);
+                    }
+                }
                 committed => committed?,
             },
             _ => return Err(unexpected()),

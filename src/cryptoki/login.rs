@@ -89,16 +89,30 @@ impl Token {
     /// Runs `check` as one counted attempt at a role's PIN. The attempt is on disk before the PIN
     /// is hashed, and stays there unless the check succeeds. CKR_PIN_LOCKED,
     /// CKR_USER_PIN_NOT_INITIALIZED.
-    pub(super) fn attempt<T>(&self, role: &Role, check: impl FnOnce(&Meta, &Pin) -> Result<T>) -> Result<T> {
+    pub(super) fn attempt<T>(&self, role: &Role, mut check: impl FnMut(&Meta, &Pin) -> Result<T>) -> Result<T> {
         let missing = || ErrorKind::UserPinNotInitialized.into();
         if self.meta()?.pin(role).is_none() {
             return Err(missing());
         }
         self.store.begin_attempt(role, ATTEMPTS)?;
-        let meta = self.meta()?;
-        let pin = meta.pin(role).ok_or_else(missing)?;
-        // What was refused may be put right by hand.
-        let value = check(&meta, pin).inspect_err(|_| self.store.forget())?;
+        let mut tries = 1..RETRIES;
+        let value = loop {
+            let meta = self.meta()?;
+            let pin = meta.pin(role).ok_or_else(missing)?;
+            match check(&meta, pin) {
+                Ok(value) => break value,
+                // Others went on with the domain meanwhile: what was read is old by now.
+                Err(error)
+                    if error.kind() != ErrorKind::PinIncorrect
+                        && tries.next().is_some()
+                        && self.meta().is_ok_and(|now| now.domain.version > meta.domain.version) => {}
+                // What was refused may be put right by hand.
+                Err(error) => {
+                    self.store.forget();
+                    return Err(error);
+                }
+            }
+        };
         self.store.end_attempt(role)?;
         Ok(value)
     }
@@ -142,6 +156,7 @@ impl Module {
 
         let _gate = lock(&token.gate);
         let credentials = token.credentials();
+        let before = credentials.epoch;
         credentials.require_nobody_but(&holder)?;
         let (all, rw) = token.session_counts();
         if holder == Holder::So && all != rw {
@@ -159,7 +174,7 @@ impl Module {
         });
         match ticket {
             Ok(ticket) => {
-                token.begin_login(holder, ticket)?;
+                token.begin_login(holder, ticket, before)?;
                 token.housekeep();
                 token.reseal_in_background(self.settings.threads);
                 Ok(())

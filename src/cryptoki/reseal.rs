@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use super::domain::hex;
 use super::login::{Credentials, Holder};
@@ -15,6 +16,9 @@ use crate::hsm::{Command, Record, Reply, Ticket};
 const BATCH: usize = 256;
 /// Rounds over all objects; more than one only if others change them meanwhile.
 const ROUNDS: usize = 4;
+/// The library's own thread rests after each batch for half as long as that took, at most for this
+/// long: the application has more use for the processor.
+const LONGEST_REST: Duration = Duration::from_millis(50);
 
 /// Threads of the library's own.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +34,23 @@ pub(super) enum Threads {
 pub(super) struct Resealing {
     /// The thread that does it is there.
     running: AtomicBool,
+    /// There may be something to do since it began.
+    wanted: AtomicBool,
+}
+
+/// The right to be that thread.
+struct Running<'a>(&'a AtomicBool);
+
+impl<'a> Running<'a> {
+    fn begin(running: &'a AtomicBool) -> Option<Self> {
+        (!running.swap(true, Ordering::SeqCst)).then_some(Self(running))
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
 }
 
 impl Module {
@@ -85,28 +106,53 @@ impl Module {
 }
 
 impl Token {
-    /// Starts a thread that seals anew what is left, unless there is one, or nothing is left.
+    /// Has a thread seal anew what is left, if domain keys are old and somebody is logged in.
     pub(super) fn reseal_in_background(self: &Arc<Self>, threads: Threads) {
         let Threads::Allowed(enter) = threads else { return };
-        let credentials = self.credentials();
-        if !self.has_old_keys() || credentials.holder.is_none() || self.resealing.running.swap(true, Ordering::AcqRel) {
+        if !self.has_old_keys() || self.credentials().holder.is_none() {
+            return;
+        }
+        // The one that is there looks at this before it ends.
+        self.resealing.wanted.store(true, Ordering::SeqCst);
+        if self.resealing.running.load(Ordering::SeqCst) {
             return;
         }
         let token = Arc::clone(self);
         let work = move || {
-            let done = enter().and_then(|()| {
-                token
-                    .reseal_all(&credentials.ticket, &mut |_| token.epoch() == credentials.epoch && !token.is_removed())
-            });
-            token.resealing.running.store(false, Ordering::Release);
-            match done {
-                Ok(0) => {}
-                Ok(count) => tracing::info!(slot = token.slot, count, "objects were sealed under the new domain key"),
-                Err(error) => tracing::warn!(slot = token.slot, %error, "sealing under the new domain key stopped"),
+            if enter().is_err() {
+                return;
+            }
+            let Resealing { running, wanted } = &token.resealing;
+            while wanted.load(Ordering::SeqCst) {
+                let Some(_running) = Running::begin(running) else { return };
+                while wanted.swap(false, Ordering::SeqCst) {
+                    token.reseal_for_login();
+                }
             }
         };
-        if std::thread::Builder::new().name("conclave-reseal".to_owned()).spawn(work).is_err() {
-            self.resealing.running.store(false, Ordering::Release);
+        if let Err(error) = std::thread::Builder::new().name("conclave-reseal".to_owned()).spawn(work) {
+            tracing::warn!(slot = self.slot, %error, "no thread seals objects under the new domain key");
+        }
+    }
+
+    /// Seals what is left, as long as the login lasts that there is now.
+    fn reseal_for_login(&self) {
+        let login = self.credentials();
+        if login.holder.is_none() {
+            return;
+        }
+        let mut since = Instant::now();
+        let done = self.reseal_all(&login.ticket, &mut |_| {
+            std::thread::sleep((since.elapsed() / 2).min(LONGEST_REST));
+            since = Instant::now();
+            self.epoch() == login.epoch && !self.is_removed()
+        });
+        match done {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(slot = self.slot, count, "objects were sealed under the new domain key"),
+            // It ended with the login.
+            Err(_) if self.epoch() != login.epoch || self.is_removed() => {}
+            Err(error) => tracing::warn!(slot = self.slot, %error, "sealing under the new domain key stopped"),
         }
     }
 
@@ -114,7 +160,7 @@ impl Token {
     fn reseal_all(&self, ticket: &Ticket, go_on: &mut dyn FnMut(u64) -> bool) -> Result<u64> {
         let mut done = 0;
         for _ in 0..ROUNDS {
-            let (before, mut after, mut missed) = (done, 0, false);
+            let (before, mut after, mut missed, mut refused) = (done, 0, false, 0_u64);
             loop {
                 // A newer rotation during the work is followed.
                 self.check()?;
@@ -127,7 +173,10 @@ impl Token {
                         match self.sealed_anew(ticket, &record) {
                             Ok(record) => anew.extend(record),
                             Err(error) if error.kind() == ErrorKind::UserNotLoggedIn => return Err(error),
-                            Err(error) => tracing::warn!(slot = self.slot, %error, "an object was not sealed anew"),
+                            Err(error) => {
+                                refused += 1;
+                                tracing::debug!(slot = self.slot, %error, "an object was not sealed anew");
+                            }
                         }
                     }
                 }
@@ -139,6 +188,9 @@ impl Token {
                 }
             }
             if !missed || done == before {
+                if refused > 0 {
+                    tracing::warn!(slot = self.slot, refused, "objects were not sealed anew: damaged, revoked or lost");
+                }
                 break;
             }
         }

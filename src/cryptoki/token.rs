@@ -121,7 +121,7 @@ impl Token {
             self.old_keys.store(!domain.old_keys.is_empty(), Ordering::Release);
             *self.domain.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(domain);
             if login_ended {
-                self.end_login();
+                self.end_login_at_once();
             }
         }
         self.seen.store(counter, Ordering::Release);
@@ -255,8 +255,8 @@ impl Token {
     }
 
     /// Enters the ticket of a login that the HSM granted, unless the state has changed since it was
-    /// asked: then the HSM forgets it and the reason is the error.
-    pub(super) fn begin_login(&self, holder: Holder, ticket: Ticket) -> Result<()> {
+    /// asked, when the epoch was `before`: then the HSM forgets it and the reason is the error.
+    pub(super) fn begin_login(&self, holder: Holder, ticket: Ticket, before: u32) -> Result<()> {
         let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
         let (all, rw) = self.session_counts();
         let refusal = if self.is_removed() {
@@ -265,6 +265,9 @@ impl Token {
             Some(ErrorKind::SessionClosed)
         } else if holder == Holder::So && all != rw {
             Some(ErrorKind::SessionReadOnlyExists)
+        } else if login.epoch != before {
+            // The domain's next state took the PIN.
+            Some(ErrorKind::UserPinNotInitialized)
         } else {
             None
         };
@@ -282,6 +285,15 @@ impl Token {
     pub(super) fn end_login(&self) -> bool {
         let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
         self.clear(&mut login)
+    }
+
+    /// As [`Self::end_login`], when the HSM has ended it; also one that is about to be entered.
+    fn end_login_at_once(&self) {
+        let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.clear(&mut login) {
+            *login = Credentials::nobody(login.epoch.wrapping_add(1));
+            self.epoch.store(login.epoch, Ordering::Release);
+        }
     }
 
     fn clear(&self, login: &mut Credentials) -> bool {

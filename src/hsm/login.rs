@@ -132,6 +132,10 @@ impl Hsm {
         // Another thread may have brought the state forward meanwhile.
         match &held.public {
             Some(newer) if newer.state().version > public.state().version => {
+                let named = |state: &State| state.user(&record.role).map(|user| (user.generation, user.agreement));
+                if named(newer.state()) != named(public.state()) {
+                    return Err(ErrorKind::FunctionFailed.with("the PIN was changed meanwhile"));
+                }
                 opened = opened.advance(Arc::clone(newer))?;
             }
             _ => held.public = Some(public),
