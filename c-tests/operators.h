@@ -138,25 +138,35 @@ static UNUSED char *claim(const party *who, int kind) {
 }
 
 /* What describes a thing, as a string in `json`. */
-static UNUSED const char *described(CK_RV rv, CK_ULONG len) {
+static UNUSED const char *described(CK_RV rv, const CK_ULONG *len) {
     OK(rv);
-    json[rv == CKR_OK && len < sizeof json ? len : 0] = 0;
+    json[rv == CKR_OK && *len < sizeof json ? *len : 0] = 0;
     return (const char *)json;
 }
 
 static UNUSED const char *describe_domain(void) {
     CK_ULONG len = sizeof json - 1;
-    return described(kms->KMS_DescribeDomain(session, json, &len), len);
+    return described(kms->KMS_DescribeDomain(session, json, &len), &len);
 }
 
 static UNUSED const char *describe(buffer *proposal) {
     CK_ULONG len = sizeof json - 1;
-    return described(kms->KMS_DescribeProposal(session, proposal->bytes, proposal->len, json, &len), len);
+    return described(kms->KMS_DescribeProposal(session, proposal->bytes, proposal->len, json, &len), &len);
 }
 
 static UNUSED const char *list(void) {
     CK_ULONG len = sizeof json - 1;
-    return described(kms->KMS_ListProposals(session, json, &len), len);
+    return described(kms->KMS_ListProposals(session, json, &len), &len);
+}
+
+/* The id of a proposal: of what is called so in its description, the one of 32 bytes. */
+static UNUSED void id_of(buffer *proposal, CK_BYTE id[32]) {
+    const char *at = describe(proposal);
+    while ((at = strstr(at, "\"id\":\""))) {
+        at += strlen("\"id\":\"");
+        if (strspn(at, "0123456789abcdef") == 64) break;
+    }
+    if (CHECK(at)) from_hex(id, at, 32);
 }
 
 /* The number behind the first "name": of the domain's description. */
@@ -213,12 +223,12 @@ static UNUSED CK_RV approve(buffer *proposal, const party *who) {
 static UNUSED CK_RV execute(buffer *proposal) { return kms->KMS_Execute(session, proposal->bytes, proposal->len); }
 
 /* Proposed, signed by both and executed. */
+static UNUSED buffer decided;
 static UNUSED void decide(const char *request, const party *one, const party *other) {
-    static buffer proposal;
-    propose(&proposal, request);
-    OK(approve(&proposal, one));
-    OK(approve(&proposal, other));
-    OK(execute(&proposal));
+    propose(&decided, request);
+    OK(approve(&decided, one));
+    OK(approve(&decided, other));
+    OK(execute(&decided));
 }
 
 /* The vendor's function list. */
