@@ -49,12 +49,13 @@ def keys(directory, module):
     need("softhsm2-util")
     anna = directory / "anna.pem"
     conclave("operator", "keygen", "--out", anna, "--passphrase", PASSPHRASE)
-    run("softhsm2-util", "--init-token", "--free", "--label", "ben", "--pin", PIN, "--so-pin", SO_PIN)
-    module.make_token("cleo", SO_PIN.encode(), PIN.encode())
+    run("softhsm2-util", "--init-token", "--free", "--label", "signs-ben", "--pin", PIN, "--so-pin", SO_PIN)
+    module.make_token("signs-cleo", SO_PIN.encode(), PIN.encode())
     sources = {"Anna": ["--keys", anna, "--passphrase", PASSPHRASE]}
     for name, library in ("Ben", SOFTHSM), ("Cleo", MODULE):
         label = name.lower()
-        sources[name] = ["--pkcs11", library, "--label", label, "--token-label", label, "--pin", f"pass:{PIN}"]
+        token = ["--token-label", f"signs-{label}"]
+        sources[name] = ["--pkcs11", library, "--label", label, *token, "--pin", f"pass:{PIN}"]
         conclave("operator", "keygen", *sources[name])
     return sources
 
