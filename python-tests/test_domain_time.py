@@ -1,5 +1,6 @@
 """What time does to a domain: enrolments, deadlines, the standing order, copies that lag behind."""
 
+import concurrent.futures
 import os
 import time
 from ctypes import c_ulong
@@ -170,4 +171,19 @@ def test_an_older_copy_is_brought_forward(module):
     token.domain.import_history(history)
     assert token.domain.history() == history and token.state.hash() == History(history).newest.hash
     token.execute("trust key", KEY, True, by=by)
+    token.logs_in()
+
+
+def test_processes_govern_at_once(module):
+    """Several processes execute commands at the same time; none is lost, and the log has them one by one."""
+    token = Ceremony(module, "at once").found()
+    by = [token.anna, token.ben]
+    commands = [[token.command("trust key", bytes([process, n]) * 8, True, by=by) for n in range(8)] for process in range(4)]
+    commands[0].insert(3, token.command("rotate domain key", None, by=[token.anna]))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        runs = [pool.submit(elsewhere, os.environ["CONCLAVE_HOME"], token.label, *each) for each in commands]
+        said = [run.result()[0] for run in runs]
+    assert said == [["CKR_OK"] * len(each) for each in commands]
+    assert len(token.history().steps) == 1 + sum(map(len, commands))
+    assert len(token.state.trusted_keys) == 32
     token.logs_in()

@@ -14,8 +14,9 @@ pub(super) const ATTEMPTS: u32 = 10;
 /// What is longer is no PIN of any token, and is refused before it costs a hash or an attempt.
 const LONGEST_PIN: usize = 255;
 
-/// How often a change of the domain is tried again when other processes change it meanwhile.
-const RETRIES: usize = 8;
+/// How often a change of the domain is tried again when other processes change it meanwhile: of four that
+/// do so without a pause, each loses three times in four.
+const RETRIES: usize = 64;
 
 /// Who holds the login of a token in this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
