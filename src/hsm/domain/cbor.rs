@@ -266,7 +266,6 @@ impl<'a> Decoder<'a> {
     }
 
     /// What was not read yet.
-    #[cfg(test)]
     pub(in crate::hsm) fn remaining(&self) -> &'a [u8] {
         self.rest
     }

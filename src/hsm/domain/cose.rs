@@ -8,9 +8,9 @@ use super::cbor::{Decoder, Encoder, Malformed};
 
 type Decoded<T> = Result<T, Malformed>;
 
-pub(super) const A256GCM: i64 = iana::Algorithm::A256GCM as i64;
-pub(super) const HMAC_SHA_384: i64 = iana::Algorithm::HMAC_384_384 as i64;
-pub(super) const ESP384: i64 = iana::Algorithm::ESP384 as i64;
+pub(in crate::hsm) const A256GCM: i64 = iana::Algorithm::A256GCM as i64;
+pub(in crate::hsm) const HMAC_SHA_384: i64 = iana::Algorithm::HMAC_384_384 as i64;
+pub(in crate::hsm) const ESP384: i64 = iana::Algorithm::ESP384 as i64;
 
 const ALG: i64 = iana::HeaderParameter::Alg as i64;
 const CONTENT_TYPE: i64 = iana::HeaderParameter::ContentType as i64;
@@ -23,7 +23,7 @@ const PARAMETERS: i64 = -65538;
 
 /// The forms of message in use, with their tags and the context strings of what they authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(in crate::hsm) enum Form {
     Encrypt0,
     Mac0,
     Sign1,
@@ -49,22 +49,22 @@ impl Form {
 
 /// A protected header. `algorithm` and `content_type` are always there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header<'a> {
-    pub(super) algorithm: i64,
+pub(in crate::hsm) struct Header<'a> {
+    pub(in crate::hsm) algorithm: i64,
     /// Names exactly one kind of message.
-    pub(super) content_type: &'a str,
-    pub(super) kid: Option<&'a [u8]>,
-    pub(super) salt: Option<[u8; 32]>,
-    pub(super) commitment: Option<[u8; 32]>,
-    pub(super) parameters: Option<&'a [u8]>,
+    pub(in crate::hsm) content_type: &'a str,
+    pub(in crate::hsm) kid: Option<&'a [u8]>,
+    pub(in crate::hsm) salt: Option<[u8; 32]>,
+    pub(in crate::hsm) commitment: Option<[u8; 32]>,
+    pub(in crate::hsm) parameters: Option<&'a [u8]>,
 }
 
 impl<'a> Header<'a> {
-    pub(super) fn new(algorithm: i64, content_type: &'a str) -> Self {
+    pub(in crate::hsm) fn new(algorithm: i64, content_type: &'a str) -> Self {
         Self { algorithm, content_type, kid: None, salt: None, commitment: None, parameters: None }
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(in crate::hsm) fn encode(&self) -> Vec<u8> {
         let optional = [self.kid.is_some(), self.salt.is_some(), self.commitment.is_some(), self.parameters.is_some()];
         let mut e = Encoder::new();
         e.map(2 + optional.iter().filter(|there| **there).count());
@@ -107,16 +107,16 @@ impl<'a> Header<'a> {
 }
 
 /// A message taken apart. `tag` is the tag of a MAC or the signature, empty for an encryption.
-pub(super) struct Message<'a> {
-    pub(super) form: Form,
-    pub(super) header: Header<'a>,
-    pub(super) protected: &'a [u8],
-    pub(super) content: &'a [u8],
-    pub(super) tag: &'a [u8],
+pub(in crate::hsm) struct Message<'a> {
+    pub(in crate::hsm) form: Form,
+    pub(in crate::hsm) header: Header<'a>,
+    pub(in crate::hsm) protected: &'a [u8],
+    pub(in crate::hsm) content: &'a [u8],
+    pub(in crate::hsm) tag: &'a [u8],
 }
 
 impl<'a> Message<'a> {
-    pub(super) fn decode(form: Form, input: &'a [u8]) -> Decoded<Self> {
+    pub(in crate::hsm) fn decode(form: Form, input: &'a [u8]) -> Decoded<Self> {
         let mut d = Decoder::new(input);
         d.tag(form.tag())?;
         d.array_of(if form == Form::Encrypt0 { 3 } else { 4 })?;
@@ -129,13 +129,13 @@ impl<'a> Message<'a> {
     }
 
     /// What the message authenticates (RFC 9052 §4.4, §5.3, §6.3).
-    pub(super) fn authenticated(&self, external_aad: &[u8]) -> Vec<u8> {
+    pub(in crate::hsm) fn authenticated(&self, external_aad: &[u8]) -> Vec<u8> {
         authenticated(self.form, self.protected, external_aad, self.content)
     }
 }
 
 /// The structure that a message authenticates; `content` counts except for an encryption.
-pub(super) fn authenticated(form: Form, protected: &[u8], external_aad: &[u8], content: &[u8]) -> Vec<u8> {
+pub(in crate::hsm) fn authenticated(form: Form, protected: &[u8], external_aad: &[u8], content: &[u8]) -> Vec<u8> {
     let mut e = Encoder::new();
     e.array(if form == Form::Encrypt0 { 3 } else { 4 }).text(form.context()).bytes(protected).bytes(external_aad);
     if form != Form::Encrypt0 {
@@ -145,14 +145,14 @@ pub(super) fn authenticated(form: Form, protected: &[u8], external_aad: &[u8], c
 }
 
 /// A COSE_Sign (RFC 9052 §4.1) taken apart: one content, any number of signatures.
-pub(super) struct MultiSigned<'a> {
-    pub(super) content: &'a [u8],
+pub(in crate::hsm) struct MultiSigned<'a> {
+    pub(in crate::hsm) content: &'a [u8],
     /// As they come: `kid` and signature.
-    pub(super) signatures: Vec<([u8; 32], [u8; 96])>,
+    pub(in crate::hsm) signatures: Vec<([u8; 32], [u8; 96])>,
 }
 
 impl<'a> MultiSigned<'a> {
-    pub(super) fn decode(content_type: &str, input: &'a [u8]) -> Decoded<Self> {
+    pub(in crate::hsm) fn decode(content_type: &str, input: &'a [u8]) -> Decoded<Self> {
         let mut d = Decoder::new(input);
         d.tag(iana::CborTag::CoseSign as u64)?;
         d.array_of(4)?;
@@ -171,7 +171,7 @@ impl<'a> MultiSigned<'a> {
         Ok(Self { content, signatures })
     }
 
-    pub(super) fn encode(content_type: &str, content: &[u8], signatures: &[([u8; 32], [u8; 96])]) -> Vec<u8> {
+    pub(in crate::hsm) fn encode(content_type: &str, content: &[u8], signatures: &[([u8; 32], [u8; 96])]) -> Vec<u8> {
         let mut e = Encoder::new();
         e.tag(iana::CborTag::CoseSign as u64).array(4).bytes(&body_header(content_type)).map(0).bytes(content);
         e.list(signatures, |e, (kid, signature)| {
@@ -181,7 +181,7 @@ impl<'a> MultiSigned<'a> {
     }
 
     /// What the holder of `kid` signs (RFC 9052 §4.4).
-    pub(super) fn to_sign(content_type: &str, kid: &[u8; 32], external_aad: &[u8], content: &[u8]) -> Vec<u8> {
+    pub(in crate::hsm) fn to_sign(content_type: &str, kid: &[u8; 32], external_aad: &[u8], content: &[u8]) -> Vec<u8> {
         let mut e = Encoder::new();
         e.array(5).text("Signature").bytes(&body_header(content_type)).bytes(&signer_header(kid));
         e.bytes(external_aad).bytes(content);
@@ -220,14 +220,14 @@ fn signer_kid(protected: &[u8]) -> Decoded<[u8; 32]> {
 }
 
 /// A message with a tag or signature, put together.
-pub(super) fn encode(form: Form, protected: &[u8], content: &[u8], tag: &[u8]) -> Vec<u8> {
+pub(in crate::hsm) fn encode(form: Form, protected: &[u8], content: &[u8], tag: &[u8]) -> Vec<u8> {
     let mut e = Encoder::new();
     e.tag(form.tag()).array(4).bytes(protected).map(0).bytes(content).bytes(tag);
     e.finish()
 }
 
 /// The beginning of an encryption, up to where `len` bytes of ciphertext and tag follow.
-pub(super) fn begin_encrypt0(protected: &[u8], len: usize) -> Vec<u8> {
+pub(in crate::hsm) fn begin_encrypt0(protected: &[u8], len: usize) -> Vec<u8> {
     let mut e = Encoder::new();
     e.tag(Form::Encrypt0.tag()).array(3).bytes(protected).map(0).bytes_head(len);
     e.finish()

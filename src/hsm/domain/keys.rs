@@ -20,7 +20,7 @@ pub(in crate::hsm) struct PublicKey([u8; 120]);
 
 impl PublicKey {
     /// Full validation (SP 800-56A r3 §5.6.2.3.3; the cofactor is 1) of the one encoding allowed.
-    pub(super) fn from_spki(spki: &[u8]) -> std::result::Result<Self, Malformed> {
+    pub(in crate::hsm) fn from_spki(spki: &[u8]) -> std::result::Result<Self, Malformed> {
         let malformed = Malformed("not a P-384 public key");
         let bytes: [u8; 120] = spki.try_into().map_err(|_| malformed)?;
         let key = p384::PublicKey::from_public_key_der(spki).map_err(|_| malformed)?;
@@ -28,16 +28,16 @@ impl PublicKey {
         if again.as_bytes() == spki { Ok(Self(bytes)) } else { Err(malformed) }
     }
 
-    pub(super) fn spki(&self) -> &[u8; 120] {
+    pub(in crate::hsm) fn spki(&self) -> &[u8; 120] {
         &self.0
     }
 
-    pub(super) fn kid(&self) -> Kid {
+    pub(in crate::hsm) fn kid(&self) -> Kid {
         Sha256::digest(self.0).into()
     }
 
     /// Verifies a raw `r ‖ s` signature with SHA-384.
-    pub(super) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(in crate::hsm) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         let key = VerifyingKey::from_public_key_der(&self.0);
         let signature = Signature::from_slice(signature);
         matches!((key, signature), (Ok(key), Ok(signature)) if key.verify(message, &signature).is_ok())
@@ -83,7 +83,7 @@ pub(in crate::hsm) struct PrivateKey(SecretBytes);
 
 impl PrivateKey {
     /// By testing candidates (FIPS 186-5 A.2.2).
-    pub(super) fn generate(entropy: &mut Entropy) -> Result<Self> {
+    pub(in crate::hsm) fn generate(entropy: &mut Entropy) -> Result<Self> {
         loop {
             let candidate = SecretBytes::fill(48, |scalar| entropy.fill(scalar))?;
             if p384::SecretKey::from_slice(candidate.expose()).is_ok() {
@@ -92,21 +92,21 @@ impl PrivateKey {
         }
     }
 
-    pub(super) fn from_scalar(scalar: &[u8]) -> Result<Self> {
+    pub(in crate::hsm) fn from_scalar(scalar: &[u8]) -> Result<Self> {
         let key = Self(SecretBytes::copy_of(scalar)?);
         key.parse().map(|_| key)
     }
 
-    pub(super) fn scalar(&self) -> &[u8] {
+    pub(in crate::hsm) fn scalar(&self) -> &[u8] {
         self.0.expose()
     }
 
-    pub(super) fn public(&self) -> Result<PublicKey> {
+    pub(in crate::hsm) fn public(&self) -> Result<PublicKey> {
         PublicKey::of(&self.parse()?.public_key())
     }
 
     /// A raw `r ‖ s` signature with SHA-384, the nonce by RFC 6979.
-    pub(super) fn sign(&self, message: &[u8]) -> Result<[u8; 96]> {
+    pub(in crate::hsm) fn sign(&self, message: &[u8]) -> Result<[u8; 96]> {
         let signature: Signature = SigningKey::from(self.parse()?).sign(message);
         Ok(signature.to_bytes().into())
     }

@@ -4,13 +4,13 @@ mod apply;
 pub(super) mod cbor;
 mod change;
 mod command;
-mod cose;
+pub(super) mod cose;
 mod embedded;
 mod execute;
 pub mod governance;
 mod identity;
 pub(super) mod json;
-mod keys;
+pub(super) mod keys;
 mod log;
 mod opened;
 mod pin;
@@ -24,8 +24,8 @@ mod token;
 pub(super) use command::SignedCommand;
 pub(super) use execute::Executed;
 pub(super) use opened::{Circumstances, Opened, check_pin};
-pub(super) use seal::{Kind, Sealer, key_id_of, unverified};
-pub(super) use state::State;
+pub(super) use seal::{DomainId, Kind, Sealer, key_id_of, unverified};
+pub(super) use state::{Hash, State};
 pub(super) use token::PublicState;
 
 #[cfg(test)]

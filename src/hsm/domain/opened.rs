@@ -214,7 +214,7 @@ impl Opened {
     }
 
     /// QHSK.
-    pub(super) fn signing(&self) -> Result<&PrivateKey> {
+    pub(in crate::hsm) fn signing(&self) -> Result<&PrivateKey> {
         match &self.own {
             Some(own) => Ok(&own.signing),
             None => self.secrets.signing(),
