@@ -26,7 +26,7 @@ pub(in crate::hsm) enum Damage {
     SecondBeginning,
     #[error("the chain goes on after it was closed")]
     AfterClose,
-    #[error("records {from} to {to} are missing")]
+    #[error("{}", missing(*.from, *.to))]
     Missing { from: u64, to: u64 },
     #[error("the record is out of order or there twice")]
     OutOfOrder,
@@ -386,6 +386,10 @@ impl<K: Fn(&Kid) -> Option<PublicKey>> Keys<K> {
         let key = key.as_ref().ok_or(Damage::UnknownSigner)?;
         if key.signed(&self.domain, head) { Ok(()) } else { Err(Damage::Signature) }
     }
+}
+
+fn missing(from: u64, to: u64) -> String {
+    if from == to { format!("record {from} is missing") } else { format!("records {from} to {to} are missing") }
 }
 
 fn short(instance: &Instance) -> String {

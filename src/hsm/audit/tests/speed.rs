@@ -21,7 +21,7 @@ fn a_million_records() {
     let context = encoded_context(&[("bucket", "invoices"), ("object", "2026/11/22/000000000001.pdf")]);
     let event = sample(1, &context);
     let mut world = World::new("speed");
-    (0..4).for_each(|_| drop(world.open()));
+    (0..4).for_each(|_| _ = world.open());
     let journals: Vec<_> = world.chains.drain(..).map(Journal::new).collect();
     let public = world.public();
     let mut verifier = Verifier::new(DOMAIN, |_: &_| Some(public));
