@@ -60,6 +60,11 @@ attributes! {
     CKA_KMS_NEXT_ROTATION = 20, Ulong;
 }
 
+/// Whether an attribute is one of this table, or may become one.
+pub(in crate::hsm) fn is_ours(kind: AttributeType) -> bool {
+    kind & !0xff == BASE
+}
+
 const fn rule(kind: AttributeType, form: Form, notes: Notes) -> Rule {
     let classes = attribute::PUBLIC | attribute::PRIVATE | attribute::SECRET;
     Rule { kind, form, classes, types: &[], notes, default: Missing::Absent }

@@ -91,8 +91,16 @@ impl Creation {
 
     /// The key with material made here.
     pub(in crate::hsm) fn generate(&self) -> Result<Made> {
+        self.generate_as(&[])
+    }
+
+    /// The same with what a caller's templates add, of a secret key or of both halves.
+    /// CKR_TEMPLATE_INCONSISTENT if they contradict what a managed key is.
+    pub(in crate::hsm) fn generate_as(&self, given: &[Template<'_>]) -> Result<Made> {
         let mechanism = Mechanism::new(self.managed.spec.generator);
         let row = mechanism::row(mechanism.kind)?;
+        let nothing = Template::default();
+        let given = |at: usize| given.get(at).unwrap_or(&nothing);
         let finish = |mut key: Key| {
             self.managed.write(&mut key.attributes);
             key
@@ -100,13 +108,14 @@ impl Creation {
         match &self.templates {
             Templates::Secret(attributes) => {
                 let values = draft::encode_values(attributes);
-                let key = build::generate(row, &mechanism, &as_given(attributes, &values))?;
-                Ok(Made::Secret(finish(key)))
+                let template = draft::merge(given(0), attributes, &values)?;
+                Ok(Made::Secret(finish(build::generate(row, &mechanism, &template)?)))
             }
             Templates::Pair { public, private } => {
                 let values = (draft::encode_values(public), draft::encode_values(private));
-                let templates = (as_given(public, &values.0), as_given(private, &values.1));
-                let (public, private) = build::generate_pair(row, &mechanism, &templates.0, &templates.1)?;
+                let public = draft::merge(given(0), public, &values.0)?;
+                let private = draft::merge(given(1), private, &values.1)?;
+                let (public, private) = build::generate_pair(row, &mechanism, &public, &private)?;
                 Ok(Made::Pair { public: finish(public), private: finish(private) })
             }
         }
@@ -171,6 +180,7 @@ impl Templates {
                 (ck::CKA_VERIFY, signs),
                 (ck::CKA_VERIFY_RECOVER, false),
                 (ck::CKA_WRAP, false),
+                (ck::CKA_ENCAPSULATE, false),
                 (ck::CKA_DERIVE, false),
             ],
         );
@@ -180,6 +190,7 @@ impl Templates {
             (ck::CKA_SIGN, signs),
             (ck::CKA_SIGN_RECOVER, false),
             (ck::CKA_UNWRAP, false),
+            (ck::CKA_DECAPSULATE, false),
             (ck::CKA_DERIVE, agrees),
         ];
         let private = common(ck::CKO_PRIVATE_KEY, &[&flags[..], &hidden].concat());

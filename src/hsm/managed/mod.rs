@@ -9,6 +9,7 @@ mod envelope;
 mod lifecycle;
 mod metadata;
 mod refused;
+mod requested;
 mod spec;
 mod states;
 mod tags;

@@ -72,6 +72,10 @@ impl Refused {
         self.reason
     }
 
+    pub(in crate::hsm) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// The error of a `C_` function.
     pub(in crate::hsm) fn into_standard(self) -> Error {
         self.reason.standard_kind().with(self.detail)
