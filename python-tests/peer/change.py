@@ -12,6 +12,7 @@ from .state import (
 
 LONGEST_ENROLMENT = 30 * 24 * 3600
 LONGEST_LIMIT = 366 * 24 * 3600
+SHORTEST_RETENTION = 3600
 
 
 def _role_and(*more):
@@ -106,9 +107,14 @@ def _check_results(old, name, arguments, results):
 def rotate(state, key, at, retain):
     """Makes `key` the active one."""
     require(key not in [each.id for each in state.domain_keys], "the domain key exists already")
+    _check_retention(retain)
     deadline = None if retain is None else uint(at + retain)
     keys = [k._replace(status=DECRYPT_ONLY, retires=deadline) if k.status == ACTIVE else k for k in state.domain_keys]
     state.domain_keys = sorted([*keys, DomainKey(key, ACTIVE, at, None, state.region)])
+
+
+def _check_retention(retain):
+    require(retain is None or retain >= SHORTEST_RETENTION, "an old domain key decrypts for an hour at least")
 
 
 def set_user(state, user):
@@ -226,6 +232,7 @@ def _schedule_retirement(state, at, key, deadline):
 def _standing_order(state, at, order):
     if order:
         require(0 <= order.window < order.interval and order.until > at, "the interval, window or end makes no sense")
+        _check_retention(order.retain)
     state.standing_order = order
 
 

@@ -130,6 +130,12 @@ impl Module {
     /// needs the SO's. CKR_FUNCTION_REJECTED if it is refused, and then nothing has changed.
     pub fn execute(&self, session: SessionHandle, proposal: &[u8]) -> Result<()> {
         let (token, ticket) = self.writer(session)?;
+        // The deadline may be near, and nobody has been warned of it yet.
+        if governance::command_name(proposal)? == "schedule retirement"
+            && let Err(error) = token.reseal_all(&ticket, &mut |_| true)
+        {
+            tracing::warn!(slot = token.slot, %error, "not everything was sealed anew before a deadline is set");
+        }
         let gate = lock(&token.gate);
         token.change(|| token.channel.call(&ticket, Command::Execute { proposal }))?;
         // It is executed, whatever happens now; a proposal that stays is refused as executed before.

@@ -157,7 +157,7 @@ impl Token {
     }
 
     /// Seals what is left, batch by batch, until `go_on` says no. Answers how many objects were.
-    fn reseal_all(&self, ticket: &Ticket, go_on: &mut dyn FnMut(u64) -> bool) -> Result<u64> {
+    pub(super) fn reseal_all(&self, ticket: &Ticket, go_on: &mut dyn FnMut(u64) -> bool) -> Result<u64> {
         let mut done = 0;
         for _ in 0..ROUNDS {
             let (before, mut after, mut missed, mut refused) = (done, 0, false, 0_u64);

@@ -81,7 +81,10 @@ impl Hsm {
         }
         let mut ended = None;
         if let Some(opened) = &held.opened {
-            let stays = held.role.as_ref().and_then(|role| public.state().user(role));
+            // A PIN that was ended and set anew since is another's.
+            let since = log.since(opened.state().version);
+            let stays = held.role.as_ref().filter(|role| !domain::ends_pin(since, role));
+            let stays = stays.and_then(|role| public.state().user(role));
             match opened.advance(Arc::clone(&public)) {
                 Ok(newer) if stays.is_some_and(|user| user.agreement.is_some()) => held.opened = Some(Arc::new(newer)),
                 Ok(_) => ended = held.opened.take(),

@@ -171,6 +171,46 @@ fn operators_reset_a_pin_and_only_its_holder_sets_it() {
 }
 
 #[test]
+fn a_login_does_not_outlast_its_pin() {
+    let (data, module, [anna, ben, _]) = founded();
+    let other = process(data.path());
+    let user = other.user(0);
+    let session = module.so(0);
+    let reset = json!({ "command": "reset PIN", "role": "user", "code": "for another" });
+    module.command(session, &reset, &[&anna, &ben]).unwrap();
+    module.set_enrolled_pin(session, ck::CKU_USER, None, Some(b"for another"), Some(b"another's")).unwrap();
+    // The other process has seen nothing of it so far.
+    assert_eq!(other.session_info(user).unwrap().state, ck::CKS_RW_PUBLIC_SESSION);
+    refused(aes(&other, user, b"a", YES), ErrorKind::UserNotLoggedIn);
+    // Who changes his own PIN stays logged in elsewhere.
+    other.login(user, ck::CKU_USER, Some(b"another's"), None).unwrap();
+    module.logout(session).unwrap();
+    module.login(session, ck::CKU_USER, Some(b"another's"), None).unwrap();
+    module.set_pin(session, Some(b"another's"), Some(b"changed")).unwrap();
+    aes(&other, user, b"a", YES).unwrap();
+}
+
+#[test]
+fn one_operator_cannot_destroy_what_a_domain_key_seals() {
+    let (_data, module, [anna, ..]) = founded();
+    let session = module.user(0);
+    aes(&module, session, b"a", YES).unwrap();
+    let before = active_key(&module.described(session));
+    for retain in [0, 3599] {
+        let rotate = json!({ "command": "rotate domain key", "retain": retain });
+        refused(module.command(session, &rotate, &[&anna]), ErrorKind::FunctionRejected);
+    }
+    module.command(session, &json!({ "command": "rotate domain key" }), &[&anna]).unwrap();
+    assert_eq!(module.records_under(session, &before), 1);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let retire = json!({ "command": "schedule retirement", "key": before, "at": now + 1 });
+    module.command(session, &retire, &[&anna]).unwrap();
+    assert_eq!(module.records_under(session, &before), 0);
+    let found = module.search(session, &[(ck::CKA_LABEL, b"a")]);
+    encrypts(&module, session, found[0]).unwrap();
+}
+
+#[test]
 fn a_rotation_is_followed_by_all_and_everything_is_sealed_anew() {
     let (data, module, [anna, ..]) = founded();
     let other = process(data.path());

@@ -21,6 +21,9 @@ const SUITES: [u64; 2] = [1, 2];
 const LONGEST_ENROLMENT: u64 = 30 * 24 * 3600;
 /// How long the SO's PIN of an embedded domain may be set after a recovery.
 const RECOVERED_ENROLMENT: u64 = 3600;
+/// How long an old domain key decrypts at least: less would destroy what it seals before anything can be
+/// sealed anew.
+const SHORTEST_RETENTION: u64 = 3600;
 /// A year; no lifetime needs more.
 const LONGEST_LIMIT: u64 = 366 * 24 * 3600;
 
@@ -216,6 +219,7 @@ pub(super) fn apply(old: &State, hash: &Hash, change: &Change, at: u64, results:
             if order.is_some_and(|o| o.interval == 0 || o.window >= o.interval || o.until <= at) {
                 return Err(Refusal::Arguments("the interval, window or end makes no sense"));
             }
+            check_retention(order.and_then(|order| order.retain))?;
             state.standing_order = *order;
         }
         Change::SetLimits { limits } => {
@@ -326,6 +330,7 @@ pub(super) fn apply(old: &State, hash: &Hash, change: &Change, at: u64, results:
 
 /// Makes `key` the active one. The one that goes keeps decrypting for `retain` seconds.
 pub(super) fn rotate(state: &mut State, key: KeyId, at: u64, retain: Option<u64>) -> Applied<()> {
+    check_retention(retain)?;
     let deadline = retain.map(|retain| at.checked_add(retain).ok_or(Refusal::Arguments("the deadline is too far off")));
     let deadline = deadline.transpose()?;
     for entry in state.domain_keys.iter_mut().filter(|entry| entry.status == KeyStatus::Active) {
@@ -335,6 +340,13 @@ pub(super) fn rotate(state: &mut State, key: KeyId, at: u64, retain: Option<u64>
     let region = state.region.clone();
     let new = DomainKey { id: key, status: KeyStatus::Active, created: at, retires: None, region };
     insert(&mut state.domain_keys, new, |k| k.id, "the domain key")
+}
+
+fn check_retention(retain: Option<u64>) -> Applied<()> {
+    if retain.is_some_and(|retain| retain < SHORTEST_RETENTION) {
+        return Err(Refusal::Arguments("an old domain key decrypts for an hour at least, to seal its objects anew"));
+    }
+    Ok(())
 }
 
 /// The state in which the holder of a role has set a PIN: his own, or with the leave of a command.

@@ -131,6 +131,11 @@ pub fn command_id(command: &[u8]) -> Result<[u8; 32]> {
     Ok(SignedCommand::decode(command)?.id())
 }
 
+/// Such as "rotate domain key".
+pub fn command_name(command: &[u8]) -> Result<&'static str> {
+    Ok(SignedCommand::decode(command)?.proposal().change.name())
+}
+
 /// What the holder of a key (DER SubjectPublicKeyInfo) signs with ESP384: the Sig_structure.
 pub fn to_sign(command: &[u8], signer: &[u8]) -> Result<Vec<u8>> {
     Ok(SignedCommand::decode(command)?.to_sign(&public_key(signer)?.kid()))

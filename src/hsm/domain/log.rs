@@ -7,6 +7,7 @@ use sha2::{Digest, Sha384};
 use super::super::command::Role;
 use super::apply;
 use super::cbor::{Decoded, Decoder, Encoder, Malformed};
+use super::change::Change;
 use super::command::SignedCommand;
 use super::keys::PublicKey;
 use super::recovery::RecoverySet;
@@ -185,6 +186,19 @@ impl Entry {
 
 fn kind(d: &mut Decoder<'_>, expected: u64) -> Decoded<()> {
     if d.uint()? == expected { Ok(()) } else { Err(Malformed("an unknown entry")) }
+}
+
+/// Whether a command among these entries, which have been verified, ended the PIN of a role: who has
+/// logged in with it before is not who may set the next one.
+pub(in crate::hsm) fn ends_pin(entries: &[Vec<u8>], role: &Role) -> bool {
+    entries.iter().filter_map(|entry| Entry::decode(entry).ok()).any(|entry| match entry.step {
+        Step::Command { command, .. } => match &command.proposal().change {
+            Change::ResetPin { role: ended, .. } | Change::RemoveUser { role: ended } => ended == role,
+            Change::RecoverDomain { .. } => true,
+            _ => false,
+        },
+        _ => false,
+    })
 }
 
 /// The state that the entries make of this one, each verified.

@@ -269,7 +269,11 @@ fn a_retired_or_revoked_record_does_not_come_back_by_a_fresh_seal() {
     assert_eq!(kind(token.reseal(&first)), Some(ErrorKind::DeviceError));
     // The key that the founding made is rotated out and ends at once; the first one stays.
     let third = token.key(&[(ck::CKA_PRIVATE, OFF)]);
-    token.run(&serde_json::json!({ "command": "rotate domain key", "retain": 0 }));
+    let sealed_under = hex::encode(third.sealed.domain_key().unwrap());
+    token.rotate();
+    let now = crate::hsm::domain::Circumstances::of_system().now;
+    token.run(&serde_json::json!({ "command": "schedule retirement", "key": sealed_under, "at": now + 1 }));
+    std::thread::sleep(std::time::Duration::from_millis(1100));
     assert_eq!(kind(token.reseal(&third)), Some(ErrorKind::DeviceError));
     assert!(token.reseal(&second).unwrap().is_some());
 }
