@@ -25,7 +25,7 @@ pub(super) use command::SignedCommand;
 pub(super) use execute::Executed;
 pub(super) use log::ends_pin;
 pub(super) use opened::{Circumstances, Opened, check_pin};
-pub(super) use seal::{DomainId, Kind, Sealer, key_id_of, unverified};
+pub(super) use seal::{DomainId, IndexKey, Kind, Sealer, key_id_of, unverified};
 pub(super) use state::{Hash, State};
 pub(super) use token::PublicState;
 

@@ -81,7 +81,7 @@ pub(in crate::hsm) struct Sealer {
 }
 
 impl Sealer {
-    pub(super) fn new(domain: DomainId, region: Arc<str>, key: Arc<SecretBytes>) -> Result<Self> {
+    pub(in crate::hsm) fn new(domain: DomainId, region: Arc<str>, key: Arc<SecretBytes>) -> Result<Self> {
         Ok(Self { domain, region, id: key_id(DOMAIN_KEY, key.expose())?, key })
     }
 
@@ -199,7 +199,7 @@ pub(in crate::hsm) fn key_id_of(record: &[u8]) -> Result<KeyId> {
 pub(in crate::hsm) struct IndexKey(SecretBytes);
 
 impl IndexKey {
-    pub(super) fn new(key: SecretBytes) -> Self {
+    pub(in crate::hsm) fn new(key: SecretBytes) -> Self {
         Self(key)
     }
 
@@ -227,6 +227,20 @@ impl IndexKey {
         let mut tag = [0; 16];
         tag.copy_from_slice(&mac.finalize().into_bytes()[..16]);
         Ok(tag)
+    }
+
+    /// What is kept of a managed key's imported material: HMAC-SHA-256 over `[object, material]`
+    /// under a key derived from this one. It tells the same material from another, and nothing of
+    /// either.
+    pub(in crate::hsm) fn material_commitment(&self, object: &ObjectId, material: &[u8]) -> Result<[u8; 32]> {
+        let mut info = Encoder::new();
+        info.array(1).text("material commitment");
+        let key = expand::<32>(None, self.0.expose(), &info.finish())?;
+        let mut input = Encoder::secret();
+        input.array(2).bytes(object).bytes(material);
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&*key).map_err(|_| ErrorKind::GeneralError)?;
+        mac.update(input.finish()?.expose());
+        Ok(mac.finalize().into_bytes().into())
     }
 }
 

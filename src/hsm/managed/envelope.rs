@@ -212,9 +212,10 @@ impl Material {
         }
         let mut keys = Keys(Zeroizing::new([0; Keys::LEN]));
         let mut block = Zeroizing::new([0; MAX_DIGEST]);
+        let mut state = self.0.start();
         for (counter, out) in (1u32..).zip(keys.0.chunks_mut(KEY_LEN)) {
             input[..4].copy_from_slice(&counter.to_be_bytes());
-            let mut state = self.0.start();
+            state.restart()?;
             state.update(&input)?;
             state.finish(&mut block)?;
             out.copy_from_slice(&block[..out.len()]);
@@ -323,4 +324,4 @@ fn refused() -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::hsm::managed) mod tests;

@@ -4,9 +4,12 @@
 mod attributes;
 mod context;
 mod creation;
+mod data_key;
 mod describe;
 mod envelope;
+mod import;
 mod lifecycle;
+mod material;
 mod metadata;
 mod refused;
 mod requested;
