@@ -13,8 +13,9 @@ use super::super::domain::{IndexKey, Kind, Sealer};
 use super::super::key::Key;
 use super::super::mechanism;
 use super::super::params::{Mechanism, Oaep, Params};
+use super::material;
 use super::spec::Spec;
-use crate::error::{Error, ErrorKind};
+use crate::error::{ErrorKind, Result};
 
 /// How long a wrapping key and its token are good for, in seconds.
 pub(in crate::hsm) const VALIDITY: u64 = 24 * 60 * 60;
@@ -65,47 +66,6 @@ impl Algorithm {
     }
 }
 
-/// Why an import is refused.
-#[derive(Debug)]
-pub(in crate::hsm) enum Refusal {
-    /// Not a token, or not one for this key.
-    InvalidToken,
-    ExpiredToken,
-    /// It does not unwrap, for whatever reason.
-    InvalidCiphertext,
-    /// It unwraps, but to nothing that the key's spec has as material.
-    UnsuitableMaterial,
-    /// Material of the spec, but not what the key had before.
-    IncorrectMaterial,
-    /// It could not be decided.
-    Failed(Error),
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::InvalidToken => ErrorKind::ArgumentsBad.with("the import token is not one for this key"),
-            Refusal::ExpiredToken => ErrorKind::ArgumentsBad.with("the import token has expired"),
-            Refusal::InvalidCiphertext => ErrorKind::WrappedKeyInvalid.with("the material does not unwrap"),
-            Refusal::UnsuitableMaterial => {
-                ErrorKind::WrappedKeyInvalid.with("what was wrapped is not material of the key's spec")
-            }
-            Refusal::IncorrectMaterial => {
-                ErrorKind::WrappedKeyInvalid.with("what was wrapped is not the material that the key had before")
-            }
-            Refusal::Failed(error) => error,
-        }
-    }
-}
-
-type Answer<T> = std::result::Result<T, Refusal>;
-
 /// What the caller needs to wrap material for one key.
 pub(in crate::hsm) struct Parameters {
     /// DER SubjectPublicKeyInfo of the wrapping key.
@@ -123,11 +83,11 @@ pub(in crate::hsm) fn parameters(
     algorithm: Algorithm,
     wrapping: &Spec,
     now: u64,
-) -> crate::error::Result<Parameters> {
+) -> Result<Parameters> {
     if wrapping.key_type != ck::CKK_RSA {
         return Err(ErrorKind::ArgumentsBad.with("a wrapping key is RSA_2048, RSA_3072 or RSA_4096"));
     }
-    let pair = wrapping.generate_pair()?;
+    let pair = material::generate_pair(wrapping)?;
     let expires = now.saturating_add(VALIDITY);
     let mut e = Encoder::secret();
     e.array(4).text(algorithm.name()).text(wrapping.name).uint(expires).bytes(pair.private.expose());
@@ -143,9 +103,11 @@ pub(in crate::hsm) struct Token {
 
 impl Token {
     /// Opens a token that was made for the same key. `sealer` is that of the domain key which the
-    /// token names (`domain::key_id_of`).
-    pub(in crate::hsm) fn open(sealer: &Sealer, object: &ObjectId, token: &[u8], now: u64) -> Answer<Self> {
-        let body = sealer.open(Kind::Import, object, GENERATION, token).map_err(|_| Refusal::InvalidToken)?;
+    /// token names (`domain::key_id_of`). KMS_R_INVALID_IMPORT_TOKEN for what is not one for this key,
+    /// KMS_R_EXPIRED_IMPORT_TOKEN.
+    pub(in crate::hsm) fn open(sealer: &Sealer, object: &ObjectId, token: &[u8], now: u64) -> Result<Self> {
+        let invalid = || ErrorKind::KmsInvalidImportToken;
+        let body = sealer.open(Kind::Import, object, GENERATION, token).map_err(|_| invalid())?;
         let read = || -> Decoded<_> {
             let mut d = Decoder::new(body.expose());
             d.array_of(4)?;
@@ -153,22 +115,24 @@ impl Token {
             d.end()?;
             Ok(read)
         };
-        let (algorithm, wrapping, expires, private) = read().map_err(|_| Refusal::InvalidToken)?;
+        let (algorithm, wrapping, expires, private) = read().map_err(|_| invalid())?;
         if now >= expires {
-            return Err(Refusal::ExpiredToken);
+            return Err(ErrorKind::KmsExpiredImportToken.into());
         }
-        let algorithm = Algorithm::named(algorithm).ok_or(Refusal::InvalidToken)?;
+        let algorithm = Algorithm::named(algorithm).ok_or_else(invalid)?;
         let private = SecretBytes::copy_of(private)?;
-        let wrapping = Spec::named(wrapping).and_then(|spec| spec.read(private)).ok_or(Refusal::InvalidToken)?;
+        let wrapping = Spec::named(wrapping).and_then(|spec| material::read(spec, private)).ok_or_else(invalid)?;
         Ok(Self { algorithm, wrapping: Arc::new(wrapping) })
     }
 
-    fn unwrap(&self, wrapped: &[u8]) -> Answer<SecretBytes> {
+    fn unwrap(&self, wrapped: &[u8]) -> Result<SecretBytes> {
         let mechanism = self.algorithm.mechanism();
-        let functions = mechanism::row(mechanism.kind)?.wrap.ok_or(ErrorKind::GeneralError).map_err(Error::from)?;
+        let functions = mechanism::row(mechanism.kind)?.wrap.ok_or(ErrorKind::GeneralError)?;
         (functions.unwrap)(&mechanism, &self.wrapping, wrapped).map_err(|error| match error.kind() {
-            ErrorKind::WrappedKeyInvalid | ErrorKind::WrappedKeyLenRange => Refusal::InvalidCiphertext,
-            _ => Refusal::Failed(error),
+            ErrorKind::WrappedKeyInvalid | ErrorKind::WrappedKeyLenRange => {
+                ErrorKind::KmsInvalidCiphertext.with("the material does not unwrap")
+            }
+            _ => error,
         })
     }
 }
@@ -183,6 +147,8 @@ pub(in crate::hsm) struct Imported {
 
 /// Unwraps material for the key whose record `object` is, and checks it against the key's spec and
 /// against `held`, the commitment to what the key had before, if it had any.
+/// KMS_R_INVALID_CIPHERTEXT if it does not unwrap, for whatever reason; KMS_R_INCORRECT_KEY_MATERIAL
+/// if what was wrapped is not for the key.
 pub(in crate::hsm) fn import(
     token: &Token,
     wrapped: &[u8],
@@ -190,12 +156,15 @@ pub(in crate::hsm) fn import(
     object: &ObjectId,
     index: &IndexKey,
     held: Option<&[u8]>,
-) -> Answer<Imported> {
-    let key = spec.read(token.unwrap(wrapped)?).ok_or(Refusal::UnsuitableMaterial)?;
+) -> Result<Imported> {
+    let key = material::read(spec, token.unwrap(wrapped)?)
+        .ok_or_else(|| ErrorKind::KmsIncorrectKeyMaterial.with("what was wrapped does not fit the key's spec"))?;
     // Of the one encoding, so that the same private key in another PKCS#8 is the same material.
-    let commitment = index.material_commitment(object, spec.encode(&key)?.expose())?;
+    let commitment = index.material_commitment(object, material::encode(spec, &key)?.expose())?;
     match held {
-        Some(held) if !bool::from(held.ct_eq(&commitment)) => Err(Refusal::IncorrectMaterial),
+        Some(held) if !bool::from(held.ct_eq(&commitment)) => {
+            Err(ErrorKind::KmsIncorrectKeyMaterial.with("the key had other material before"))
+        }
         _ => Ok(Imported { key, commitment }),
     }
 }
