@@ -239,10 +239,25 @@ pub(in crate::hsm) fn sealed_len(version: u64, plaintext_len: usize) -> Result<u
     if plaintext_len > MAX_PLAINTEXT {
         return Err(ErrorKind::DataLenRange.with("an envelope holds 4096 bytes at most"));
     }
-    let mut e = Encoder::over(&mut []);
-    Header { object: &[0; 16], salt: &[0; SALT_LEN], commitment: &[0; COMMITMENT_LEN], version }
-        .begin(&mut e, plaintext_len);
-    Ok(e.used() + plaintext_len + TAG)
+    let (protected, content) = (protected_len(version), plaintext_len + TAG);
+    // Tag, array and the empty map are a byte each.
+    Ok(3 + head_len(protected as u64) + protected + head_len(content as u64) + content)
+}
+
+/// The length of the protected header: that of the version's number varies.
+fn protected_len(version: u64) -> usize {
+    136 + head_len(version)
+}
+
+/// The length of a CBOR head.
+fn head_len(value: u64) -> usize {
+    match value {
+        0..=23 => 1,
+        24..=0xff => 2,
+        0x100..=0xffff => 3,
+        0x1_0000..=0xffff_ffff => 5,
+        _ => 9,
+    }
 }
 
 struct Header<'a> {
@@ -255,9 +270,7 @@ struct Header<'a> {
 impl Header<'_> {
     /// Writes a blob up to the ciphertext; gives where the protected header is.
     fn begin(&self, e: &mut Encoder<Cursor<'_>>, plaintext_len: usize) -> std::ops::Range<usize> {
-        let mut length = Encoder::over(&mut []);
-        self.write(&mut length);
-        e.tag(COSE_ENCRYPT0).array(3).bytes_head(length.used());
+        e.tag(COSE_ENCRYPT0).array(3).bytes_head(protected_len(self.version));
         let start = e.used();
         self.write(e);
         let end = e.used();
@@ -300,9 +313,7 @@ fn with_aad<T>(
     context: &Context<'_>,
     use_it: impl FnOnce(&[u8]) -> Result<T>,
 ) -> Result<T> {
-    let mut external = Encoder::over(&mut []);
-    external.array(2).text(id).raw(context.encoded());
-    let external_len = external.used();
+    let external_len = 1 + head_len(id.len() as u64) + id.len() + context.encoded().len();
     let write = |out: &mut [u8]| {
         let mut e = Encoder::over(out);
         e.array(3).text("Encrypt0").bytes(protected).bytes_head(external_len);

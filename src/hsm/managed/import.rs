@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use cryptoki_sys as ck;
-use subtle::ConstantTimeEq;
 
 use super::super::command::ObjectId;
 use super::super::crypto::SecretBytes;
@@ -145,28 +144,22 @@ pub(in crate::hsm) struct Imported {
     pub(in crate::hsm) commitment: [u8; 32],
 }
 
-/// Unwraps material for the key whose record `object` is, and checks it against the key's spec and
-/// against `held`, the commitment to what the key had before, if it had any.
+/// Unwraps material for the key whose record `object` is, and checks it against the key's spec.
+/// Whether the key takes this material again is for `Managed::import_material` to say.
 /// KMS_R_INVALID_CIPHERTEXT if it does not unwrap, for whatever reason; KMS_R_INCORRECT_KEY_MATERIAL
-/// if what was wrapped is not for the key.
+/// if what was wrapped does not fit the spec.
 pub(in crate::hsm) fn import(
     token: &Token,
     wrapped: &[u8],
     spec: &Spec,
     object: &ObjectId,
     index: &IndexKey,
-    held: Option<&[u8]>,
 ) -> Result<Imported> {
     let key = material::read(spec, token.unwrap(wrapped)?)
         .ok_or_else(|| ErrorKind::KmsIncorrectKeyMaterial.with("what was wrapped does not fit the key's spec"))?;
     // Of the one encoding, so that the same private key in another PKCS#8 is the same material.
     let commitment = index.material_commitment(object, material::encode(spec, &key)?.expose())?;
-    match held {
-        Some(held) if !bool::from(held.ct_eq(&commitment)) => {
-            Err(ErrorKind::KmsIncorrectKeyMaterial.with("the key had other material before"))
-        }
-        _ => Ok(Imported { key, commitment }),
-    }
+    Ok(Imported { key, commitment })
 }
 
 #[cfg(test)]

@@ -5,11 +5,14 @@ use std::process::Command;
 use serde_json::json;
 
 use super::super::super::crypto::Entropy;
+use super::super::attributes::Origin;
+use super::super::creation::{Creation, Request};
 use super::super::envelope::tests::compare;
+use super::super::lifecycle::tests::{NOW, request};
 use super::*;
+use crate::error::Error;
 
 const OBJECT: ObjectId = [7; 16];
-const NOW: u64 = 1_700_000_000;
 
 fn sealer(key: u8) -> Sealer {
     Sealer::new([1; 16], Arc::from("local-1"), Arc::new(SecretBytes::copy_of(&[key; 32]).unwrap())).unwrap()
@@ -23,7 +26,7 @@ fn spec(name: &str) -> &'static Spec {
     Spec::named(name).unwrap()
 }
 
-fn is(error: Option<crate::error::Error>, kind: ErrorKind) -> bool {
+fn is(error: Option<Error>, kind: ErrorKind) -> bool {
     error.is_some_and(|error| error.kind() == kind)
 }
 
@@ -67,8 +70,7 @@ fn a_token_is_for_one_key_and_for_a_day() {
 #[test]
 fn material_fits_the_spec() {
     let (_, token) = begin(Algorithm::AesKeyWrapSha256, "RSA_2048");
-    let import =
-        |material: &[u8], name| import(&token, &wrapped(&token, material), spec(name), &OBJECT, &index(), None);
+    let import = |material: &[u8], name| import(&token, &wrapped(&token, material), spec(name), &OBJECT, &index());
     let imported = import(&[3; 32], "AES_256").unwrap();
     assert_eq!(imported.key.secret(ck::CKA_VALUE).unwrap(), [3; 32]);
     assert_eq!((imported.key.class(), imported.key.key_type()), (ck::CKO_SECRET_KEY, ck::CKK_AES));
@@ -94,7 +96,7 @@ fn material_fits_the_spec() {
 fn what_does_not_unwrap_is_refused_in_one_way() {
     for algorithm in [Algorithm::OaepSha1, Algorithm::AesKeyWrapSha1] {
         let (_, token) = begin(algorithm, "RSA_2048");
-        let import = |wrapped: &[u8]| import(&token, wrapped, spec("AES_256"), &OBJECT, &index(), None).err();
+        let import = |wrapped: &[u8]| import(&token, wrapped, spec("AES_256"), &OBJECT, &index()).err();
         let good = wrapped(&token, &[3; 32]);
         assert!(import(&good).is_none());
         for len in [0, 1, 255, 256, 257, good.len() - 1] {
@@ -113,22 +115,20 @@ fn what_does_not_unwrap_is_refused_in_one_way() {
 }
 
 #[test]
-fn the_same_material_again_and_no_other() {
+fn a_commitment_tells_the_same_material_from_another() {
     let (_, token) = begin(Algorithm::AesKeyWrapSha256, "RSA_2048");
-    let again = |material: &[u8], name, object: &ObjectId, held: Option<&[u8]>| {
-        import(&token, &wrapped(&token, material), spec(name), object, &index(), held)
+    let commitment = |material: &[u8], name, object: &ObjectId| {
+        import(&token, &wrapped(&token, material), spec(name), object, &index()).unwrap().commitment
     };
-    let first = again(&[3; 32], "AES_256", &OBJECT, None).unwrap().commitment;
-    assert_eq!(again(&[3; 32], "AES_256", &OBJECT, Some(&first)).unwrap().commitment, first);
-    assert!(is(again(&[4; 32], "AES_256", &OBJECT, Some(&first)).err(), ErrorKind::KmsIncorrectKeyMaterial));
-    assert!(is(again(&[3; 32], "AES_256", &OBJECT, Some(&first[..31])).err(), ErrorKind::KmsIncorrectKeyMaterial));
+    let first = commitment(&[3; 32], "AES_256", &OBJECT);
+    assert_eq!(commitment(&[3; 32], "AES_256", &OBJECT), first);
+    assert_ne!(commitment(&[4; 32], "AES_256", &OBJECT), first);
     // Two keys with the same material cannot be told from two with different ones.
-    assert_ne!(again(&[3; 32], "AES_256", &[8; 16], None).unwrap().commitment, first);
+    assert_ne!(commitment(&[3; 32], "AES_256", &[8; 16]), first);
     let [one, other] = [(), ()].map(|()| material::generate_pair(spec("ECC_ED25519")).unwrap());
-    let held = again(one.private.expose(), "ECC_ED25519", &OBJECT, None).unwrap().commitment;
-    assert!(again(one.private.expose(), "ECC_ED25519", &OBJECT, Some(&held)).is_ok());
-    let refused = again(other.private.expose(), "ECC_ED25519", &OBJECT, Some(&held)).err();
-    assert!(is(refused, ErrorKind::KmsIncorrectKeyMaterial));
+    let first = commitment(one.private.expose(), "ECC_ED25519", &OBJECT);
+    assert_eq!(commitment(one.private.expose(), "ECC_ED25519", &OBJECT), first);
+    assert_ne!(commitment(other.private.expose(), "ECC_ED25519", &OBJECT), first);
 }
 
 #[test]
@@ -148,6 +148,22 @@ fn commitment_vectors() {
         })
     });
     compare("material-commitment.json", vectors.to_vec().into());
+}
+
+/// A key whose material was deleted takes the same back, and no other.
+#[test]
+fn what_is_imported_again_is_the_same() {
+    let (_, token) = begin(Algorithm::OaepSha256, "RSA_2048");
+    let commitment = |byte: u8| {
+        import(&token, &wrapped(&token, &[byte; 32]), spec("AES_256"), &OBJECT, &index()).unwrap().commitment
+    };
+    let request = Request { origin: Origin::External, ..request() };
+    let key = Creation::new(&request, [6; 16], NOW).unwrap().managed;
+    let held = key.import_material(&commitment(3), None, NOW).unwrap();
+    let deleted = held.delete_material(NOW).unwrap();
+    assert!(deleted.import_material(&commitment(3), None, NOW).is_ok());
+    let refused = deleted.import_material(&commitment(4), None, NOW).err().map(Error::from);
+    assert!(is(refused, ErrorKind::KmsIncorrectKeyMaterial));
 }
 
 /// Runs `openssl` in `directory`.
@@ -204,7 +220,7 @@ fn openssl_wraps_what_is_imported() {
                 openssl(directory, "pkcs8 -topk8 -nocrypt -in key.pem -outform DER -out material");
             }
             let wrapped = wrapped_by_openssl(directory, &parameters, *algorithm);
-            let imported = import(&token, &wrapped, spec(name), &OBJECT, &index(), None);
+            let imported = import(&token, &wrapped, spec(name), &OBJECT, &index());
             let imported = imported.unwrap_or_else(|e| panic!("{name} with {}: {e:?}", algorithm.name()));
             let material = fs::read(directory.join("material")).unwrap();
             match imported.key.class() {
