@@ -104,7 +104,14 @@ impl Module {
         let token = self.token_of(session)?;
         let mut list = Vec::new();
         for proposal in token.store.proposals()? {
-            let mut described = parse(&token.describe(&proposal)?)?;
+            let mut described = match token.describe(&proposal) {
+                Ok(described) => parse(&described)?,
+                // One that somebody damaged does not hide the others.
+                Err(error) => {
+                    tracing::warn!(slot = token.slot, %error, "a pending proposal cannot be read");
+                    continue;
+                }
+            };
             described["proposal"] = json!(hex(&proposal));
             list.push(described);
         }
@@ -159,7 +166,10 @@ impl Module {
         let token = self.token_of(session)?;
         let newest = token.domain_token()?;
         let origin = token.store.origin()?.filter(|origin| origin.version < newest.version);
-        let none = || ErrorKind::FunctionRejected.with("the domain is not founded: there is no log yet");
+        let none = || match token.domain().founded {
+            true => ErrorKind::TokenNotRecognized.with("the beginning of the domain's log is missing from the store"),
+            false => ErrorKind::FunctionRejected.with("the domain is not founded: there is no log yet"),
+        };
         let origin = origin.ok_or_else(none)?;
         let entries = token.store.log(origin.version, newest.version)?;
         let entries = entries.iter().map(Vec::as_slice).collect();
@@ -330,8 +340,9 @@ impl Token {
 
     fn drop_expired(&self) -> Result<()> {
         for held in self.store.proposals()? {
+            let Ok(id) = governance::command_id(&held) else { continue };
             if is_over(&parse(&self.describe(&held)?)?) {
-                self.store.delete_proposal(&governance::command_id(&held)?)?;
+                self.store.delete_proposal(&id)?;
             }
         }
         Ok(())
@@ -339,7 +350,7 @@ impl Token {
 
     fn pending(&self, id: &[u8; 32]) -> Result<Option<Vec<u8>>> {
         for held in self.store.proposals()? {
-            if governance::command_id(&held)? == *id {
+            if governance::command_id(&held).is_ok_and(|held| held == *id) {
                 return Ok(Some(held));
             }
         }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use conclave::cryptoki::{Module, Options};
 use conclave::error::Error;
+use conclave::hsm::governance;
 use conclave::hsm::{Function, Mechanism, Outcome, Raw, Template};
 use cryptoki_sys as ck;
 use serde_json::json;
@@ -123,6 +124,9 @@ fn check_tokens(report: &mut Report, module: &Module) {
                         () => Finding::Good(format!("{:?} (slot {slot}) is ready", info.label)),
                     },
                 );
+                if info.founded {
+                    report.add("log", check_log(module, *slot, &info.label));
+                }
             }
             Err(error) => report.add("token", Finding::Bad(format!("slot {slot} cannot be read: {error}"))),
         }
@@ -139,6 +143,19 @@ fn check_tokens(report: &mut Report, module: &Module) {
                 Err(error) => Finding::Bad(format!("{} ({})", error, error.kind().name())),
             },
         );
+    }
+}
+
+/// Whether the stored log leads from the founding to the newest state.
+fn check_log(module: &Module, slot: ck::CK_SLOT_ID, label: &str) -> Finding {
+    let verified = module.open_session(slot, ck::CKF_SERIAL_SESSION).and_then(|session| {
+        let history = module.history(session);
+        module.close_session(session)?;
+        governance::verify_history(&history?)
+    });
+    match verified {
+        Ok(entries) => Finding::Good(format!("{label:?}: all {} entries verify", entries.len())),
+        Err(error) => Finding::Bad(format!("{label:?}: who approved what cannot be shown: {error}")),
     }
 }
 

@@ -113,7 +113,7 @@ pub(crate) fn show(arguments: &KeyShow, as_json: bool) -> Result<(), Failure> {
     }
     for (nth, object) in shown.iter().enumerate() {
         if nth != 0 {
-            println!();
+            println!("");
         }
         for (name, value) in object {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);

@@ -1,6 +1,20 @@
 //! `conclave`, the operator's command line. It uses the module as any application does, through
 //! [`conclave::cryptoki`].
 
+/// As the standard library's, but a closed pipe (`| head`) is the reader's wish, not a failure.
+macro_rules! println {
+    ($($what:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stdout().lock(), format_args!("{}\n", format_args!($($what)*)));
+    }};
+}
+
+/// Likewise.
+macro_rules! print {
+    ($($what:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stdout().lock(), format_args!($($what)*));
+    }};
+}
+
 mod args;
 mod doctor;
 mod domain;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use conclave::error::ErrorKind;
 use conclave::hsm::governance::{self, OperatorKeys};
 use cryptoki_sys as ck;
 use serde_json::{Value, json};
@@ -228,7 +229,10 @@ fn merge(merge: &ProposalMerge, as_json: bool) -> Result<(), Failure> {
 }
 
 pub(crate) fn describe(proposal: &[u8], token: Option<&[u8]>) -> Result<Value, Failure> {
-    governance::describe_command(proposal, token).map_err(|error| Failure::while_("cannot read the proposal", &error))
+    governance::describe_command(proposal, token).map_err(|error| match error.kind() {
+        ErrorKind::TokenNotRecognized => Failure::new("the file given with --domain is not a domain token"),
+        _ => Failure::while_("cannot read the proposal", &error),
+    })
 }
 
 /// The refusal that says no more than what is lacking.
@@ -260,6 +264,9 @@ pub(crate) fn readable(described: &Value) -> String {
         let _ = writeln!(text, "Now it would be refused: {refusal}");
     } else if described["quorum_met"] == true {
         text.push_str("The signatures are enough.\n");
+    }
+    if let Some(obstacle) = described["obstacle"].as_str() {
+        let _ = writeln!(text, "As things are, it will be refused, whoever signs it: {obstacle}");
     }
     text
 }

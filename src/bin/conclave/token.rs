@@ -31,7 +31,7 @@ pub(crate) fn list(as_json: bool) -> Result<(), Failure> {
             .map(|(slot, info)| {
                 vec![
                     slot.to_string(),
-                    info.label.clone(),
+                    info.label.escape_debug().to_string(),
                     info.serial.clone(),
                     pin_state(info, true).to_owned(),
                     pin_state(info, false).to_owned(),

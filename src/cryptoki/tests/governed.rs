@@ -290,8 +290,11 @@ fn trust_is_what_the_operators_say() {
 
 #[test]
 fn proposals_wait_and_collect_signatures() {
-    let (_data, module, [anna, ben, _]) = founded();
+    let (data, module, [anna, ben, _]) = founded();
     let session = module.user(0);
+    // What cannot be read is in nobody's way.
+    let file = rusqlite::Connection::open(data.path().join("tokens/0/token.db")).unwrap();
+    file.execute("INSERT INTO proposals (id, bytes) VALUES (zeroblob(32), x'00ff')", []).unwrap();
     let proposal = module.propose(session, &rotation().to_string()).unwrap();
     assert_eq!(module.proposals(session).unwrap(), "[]");
     module.put_proposal(session, &governance::sign(&proposal, &anna).unwrap()).unwrap();

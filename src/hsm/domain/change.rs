@@ -342,7 +342,11 @@ impl Change {
                 });
                 lines
             }
-            Self::AddOperator { operator: claim, roles } => vec![format!("Add operator {}", operator(claim, roles))],
+            Self::AddOperator { operator: claim, roles } => {
+                let mut lines = vec![format!("Add operator {}", operator(claim, roles))];
+                lines.extend(state.and_then(|state| person_words(state, &claim.identity.name)));
+                lines
+            }
             Self::RemoveOperator { id } => vec![format!("Remove operator {}.", named(state, id))],
             Self::RekeyOperator { operator: claim } => {
                 vec![format!("Give operator {} new keys: {}", hex(&claim.identity.id), party(claim))]
@@ -464,6 +468,18 @@ fn named(state: Option<&State>, id: &[u8; 16]) -> String {
 fn operator(claim: &Claim, roles: &[String]) -> String {
     let roles: Vec<_> = roles.iter().map(|role| format!("{role:?}")).collect();
     format!("{} {} as {}.", hex(&claim.identity.id), party(claim), roles.join(", "))
+}
+
+/// Whether a name is a further person, however much it looks like one that is there.
+fn person_words(state: &State, name: &str) -> Option<String> {
+    let mut persons: Vec<_> = state.operators.iter().map(|operator| operator.person.as_str()).collect();
+    if persons.contains(&name) {
+        return Some("That is an operator already: all keys of one person count as one.".to_owned());
+    }
+    persons.sort_unstable();
+    persons.dedup();
+    let quoted: Vec<_> = persons.iter().map(|person| format!("{person:?}")).collect();
+    (!quoted.is_empty()).then(|| format!("That is a new person, who counts beside {}.", quoted.join(", ")))
 }
 
 fn party(claim: &Claim) -> String {

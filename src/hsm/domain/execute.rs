@@ -7,7 +7,7 @@ use sha2::{Digest, Sha384};
 
 use super::super::command::DomainToken;
 use super::super::crypto::{Entropy, SecretBytes};
-use super::apply::Needs;
+use super::apply::{self, Needs};
 use super::change::Change;
 use super::command::SignedCommand;
 use super::identity::Party;
@@ -164,6 +164,17 @@ impl Opened {
         let opened = Self::assemble(public, Arc::new(secrets), (!embedded).then_some(own))?;
         Ok(Executed { opened, token, entry: entry.encode() })
     }
+}
+
+/// Why a command could not be executed in this state, whoever signed it: what the change itself would find.
+pub(super) fn obstacle(state: &State, change: &Change, now: u64) -> Option<String> {
+    let tried = || -> Result<()> {
+        let needs = Needs::of(state, change)?;
+        let made = Made::new(state, &needs, &mut Entropy::System)?;
+        apply::apply(state, &state.hash(), change, now.max(state.changed), &made.results)?;
+        Ok(())
+    };
+    tried().err().map(|error| error.detail().map_or_else(|| error.to_string(), str::to_owned))
 }
 
 /// An operator's part in a recovery: opens his share if the command verifies against the newest

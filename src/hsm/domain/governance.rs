@@ -66,6 +66,9 @@ fn make_claim(
     if name.is_empty() || name.len() > 255 {
         return Err(ErrorKind::ArgumentsBad.with("the name must have from 1 to 255 bytes"));
     }
+    if name.trim() != name || name.chars().any(char::is_control) {
+        return Err(ErrorKind::ArgumentsBad.with("the name has a space at an end, or a control character"));
+    }
     let (party, agreement) = match kind {
         PartyKind::Operator => (Party::Operator, Some(public_key(&keys.agreement()?)?)),
         PartyKind::Host => (Party::Host, None),
@@ -234,8 +237,13 @@ struct Verified {
 /// for each entry: `{version, at, kind, command, id, words, signers, state}`.
 ///
 /// It begins with whatever its origin says: compare the domain and the hashes with what is known, or
-/// use [`verify_history_of`].
+/// use [`verify_history_of`]. One that begins after the founding is refused.
 pub fn verify_history(history: &[u8]) -> Result<Vec<Value>> {
+    let origin = PublicState::of_bytes(History::decode(history)?.origin)?;
+    if origin.state().log_head.is_some() {
+        let why = "the history begins after the founding: what was approved before that is missing";
+        return Err(ErrorKind::FunctionRejected.with(why));
+    }
     Ok(History::decode(history)?.verify(Circumstances::of_system().now)?.described)
 }
 

@@ -47,9 +47,15 @@ fn print(entries: &[Value], words: bool, as_json: bool) {
 }
 
 fn verified_all(entries: &[Value]) -> String {
-    match entries.len() {
+    let all = match entries.len() {
         1 => "The entry verifies.".to_owned(),
         count => format!("All {count} entries verify."),
+    };
+    match entries.first() {
+        Some(first) if first["command"] != "found domain" => {
+            format!("{all} INCOMPLETE: what was approved before version {} is missing.", first["version"])
+        }
+        _ => all,
     }
 }
 

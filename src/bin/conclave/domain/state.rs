@@ -58,7 +58,7 @@ fn print(mut state: Value) {
         println!("WARNING: {}", warning.as_str().unwrap_or_default());
     }
     if !items(&state["warnings"]).is_empty() {
-        println!();
+        println!("");
     }
     let text = |name: &str| state[name].as_str().unwrap_or_default().to_owned();
     let quoted = |name: &str| format!("{:?}", text(name));
@@ -89,7 +89,7 @@ fn print(mut state: Value) {
             output::table(headings, &rows);
         }
     }
-    println!();
+    println!("");
     if let Some(threshold) = state["recovery"]["threshold"].as_u64() {
         let holders: Vec<_> =
             items(&state["recovery"]["holders"]).iter().map(|holder| cell(holder, "person")).collect();
@@ -150,7 +150,8 @@ pub(super) fn cell(item: &Value, column: &str) -> String {
         None => (column, false),
     };
     let value = path.split('.').filter(|name| !name.is_empty()).fold(item, |value, name| &value[name]);
-    let safe = |text: &str| text.escape_debug().to_string();
+    // A space at an end would not be seen.
+    let safe = |text: &str| if text.trim() == text { text.escape_debug().to_string() } else { format!("{text:?}") };
     match value {
         Value::Null => "-".to_owned(),
         Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),

@@ -53,6 +53,7 @@ impl FileKeys {
             std::io::ErrorKind::NotFound => {
                 Failure::not_found(format!("there is no file {name}: `conclave operator keygen` makes one"))
             }
+            std::io::ErrorKind::InvalidData => Failure::new(format!("{name} is not a file of operator keys")),
             _ => Failure::new(format!("cannot read {name}: {error}")),
         })?;
         let passphrase = pin::read(source, &format!("passphrase of {name}"), false)?;

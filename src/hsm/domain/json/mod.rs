@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::super::crypto::Entropy;
 use super::change::{self as changes, Change, hex};
 use super::command::{Proposal, SignedCommand};
+use super::execute;
 use super::keys::{Kid, PublicKey};
 use super::log;
 use super::refusal::Refusal;
@@ -142,7 +143,7 @@ fn describe_state(state: &State, now: u64) -> Value {
 
 /// A command with who signed it. Without a state only what the command itself says is known, and
 /// `valid`, `quorum_met` and `refusal` are null. `refusal` is what an HSM in this state would say
-/// now, but for what executing the change itself would find.
+/// now, but for what executing the change itself would find; `obstacle` is that.
 pub(in crate::hsm) fn describe_command(command: &SignedCommand, state: Option<&State>, now: u64) -> Value {
     let proposal = command.proposal();
     let founders = founders(&proposal.change);
@@ -153,6 +154,13 @@ pub(in crate::hsm) fn describe_command(command: &SignedCommand, state: Option<&S
     let signers = signers(command, known);
     let quorum = known.map(|known| quorum(command, known, founders.is_some(), state));
     let refusal = state.map(|state| command.verify(state, now).err().map(|refusal| refusal.to_string()));
+    // One that was executed, or is for others, would find anything.
+    let current = state.filter(|state| {
+        state.domain == proposal.domain
+            && state.governance() == proposal.governance
+            && !state.nonces.contains_key(&proposal.nonce)
+    });
+    let obstacle = current.and_then(|state| execute::obstacle(state, &proposal.change, now));
     json!({
         "id": command.id().write(),
         "command": proposal.change.name(),
@@ -167,6 +175,7 @@ pub(in crate::hsm) fn describe_command(command: &SignedCommand, state: Option<&S
         "quorum_met": quorum.as_ref().map(Option::is_none),
         "lacking": quorum.flatten(),
         "refusal": refusal.flatten(),
+        "obstacle": obstacle,
     })
 }
 

@@ -165,6 +165,18 @@ fn a_command_shows_who_signed_and_who_is_missing() {
     assert_eq!(shown["lacking"], "officer 1 of 2 (1 of 2 persons)");
     assert_eq!(shown["refusal"], "quorum not met: officer 1 of 2 (1 of 2 persons)");
     assert!(describe_command(&command, None, NOW)["signers"][0]["valid"].is_null());
+    // A name that looks like Anna's is another person's.
+    let alike = SignedCommand::unsigned(propose(state, add(&Person::both("Аnna")), &mut at(NOW)));
+    assert!(shown["words"].as_str().unwrap().contains("a new person, who counts beside \"Anna\", \"Ben\", \"Cleo\""));
+    let words = |command| describe_command(command, Some(state), NOW)["words"].as_str().unwrap().to_owned();
+    assert!(words(&alike).contains("a new person"));
+    let again = SignedCommand::unsigned(propose(state, add(&Person::both("Anna")), &mut at(NOW)));
+    assert!(words(&again).contains("an operator already"));
+    // What would be refused whoever signs it is said before anybody does.
+    assert!(shown["obstacle"].is_null());
+    let reset = Change::RemoveUser { role: crate::hsm::command::Role::Named("nobody".into()) };
+    let reset = SignedCommand::unsigned(propose(state, reset, &mut at(NOW)));
+    assert_eq!(describe_command(&reset, Some(state), NOW)["obstacle"], "the user is unknown");
     command.add([1; 32], [7; 96]).unwrap();
     command.sign(&people[1].signing).unwrap();
     let shown = describe_command(&command, Some(state), NOW);

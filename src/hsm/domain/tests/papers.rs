@@ -134,10 +134,12 @@ fn a_changed_history_is_found() {
     refused(verify_history_at(&end.encode(), LATER), &Refusal::LogMismatch);
     let begin = History { origin: founded, entries: entries(), newest: &told.newest };
     assert!(verify_history_at(&begin.encode(), LATER).is_err());
-    // From the founding on it is a history, too.
+    // What somebody who knows the founded state was not told of, but not the whole history.
     let rest =
         History { origin: founded, entries: everything[1..].iter().map(Vec::as_slice).collect(), newest: &told.newest };
     assert_eq!(verify_history_at(&rest.encode(), LATER).unwrap().len(), 5);
+    let why = verify_history(&rest.encode()).unwrap_err();
+    assert!(why.detail().unwrap().contains("begins after the founding"), "{why}");
     // A token that no member before signed.
     let mut forged = told.newest.clone();
     *forged.last_mut().unwrap() ^= 1;
