@@ -11,12 +11,13 @@ use super::spec::{Purpose, Spec};
 use super::tags::Tags;
 use super::{Answer, Reason};
 use crate::error::{ErrorKind, Result};
+use crate::hsm::attribute::{self, Missing};
 use crate::hsm::command::ObjectId;
 use crate::hsm::crypto::SecretBytes;
 use crate::hsm::key::{Key, Secrets};
 use crate::hsm::params::Mechanism;
 use crate::hsm::value::{AttributeType, Attributes, Raw, Template, Value};
-use crate::hsm::{build, draft, mechanism, record};
+use crate::hsm::{build, draft, mechanism, record, separation};
 
 /// What a new key is to be.
 #[derive(Debug, Clone, Copy)]
@@ -126,8 +127,14 @@ impl Creation {
     pub(in crate::hsm) fn without_material(&self) -> Key {
         let (Templates::Secret(template) | Templates::Pair { private: template, .. }) = &self.templates;
         let mut attributes = template.clone();
-        for kind in [ck::CKA_LOCAL, ck::CKA_ALWAYS_SENSITIVE, ck::CKA_NEVER_EXTRACTABLE] {
-            attributes.set(kind, Value::Bool(false));
+        let class = attributes.ulong(ck::CKA_CLASS).and_then(attribute::class_bit).unwrap_or_default();
+        for rule in attribute::rules_of(class, Some(self.managed.spec.key_type)) {
+            match rule.default {
+                Missing::Bool(b) => attributes.set_default(rule.kind, Value::Bool(b)),
+                Missing::Ulong(n) => attributes.set_default(rule.kind, Value::Ulong(n)),
+                Missing::Empty => attributes.set_default(rule.kind, Value::Bytes(Vec::new())),
+                Missing::Usage | Missing::Absent => {}
+            }
         }
         self.managed.write(&mut attributes);
         Key::new(attributes, Secrets::new())
@@ -205,6 +212,57 @@ impl Templates {
             managed.spec.purpose(managed.usage).ok_or_else(|| Reason::Damaged.with("a key of another usage"))?;
         Ok(Self::new(managed.spec, purpose, managed.id(), label))
     }
+}
+
+/// What follows from a key's value.
+const OF_THE_VALUE: &[AttributeType] = &[
+    ck::CKA_MODULUS,
+    ck::CKA_PUBLIC_EXPONENT,
+    ck::CKA_EC_PARAMS,
+    ck::CKA_EC_POINT,
+    ck::CKA_PUBLIC_KEY_INFO,
+    ck::CKA_VALUE_LEN,
+    ck::CKA_CHECK_VALUE,
+];
+
+/// A key of [`Creation::without_material`] with material that was found fit for it: `material` has
+/// its public values and its secrets. Of a pair, the public half is made anew each time; it has no
+/// CKA_UNIQUE_ID yet.
+pub(in crate::hsm) fn with_material(
+    waiting: &Key,
+    material: Key,
+    commitment: &[u8],
+    valid_to: Option<u64>,
+    now: u64,
+) -> Result<Made> {
+    let managed = Managed::read(&waiting.attributes)?.import_material(commitment, valid_to, now)?;
+    if material.class() != waiting.class() || !managed.spec.fits(&material.attributes) {
+        return Err(Reason::IncorrectKeyMaterial.with("the material does not fit the key's spec").into());
+    }
+    let class = attribute::class_bit(waiting.class()).unwrap_or_default();
+    let mut attributes = waiting.attributes.clone();
+    for kind in OF_THE_VALUE {
+        if let Some(value) = material.attributes.get(*kind) {
+            attributes.set(*kind, value.clone());
+        }
+    }
+    managed.write(&mut attributes);
+    let marks = separation::marks_of_new(&attributes, class);
+    let Templates::Pair { public, .. } = Templates::of(&waiting.attributes)? else {
+        return Ok(Made::Secret(Key::from_parts((attributes, material.secrets, marks))));
+    };
+    let mut template = public;
+    template.remove(ck::CKA_MODULUS_BITS);
+    for kind in [ck::CKA_MODULUS, ck::CKA_PUBLIC_EXPONENT, ck::CKA_EC_PARAMS, ck::CKA_EC_POINT] {
+        if let Some(value) = material.attributes.get(kind) {
+            template.set(kind, value.clone());
+        }
+    }
+    let values = draft::encode_values(&template);
+    let mut public = build::create(&as_given(&template, &values), false)?;
+    managed.write(&mut public.attributes);
+    public.marks = separation::marks_of_public(marks);
+    Ok(Made::Pair { public, private: Key::from_parts((attributes, material.secrets, marks)) })
 }
 
 /// A new version of a symmetric key: the key with new material, and the key of what the version
@@ -364,5 +422,54 @@ mod tests {
         assert!(key.secrets.is_empty());
         assert_eq!(Managed::read(&key.attributes).unwrap().state_at(NOW), KeyState::PendingImport);
         assert_eq!(Templates::of(&key.attributes).unwrap(), creation.templates);
+    }
+
+    #[test]
+    fn imported_material_makes_the_key_that_was_waited_for() {
+        for (spec, usage) in [
+            ("AES_256", Usage::EncryptDecrypt),
+            ("HMAC_384", Usage::GenerateVerifyMac),
+            ("RSA_2048", Usage::SignVerify),
+            ("ECC_NIST_P521", Usage::KeyAgreement),
+            ("ECC_ED25519", Usage::SignVerify),
+        ] {
+            let request = Request { spec, usage: Some(usage), ..request() };
+            let given = |made| match made {
+                Made::Secret(key) | Made::Pair { private: key, .. } => key,
+            };
+            // Material made elsewhere, with attributes of its own.
+            let make = |spec| {
+                let request = Request { spec, usage: None, label: "another", ..request };
+                let usage = Spec::named(spec).unwrap().purposes[0].usage;
+                given(
+                    Creation::new(&Request { usage: Some(usage), ..request }, [8; 16], NOW)
+                        .unwrap()
+                        .generate()
+                        .unwrap(),
+                )
+            };
+            let external = Request { origin: Origin::External, ..request };
+            let waiting = Creation::new(&external, [2; 16], NOW).unwrap().without_material();
+            let made = with_material(&waiting, make(spec), b"commitment", None, NOW).unwrap();
+            if let Made::Pair { public, private } = &made {
+                assert_eq!(Managed::read(&public.attributes), Managed::read(&private.attributes), "{spec}");
+                let info = |key: &Key| key.bytes(ck::CKA_PUBLIC_KEY_INFO).unwrap().to_vec();
+                assert_eq!(info(public), info(private), "{spec}");
+                assert!(!public.attributes.flag(ck::CKA_LOCAL));
+            }
+            let key = given(made);
+            assert!(!key.secrets.is_empty());
+            assert!(Managed::read(&key.attributes).unwrap().check(Action::Encrypt, NOW).is_ok(), "{spec}");
+            assert_eq!(key.bytes(ck::CKA_LABEL).unwrap(), b"label");
+            assert_eq!(key.attributes.get(ck::CKA_ID), waiting.attributes.get(ck::CKA_ID), "{spec}");
+            for kind in [ck::CKA_LOCAL, ck::CKA_ALWAYS_SENSITIVE, ck::CKA_EXTRACTABLE, ck::CKA_DESTROYABLE] {
+                assert!(!key.attributes.flag(kind), "{spec} {kind:#x}");
+            }
+            let wrong = make(if spec == "AES_256" { "HMAC_256" } else { "AES_256" });
+            let refused = with_material(&waiting, wrong, b"commitment", None, NOW).err().unwrap();
+            assert_eq!(refused.kind(), ErrorKind::KmsIncorrectKeyMaterial, "{spec}");
+            let refused = with_material(&key, make(spec), b"other", None, NOW).err().unwrap();
+            assert_eq!(refused.kind(), ErrorKind::KmsIncorrectKeyMaterial, "{spec}");
+        }
     }
 }
