@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the module, the raw back end and the benchmark program, and compares; arguments go to
-# bench/run.py (--smoke, --only PATTERN, --json FILE, --full, ...).
+# bench/run.py (--smoke, --only PATTERN, --json FILE, --full, ...). "domain" alone measures the domain
+# only, which is measured too where nothing is left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export AWS_LC_SYS_NO_JITTER_ENTROPY=1
@@ -11,4 +12,14 @@ else
         echo "some of the other modules are missing; comparing with the rest" >&2
     cargo build --release --locked --lib --example raw_backend
 fi
-exec python3 bench/run.py "$@"
+if [[ "${1:-}" == domain ]]; then
+    cargo build --release --locked
+    exec bench/domain/run.sh
+fi
+python3 bench/run.py "$@"
+if [[ " $* " == *" --smoke "* ]]; then
+    bench/domain/run.sh --smoke
+elif [[ " $* " != *" --only "* ]]; then
+    cargo build --release --locked
+    bench/domain/run.sh
+fi

@@ -76,7 +76,7 @@ impl Module {
         if described["domain"] != json!(hex(&token.domain().domain)) {
             return refused("the proposal is for another domain".to_owned());
         }
-        if is_over(&described) {
+        if governance::command_end(proposal)? < now() {
             return refused("the proposal has expired".to_owned());
         }
         // One of these would stay with the proposal and spoil the signatures that are added to it.
@@ -340,8 +340,9 @@ impl Token {
 
     fn drop_expired(&self) -> Result<()> {
         for held in self.store.proposals()? {
+            // What cannot be read is not this release's to drop.
             let Ok(id) = governance::command_id(&held) else { continue };
-            if is_over(&parse(&self.describe(&held)?)?) {
+            if governance::command_end(&held)? < now() {
                 self.store.delete_proposal(&id)?;
             }
         }
@@ -356,11 +357,6 @@ impl Token {
         }
         Ok(None)
     }
-}
-
-/// Whether a described proposal can never be executed any more.
-fn is_over(described: &Value) -> bool {
-    described["not_after"].as_u64().is_some_and(|until| until < now())
 }
 
 /// Seconds since 1970.

@@ -139,6 +139,11 @@ pub fn command_name(command: &[u8]) -> Result<&'static str> {
     Ok(SignedCommand::decode(command)?.proposal().change.name())
 }
 
+/// The last second in which a command may be executed, since 1970. Its signatures are not verified.
+pub fn command_end(command: &[u8]) -> Result<u64> {
+    Ok(SignedCommand::decode(command)?.proposal().not_after)
+}
+
 /// What the holder of a key (DER SubjectPublicKeyInfo) signs with ESP384: the Sig_structure.
 pub fn to_sign(command: &[u8], signer: &[u8]) -> Result<Vec<u8>> {
     Ok(SignedCommand::decode(command)?.to_sign(&public_key(signer)?.kid()))
