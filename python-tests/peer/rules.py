@@ -85,4 +85,5 @@ def check_rules(state):
 
     governing = min(strength(command) for command in GOVERNING)
     for command in DEFAULTS:
-        require(strength(command) <= governing, f"{command} would need more persons than it takes to change the rules")
+        enough = strength(command) <= governing or command in GOVERNING
+        require(enough, f"{command} would need more persons than it takes to change the rules")
