@@ -178,6 +178,9 @@ pub(super) fn export(
     let protected = header.encode();
     let signature = signer.sign(&cose::authenticated(Form::Sign1, &protected, &state.domain, &payload))?;
     let bytes = cose::encode(Form::Sign1, &protected, &payload, &signature);
+    if bytes.len() > LARGEST {
+        return Err(ErrorKind::FunctionRejected.with("the domain's state would be too large for anybody to read"));
+    }
     let public = PublicState { state: state.clone(), hash, envelope, exporter };
     Ok((DomainToken { version: state.version, bytes }, Arc::new(public)))
 }

@@ -158,7 +158,10 @@ pub(super) fn cell(item: &Value, column: &str) -> String {
         Value::String(words) if path == "words" => words.clone(),
         Value::String(text) => safe(text),
         Value::Array(several) => several.iter().filter_map(Value::as_str).map(safe).collect::<Vec<_>>().join(", "),
-        Value::Object(named) => named.values().filter_map(Value::as_str).map(safe).collect::<Vec<_>>().join(", "),
+        // In quotes, for a user may be called "SO".
+        Value::Object(named) => {
+            named.values().filter_map(Value::as_str).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+        }
         Value::Number(number) if date => governance::date(number.as_u64().unwrap_or_default()),
         Value::Number(number) => number.to_string(),
     }
