@@ -1,5 +1,7 @@
 //! Who is logged in, PINs, and their counted attempts (PKCS#11 3.2 §5.6 C_Login, §5.5 C_SetPIN).
 
+use std::time::{Duration, Instant};
+
 use cryptoki_sys as ck;
 
 use super::token::{Token, lock};
@@ -10,6 +12,9 @@ use crate::store::{Meta, Pin};
 
 /// Wrong PINs in a row after which a role is locked.
 pub(super) const ATTEMPTS: u32 = 10;
+
+/// How long attempts that are under way have to succeed before a PIN counts as locked.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is longer is no PIN of any token, and is refused before it costs a hash or an attempt.
 const LONGEST_PIN: usize = 255;
@@ -95,7 +100,7 @@ impl Token {
         if self.meta()?.pin(role).is_none() {
             return Err(missing());
         }
-        self.store.begin_attempt(role, ATTEMPTS)?;
+        self.begin_attempt(role)?;
         let mut tries = 1..RETRIES;
         let value = loop {
             let meta = self.meta()?;
@@ -116,6 +121,22 @@ impl Token {
         };
         self.store.end_attempt(role)?;
         Ok(value)
+    }
+}
+
+impl Token {
+    /// Counts an attempt. Others that are under way count too until they succeed, so a PIN that seems
+    /// locked may only be in use by many at once.
+    fn begin_attempt(&self, role: &Role) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            match self.store.begin_attempt(role, ATTEMPTS) {
+                Err(error) if error.kind() == ErrorKind::PinLocked && begun.elapsed() < PATIENCE => {
+                    std::thread::sleep(PATIENCE / 50);
+                }
+                begun => return begun.map(|_| ()),
+            }
+        }
     }
 }
 

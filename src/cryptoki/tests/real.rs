@@ -289,3 +289,22 @@ fn a_token_of_schema_1_is_used_by_two_processes() {
     let session = two.rw(0);
     assert_eq!(two.search(session, &[(ck::CKA_TOKEN, YES)]).len(), 4 + 2);
 }
+
+#[test]
+fn right_pins_of_many_at_once_lock_nothing() {
+    let (data, module) = token();
+    let session = module.rw(0);
+    // As many as lock are under way, and succeed.
+    let file = rusqlite::Connection::open(data.path().join("tokens/0/token.db")).unwrap();
+    let failures = |count: u32| file.execute("UPDATE pins SET failures = ?1 WHERE role = 1", [count]).unwrap();
+    failures(10);
+    thread::scope(|scope| {
+        let login = scope.spawn(|| module.login(session, ck::CKU_USER, Some(PIN), None));
+        thread::sleep(std::time::Duration::from_millis(200));
+        failures(0);
+        login.join().unwrap().unwrap();
+    });
+    module.logout(session).unwrap();
+    failures(10);
+    refused(module.login(session, ck::CKU_USER, Some(PIN), None), ErrorKind::PinLocked);
+}
