@@ -233,8 +233,12 @@ def test_rotation_resealing_and_what_would_be_lost(ceremony):
     assert "wrapping" not in ceremony.conclave("domain", "lost"), "no private label without a PIN"
     status, said = ceremony.fails("domain", "lost", "--key", active)
     assert status == REFUSED and "no deadline" in said
-    ceremony.does(["Ben"], "schedule-retirement", "--key", first["id"][:8], "--at", "+1h")
     assert "WARNING: domain key" in ceremony.conclave("domain", "show")
+    # Before a deadline is set by itself, everything is sealed anew.
+    ceremony.does(["Ben"], "schedule-retirement", "--key", first["id"][:8], "--at", "+1h")
+    assert "WARNING" not in ceremony.conclave("domain", "show")
+    ceremony.does(["Ben"], "rotate-domain-key", "--retain", "5d")
+    active = next(key["id"] for key in ceremony.json("domain", "show")["domain_keys"] if key["status"] == "active")
     assert "3 objects sealed" in ceremony.conclave("domain", "reseal", "--pin", "pass:1234")
     again = ceremony.json("domain", "reseal", "--pin", "pass:1234")
     assert (again["sealed"], again["left"], again["domain_key"]) == (0, 0, active)

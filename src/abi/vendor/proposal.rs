@@ -73,7 +73,9 @@ pub unsafe extern "C" fn KMS_Propose(
 /// right and enough, and why it would be refused now. Needs no login.
 ///
 /// pProposal, ulProposalLen: a proposal, pending or not.
-/// pJson, *pulJsonLen: gets a JSON object.
+/// pJson, *pulJsonLen: gets a JSON object: id, command, arguments, words, domain, governance,
+///     not_before, not_after, nonce, signers, quorum_met, lacking (what the quorum lacks), refusal (why
+///     it would be refused now), obstacle (why it would be, whoever signs it).
 ///
 /// CKR_DATA_INVALID: it is not a proposal. CKR_BUFFER_TOO_SMALL.
 #[unsafe(no_mangle)]
