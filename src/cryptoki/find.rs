@@ -213,9 +213,12 @@ impl Query {
 fn column_values(token: &Token, login: &Credentials, column: IndexColumn, value: &[u8]) -> Result<Vec<Vec<u8>>> {
     let mut values = vec![value.to_vec()];
     if login.sees_private() {
-        match token.channel.call(&login.ticket, Command::IndexTag { column, value })? {
-            Reply::Bytes(tag) => values.push(tag),
-            _ => return Err(ErrorKind::GeneralError.with("the HSM answered an index tag with something else")),
+        match token.channel.call(&login.ticket, Command::IndexTag { column, value }) {
+            Ok(Reply::Bytes(tag)) => values.push(tag),
+            // The login has just ended: private objects are not found any more.
+            Err(error) if error.kind() == ErrorKind::UserNotLoggedIn => {}
+            Err(error) => return Err(error),
+            Ok(_) => return Err(ErrorKind::GeneralError.with("the HSM answered an index tag with something else")),
         }
     }
     Ok(values)
