@@ -11,3 +11,4 @@ pub mod error;
 pub mod hsm;
 pub mod log;
 pub mod store;
+pub mod text;

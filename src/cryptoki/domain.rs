@@ -12,6 +12,7 @@ use super::token::{Token, lock};
 use super::{Module, SessionHandle, SlotId};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{Command, DomainView, Reply, Ticket, governance};
+use crate::text::hex;
 
 /// Before a domain key's deadline the operators are warned for this long, in seconds.
 const WARNING: u64 = 7 * 24 * 3600;
@@ -393,9 +394,4 @@ fn bytes(reply: Reply) -> Result<Vec<u8>> {
 
 fn unexpected() -> crate::error::Error {
     ErrorKind::GeneralError.with("the HSM answered a command about the domain with something else")
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

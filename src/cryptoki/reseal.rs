@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::domain::hex;
 use super::login::{Credentials, Holder};
 use super::token::Token;
 use super::{Module, SealedObject, SessionHandle};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{Command, Record, Reply, Ticket};
+use crate::text::hex;
 
 /// How many objects are committed at once: a commit waits for the disk, and is seen by every session.
 const BATCH: usize = 256;

@@ -15,6 +15,7 @@ use super::transient::Transient;
 use super::value::{AttributeType, Attributes, Template, Value};
 use super::{Access, Function, Hsm, Operation, build, domain, draft, random, record, separation};
 use crate::error::{Error, ErrorKind, Result};
+use crate::text::hex;
 
 impl Hsm {
     pub(super) fn create(&self, ticket: &Ticket, template: &Template<'_>, place: Place) -> Result<Reply> {
@@ -290,7 +291,7 @@ impl Hsm {
 
     /// That the row's identity and columns are those of the sealed object.
     pub(super) fn check_row(&self, key: &Key, record: &Record) -> Result<()> {
-        let named = unique_id(&key.attributes) == record::hex(&record.object);
+        let named = unique_id(&key.attributes) == hex(&record.object);
         if named && self.columns(&key.attributes)? == record.columns { Ok(()) } else { Err(altered(record)) }
     }
 
@@ -318,7 +319,7 @@ impl Hsm {
             return Err(ErrorKind::TemplateInconsistent.with("CKA_TOKEN contradicts the key's template for new keys"));
         }
         let object: ObjectId = random::array()?;
-        key.attributes.set(ck::CKA_UNIQUE_ID, Value::Bytes(record::hex(&object).into_bytes()));
+        key.attributes.set(ck::CKA_UNIQUE_ID, Value::Bytes(hex(&object).into_bytes()));
         self.seal(access, key, object, 1)
     }
 
@@ -426,8 +427,7 @@ fn unique_id(attributes: &Attributes) -> &str {
 }
 
 fn altered(record: &Record) -> Error {
-    ErrorKind::DeviceError
-        .with(format!("the row of object {} does not fit its sealed record", record::hex(&record.object)))
+    ErrorKind::DeviceError.with(format!("the row of object {} does not fit its sealed record", hex(&record.object)))
 }
 
 fn one(record: Record) -> Reply {

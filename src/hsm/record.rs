@@ -14,6 +14,7 @@ use super::key::{Key, Secrets};
 use super::separation::Marks;
 use super::value::{AttributeType, Attributes, Value};
 use crate::error::{Error, ErrorKind, Result};
+use crate::text::hex;
 
 /// The kind under which objects of a class are sealed.
 fn kind_of(class: ck::CK_OBJECT_CLASS) -> Kind {
@@ -191,10 +192,4 @@ fn read_attributes(d: &mut Decoder<'_>, nesting: bool) -> Decoded<Attributes> {
 
 fn damaged(record: &Record, why: &str) -> Error {
     ErrorKind::DeviceError.with(format!("the record of object {} is damaged: {why}", hex(&record.object)))
-}
-
-/// CKA_UNIQUE_ID of an object.
-pub(super) fn hex(object: &ObjectId) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    object.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }

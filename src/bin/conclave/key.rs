@@ -243,7 +243,7 @@ fn display(kind: AttributeType, value: &Value) -> serde_json::Value {
             ck::CKA_LABEL | ck::CKA_UNIQUE_ID | ck::CKA_APPLICATION | ck::CKA_START_DATE | ck::CKA_END_DATE => {
                 json!(String::from_utf8_lossy(bytes))
             }
-            _ => json!(output::hex(bytes)),
+            _ => json!(conclave::text::hex(bytes)),
         },
         Value::Mechanisms(list) => json!(list.iter().map(|kind| mechanism(*kind)).collect::<Vec<_>>()),
         Value::Template(nested) => json!(nested.len()),

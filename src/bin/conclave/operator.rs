@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 
 use crate::args::{OperatorCheck, OperatorClaim, OperatorCommand, OperatorKeygen, OperatorRekey, OperatorShow};
 use crate::operator_keys::{self, FileKeys, TokenKeys};
-use crate::output::{self, Failure, hex};
+use crate::output::{self, Failure};
 use crate::{files, pin};
+use conclave::text::hex;
 
 /// Fewer characters are found by trying.
 const SHORTEST_PASSPHRASE: usize = 8;

@@ -125,8 +125,3 @@ pub(crate) fn confirm(question: &str, expected: &str, yes: bool) -> Result<(), F
         Err(Failure::new("not confirmed, nothing was changed"))
     }
 }
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}

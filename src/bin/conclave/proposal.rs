@@ -13,9 +13,10 @@ use crate::args::{
     ProposalCommand, ProposalExecute, ProposalList, ProposalMerge, ProposalShow, ProposalSign, ProposalSubmit,
     ProposalWithdraw,
 };
-use crate::output::{self, Failure, hex};
+use crate::output::{self, Failure};
 use crate::session::Live;
 use crate::{files, operator_keys, propose, times};
+use conclave::text::hex;
 
 pub(crate) fn run(command: &ProposalCommand, as_json: bool) -> Result<(), Failure> {
     match command {

@@ -7,9 +7,10 @@ use cryptoki_sys as ck;
 use serde_json::{Map, Value, json};
 
 use crate::args::{Enrol, NewCommand, ProposalNew, ProposalOptions};
-use crate::output::{Failure, hex};
+use crate::output::Failure;
 use crate::session::{self, Live};
 use crate::{files, key, operator, operator_keys, pin, proposal};
+use conclave::text::hex;
 
 pub(crate) fn new(new: &ProposalNew, as_json: bool) -> Result<(), Failure> {
     let live = Live::public(new.options.token.as_deref())?;

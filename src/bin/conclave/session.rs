@@ -5,8 +5,9 @@ use cryptoki_sys as ck;
 use serde_json::Value;
 
 use crate::args::{AtToken, Login};
-use crate::output::{Failure, hex};
+use crate::output::Failure;
 use crate::pin;
+use conclave::text::hex;
 
 /// The library as an application has it after C_Initialize.
 pub(crate) fn open_module() -> Result<Module, Failure> {

@@ -7,6 +7,7 @@ use super::super::domain::governance;
 use super::record::Row;
 use super::{Instance, hash};
 use crate::error::{ErrorKind, Result};
+use crate::text::hex;
 
 /// Bytes are lower-case hexadecimal.
 #[derive(Serialize)]
@@ -115,8 +116,4 @@ fn time(at: u64) -> String {
         Some(date) => format!("{}.{:03}Z", date.replacen(' ', "T", 1), at % 1000),
         None => date,
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -10,6 +10,7 @@ use super::state::{
     Enrolment, Hash, Limits, Member, Rule, StandingOrder, State, TrustedRegion, ascending, decode_role, encode_role,
     text,
 };
+use crate::text::hex;
 
 /// A command with its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -530,10 +531,6 @@ fn old_key(retain: Option<u64>) -> String {
     }
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn kid(kid: &Kid) -> String {
     hex(&kid[..16])
 }
@@ -548,20 +545,10 @@ pub(super) fn span(seconds: u64) -> String {
 }
 
 /// Such as "2026-01-31 23:59:59 UTC"; times too far off are given in seconds since 1970.
-pub(super) fn date(time: u64) -> String {
-    let (days, second) = (time / 86_400, time % 86_400);
-    if days > 2_932_896 {
-        return format!("second {time} after 1970");
+pub(super) fn date(seconds: u64) -> String {
+    if seconds / 86_400 > 2_932_896 {
+        return format!("second {seconds} after 1970");
     }
-    // The days are counted in eras of 400 years from 0000-03-01, so that a leap day ends its year.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute) = (second / 3_600, second / 60 % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02} UTC", second % 60)
+    let (date, time) = crate::text::utc(seconds);
+    format!("{date} {time} UTC")
 }

@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::crypto::Entropy;
 use super::cbor::{Decoded, Decoder, Encoder, Malformed};
-use super::change::{Change, date, hex};
+use super::change::{Change, date};
 use super::cose::MultiSigned;
 use super::identity::Claim;
 use super::keys::{Kid, PrivateKey, PublicKey};
@@ -13,6 +13,7 @@ use super::rules;
 use super::seal::DomainId;
 use super::state::{Hash, Operator, State, text};
 use crate::error::Result;
+use crate::text::hex;
 
 const CONTENT_TYPE: &str = "application/vnd.conclave.command";
 /// Checked before anything is parsed.

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::super::crypto::Entropy;
 use super::cbor::{Decoder, Encoder, Malformed};
-use super::change::{self, hex, role_words};
+use super::change::{self, role_words};
 use super::command::SignedCommand;
 use super::execute;
 use super::identity::{Claim, Identity, Party};
@@ -24,6 +24,7 @@ use super::refusal::Refusal;
 use super::state::{Hash, State};
 use super::token::PublicState;
 use crate::error::{Error, ErrorKind, Result};
+use crate::text::hex;
 
 /// An operator's two P-384 keys, in a file or in any PKCS#11 token.
 pub trait OperatorKeys {

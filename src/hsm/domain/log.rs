@@ -234,9 +234,3 @@ pub(in crate::hsm) fn due_retirements(state: &State, at: u64) -> impl Iterator<I
     let keys = state.domain_keys.iter().filter(move |key| key.status == KeyStatus::DecryptOnly && due(key.retires));
     keys.map(|key| key.id)
 }
-
-/// Before a deadline: which records would be lost at it. `records` are objects with the id of the
-/// domain key that each is sealed under.
-pub(in crate::hsm) fn lost_with<T>(key: &KeyId, records: impl Iterator<Item = (T, KeyId)>) -> Vec<T> {
-    records.filter(|(_, sealed_under)| sealed_under == key).map(|(object, _)| object).collect()
-}

@@ -9,7 +9,6 @@ use zeroize::Zeroizing;
 use super::super::command::DomainToken;
 use super::super::crypto::{Entropy, SecretBytes};
 use super::cbor::{Decoder, Encoder, Malformed};
-use super::change::hex;
 use super::cose::{self, ESP384, Form, Header, Message};
 use super::keys::{Kid, PrivateKey, PublicKey};
 use super::log;
@@ -18,6 +17,7 @@ use super::refusal::Refusal;
 use super::seal;
 use super::state::{Hash, Member, State};
 use crate::error::{Error, ErrorKind, Result};
+use crate::text::hex;
 
 const CONTENT_TYPE: &str = "application/vnd.conclave.domain-token";
 /// The suite of P-384 alone.

@@ -17,7 +17,8 @@ use crate::hsm::crypto::SecretBytes;
 use crate::hsm::key::{Key, Secrets};
 use crate::hsm::params::Mechanism;
 use crate::hsm::value::{AttributeType, Attributes, Raw, Template, Value};
-use crate::hsm::{build, draft, mechanism, record, separation};
+use crate::hsm::{build, draft, mechanism, separation};
+use crate::text::hex;
 
 /// What a new key is to be.
 #[derive(Debug, Clone, Copy)]
@@ -302,7 +303,7 @@ fn retired(key: &Key, managed: &Managed, object: &ObjectId) -> Result<Key> {
         (ck::CKA_MODIFIABLE, Value::Bool(false)),
         (ck::CKA_COPYABLE, Value::Bool(false)),
         (ck::CKA_DESTROYABLE, Value::Bool(false)),
-        (ck::CKA_UNIQUE_ID, text(&record::hex(&version_object(object, managed.version)))),
+        (ck::CKA_UNIQUE_ID, text(&hex(&version_object(object, managed.version)))),
         (CKA_KMS_KEY_ID, text(managed.id.as_str())),
         (CKA_KMS_VERSION, Value::Ulong(managed.version)),
         (CKA_KMS_CREATED, Value::Ulong(managed.rotated.unwrap_or(managed.created))),

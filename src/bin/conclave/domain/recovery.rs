@@ -4,9 +4,10 @@ use conclave::hsm::governance;
 use serde_json::json;
 
 use crate::args::{RecoveryBegin, RecoveryContribute, RecoveryFinish, RecoveryMake};
-use crate::output::{self, Failure, hex};
+use crate::output::{self, Failure};
 use crate::session::Live;
 use crate::{files, operator_keys, pin, proposal, propose};
+use conclave::text::hex;
 
 const NEW_SO_PIN: &str = "new SO PIN";
 

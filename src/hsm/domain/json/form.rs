@@ -3,13 +3,13 @@
 use serde_json::{Map, Value, json};
 
 use super::super::super::command::Role;
-use super::super::change::hex;
 use super::super::identity::{Claim, Party};
 use super::super::keys::PublicKey;
 use super::super::rules::MAJORITY;
 use super::super::seal::DomainId;
 use super::super::state::{Limits, Member, Rule, StandingOrder, TrustedRegion};
 use crate::error::{Error, ErrorKind, Result};
+use crate::text::hex;
 
 /// As long as the binary form allows (`state::text`).
 const LONGEST_TEXT: usize = 255;

@@ -7,7 +7,7 @@ mod form;
 use serde_json::{Value, json};
 
 use super::super::crypto::Entropy;
-use super::change::{self as changes, Change, hex};
+use super::change::{self as changes, Change};
 use super::command::{Proposal, SignedCommand};
 use super::execute;
 use super::keys::{Kid, PublicKey};
@@ -17,6 +17,7 @@ use super::rules;
 use super::state::{DomainKey, Hash, KeyStatus, Member, Operator, Rule, State, TrustedRegion, User};
 use super::token::PublicState;
 use crate::error::Result;
+use crate::text::hex;
 use change::Context;
 use form::{Fields, Form, bad, write_limits};
 

@@ -7,7 +7,7 @@ use super::super::super::crypto::Entropy;
 use super::super::change::{Change, date};
 use super::super::execute::contribute;
 use super::super::identity::{Claim, Identity, Party};
-use super::super::log::{self, Entry, enrolment_hash, lost_with};
+use super::super::log::{self, Entry, enrolment_hash};
 use super::super::opened::OwnKeys;
 use super::super::refusal::Refusal;
 use super::super::seal::key_id_of;
@@ -94,8 +94,6 @@ fn domain_keys_rotate_and_retire() {
     let second = seal(&rotated.opened);
     assert!(opens(&rotated.opened, &first) && opens(&rotated.opened, &second));
     let old = key_id_of(&first).unwrap();
-    let records = [(1, old), (2, key_id_of(&second).unwrap())];
-    assert_eq!(lost_with(&old, records.into_iter()), [1]);
     // It holds whether or not somebody made the entry.
     assert!(opens_at(&rotated.opened, &first, NOW + 90 * DAY - 1));
     assert!(!opens_at(&rotated.opened, &first, NOW + 90 * DAY));
