@@ -382,9 +382,16 @@ class Session:
         length = c_ulong(room or 0)
         if room is None:
             self.call(function, *args, None, byref(length))
-        buffer = ctypes.create_string_buffer(max(length.value, 1))
-        self.call(function, *args, buffer, byref(length))
-        return buffer.raw[:length.value]
+        while True:
+            buffer = ctypes.create_string_buffer(max(length.value, 1))
+            had = length.value
+            try:
+                self.call(function, *args, buffer, byref(length))
+                return buffer.raw[:length.value]
+            except Error as error:
+                # What is shared, such as the log, may have grown since it was asked for its length.
+                if room is not None or error.rv != ck.CKR_BUFFER_TOO_SMALL or length.value <= had:
+                    raise
 
     def _run(self, name, mechanism, key, data, parts):
         self._init(f"C_{name}Init", mechanism, *key)
