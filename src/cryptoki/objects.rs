@@ -394,6 +394,7 @@ fn column_hash(column: IndexColumn, value: &[u8]) -> u64 {
     hasher.write_u64(match column {
         IndexColumn::Label => 1,
         IndexColumn::Id => 2,
+        IndexColumn::Alias => 3,
     });
     hasher.write_usize(value.len());
     hasher.write(value);

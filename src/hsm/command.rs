@@ -72,6 +72,16 @@ pub struct Columns {
     pub private: bool,
     pub label: Option<Vec<u8>>,
     pub id: Option<Vec<u8>>,
+    /// One of a managed key's objects.
+    pub managed: bool,
+    /// Of a managed key, but for the public half of a pair: when time next demands something of it,
+    /// in seconds since 1970, or [`Self::NEVER`].
+    pub due: Option<u64>,
+}
+
+impl Columns {
+    /// The largest number that a store keeps.
+    pub const NEVER: u64 = i64::MAX.cast_unsigned();
 }
 
 impl PartialEq for Columns {
@@ -84,6 +94,8 @@ impl PartialEq for Columns {
         self.class == other.class
             && self.key_type == other.key_type
             && self.private == other.private
+            && self.managed == other.managed
+            && self.due == other.due
             && same(&self.label, &other.label)
             && same(&self.id, &other.id)
     }
@@ -98,6 +110,65 @@ pub struct Record {
     pub generation: u64,
     pub columns: Columns,
     pub sealed: Sealed,
+}
+
+/// What is to be committed of a change to managed keys: all of it or nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObjectChange {
+    pub insert: Vec<Record>,
+    /// Each in the place of the record with the generation before.
+    pub replace: Vec<Record>,
+    /// Object and generation of what is to go.
+    pub delete: Vec<(ObjectId, u64)>,
+    /// What goes whether or not it is there.
+    pub purge: Vec<ObjectId>,
+    /// The most managed keys that there may be then.
+    pub limit: Option<u64>,
+}
+
+/// The objects of one managed key.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyRecords<'a> {
+    /// The secret key, or the private half of a pair.
+    pub key: &'a Record,
+    /// The public half of a pair, once there is one.
+    pub public: Option<&'a Record>,
+}
+
+/// What [`Command::Manage`] does to a managed key, or tells of it. Each takes and gives JSON in the
+/// words of the model system (`hsm/managed/request.rs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manage {
+    CreateKey,
+    DescribeKey,
+    EnableKey,
+    DisableKey,
+    ScheduleKeyDeletion,
+    CancelKeyDeletion,
+    UpdateDescription,
+    TagKey,
+    UntagKey,
+    SetRotation,
+    GetRotationStatus,
+    RotateKey,
+    DeleteImportedKeyMaterial,
+    CreateAlias,
+    UpdateAlias,
+    DeleteAlias,
+    PutKeyPolicy,
+    GetKeyPolicy,
+    CreateGrant,
+    RetireGrant,
+    RevokeGrant,
+    ListGrants,
+}
+
+/// What an envelope is made or opened with.
+#[derive(Debug, Clone, Copy)]
+pub struct Envelope<'a> {
+    pub key: &'a Record,
+    /// The encryption context, a JSON object of strings; empty for none.
+    pub context: &'a [u8],
 }
 
 /// Where a new object lives.
@@ -236,6 +307,8 @@ impl Default for PinCost {
 pub enum IndexColumn {
     Label,
     Id,
+    /// The name of an alias; the first 16 bytes are its object id.
+    Alias,
 }
 
 #[derive(Debug)]
@@ -400,6 +473,74 @@ pub enum Command<'a> {
         additional_places: &'a [Place],
     },
 
+    /// Changes a managed key or tells of it. With `dry_run` nothing is made, and
+    /// KMS_R_DRY_RUN says that it would have been.
+    Manage {
+        action: Manage,
+        /// None for [`Manage::CreateKey`].
+        keys: Option<KeyRecords<'a>>,
+        /// The alias that the action is about, where it exists.
+        alias: Option<&'a Record>,
+        /// The key that [`Manage::UpdateAlias`] is to name.
+        target: Option<KeyRecords<'a>>,
+        /// JSON.
+        request: &'a str,
+        dry_run: bool,
+    },
+    /// What time demands of a managed key now: answers the change, or Done.
+    KeepTime {
+        keys: KeyRecords<'a>,
+    },
+    /// A blob of at most 4096 bytes.
+    EnvelopeEncrypt {
+        with: Envelope<'a>,
+        plaintext: &'a [u8],
+        dry_run: bool,
+    },
+    EnvelopeDecrypt {
+        with: Envelope<'a>,
+        /// The record of the version that the blob names, where that is not the newest.
+        version: Option<&'a Record>,
+        blob: &'a [u8],
+        dry_run: bool,
+    },
+    ReEncrypt {
+        from: Envelope<'a>,
+        version: Option<&'a Record>,
+        blob: &'a [u8],
+        to: Envelope<'a>,
+        dry_run: bool,
+    },
+    GenerateDataKey {
+        with: Envelope<'a>,
+        len: usize,
+        with_plaintext: bool,
+        dry_run: bool,
+    },
+    GenerateDataKeyPair {
+        with: Envelope<'a>,
+        /// The name of a key spec.
+        spec: &'a str,
+        with_plaintext: bool,
+        dry_run: bool,
+    },
+    ImportParameters {
+        key: &'a Record,
+        /// The name of a wrapping algorithm.
+        algorithm: &'a str,
+        /// The name of the wrapping key's spec.
+        spec: &'a str,
+        dry_run: bool,
+    },
+    ImportMaterial {
+        keys: KeyRecords<'a>,
+        token: &'a [u8],
+        wrapped: &'a [u8],
+        /// Seconds since 1970; None if the material does not expire.
+        valid_to: Option<u64>,
+        dry_run: bool,
+    },
+
     Random {
         output: &'a mut [u8],
     },
@@ -427,6 +568,29 @@ pub enum Reply {
     View(Arc<View>),
     Secret(Zeroizing<Vec<u8>>),
     Bytes(Vec<u8>),
+    /// What is to be committed, and what is told of it: JSON, or a name.
+    Managed {
+        change: ObjectChange,
+        told: String,
+    },
+    DataKey {
+        plaintext: Option<Zeroizing<Vec<u8>>>,
+        blob: Vec<u8>,
+    },
+    DataKeyPair {
+        /// DER SubjectPublicKeyInfo.
+        public: Vec<u8>,
+        /// DER PKCS#8.
+        private: Option<Zeroizing<Vec<u8>>>,
+        blob: Vec<u8>,
+    },
+    ImportParameters {
+        /// DER SubjectPublicKeyInfo of the wrapping key.
+        public_key: Vec<u8>,
+        token: Vec<u8>,
+        /// Seconds since 1970.
+        expires: u64,
+    },
 }
 
 /// What an operation does; decides which usage attribute the key needs.

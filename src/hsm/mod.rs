@@ -27,10 +27,12 @@ mod transient;
 mod value;
 
 pub use command::{
-    Columns, Command, DomainChange, DomainKeyId, DomainToken, DomainView, Function, IndexColumn, Log, ObjectId, OldKey,
-    Operation, Outcome, PinCost, PinRecord, Place, Record, Reply, Role, Sealed, Ticket, View,
+    Columns, Command, DomainChange, DomainKeyId, DomainToken, DomainView, Envelope, Function, IndexColumn, KeyRecords,
+    Log, Manage, ObjectChange, ObjectId, OldKey, Operation, Outcome, PinCost, PinRecord, Place, Record, Reply, Role,
+    Sealed, Ticket, View,
 };
 pub use domain::governance;
+pub use managed::{CKO_KMS_ALIAS, CKO_KMS_KEY_VERSION, HIDDEN_CLASSES};
 pub use mechanism::{MechanismInfo, key_type_name, mechanism_info, mechanisms, param_shape};
 pub use params::{HkdfSalt, Mechanism, MechanismType, Oaep, ParamShape, Params, PrfData, Pss, Secret};
 pub use value::{AttributeType, Attributes, Raw, Template, Value};
@@ -136,6 +138,15 @@ impl Hsm {
             Command::Derive { mechanism, base, salt_key, template, place, additional_places } => {
                 self.derive(ticket, mechanism, (base, salt_key), template, (place, additional_places))
             }
+            Command::Manage { .. }
+            | Command::KeepTime { .. }
+            | Command::EnvelopeEncrypt { .. }
+            | Command::EnvelopeDecrypt { .. }
+            | Command::ReEncrypt { .. }
+            | Command::GenerateDataKey { .. }
+            | Command::GenerateDataKeyPair { .. }
+            | Command::ImportParameters { .. }
+            | Command::ImportMaterial { .. } => Err(crate::error::ErrorKind::FunctionNotSupported.into()),
             Command::Random { output } => random::fill(output).map(|()| Reply::Done),
         }
     }

@@ -13,7 +13,7 @@ use super::mechanism::{self, Row};
 use super::params::{Mechanism, MechanismType, Params};
 use super::transient::Transient;
 use super::value::{AttributeType, Attributes, Template, Value};
-use super::{Access, Function, Hsm, Operation, build, domain, draft, random, record, separation};
+use super::{Access, Function, Hsm, Operation, build, domain, draft, managed, random, record, separation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::hex;
 
@@ -357,6 +357,8 @@ impl Hsm {
             private,
             label: column(ck::CKA_LABEL, IndexColumn::Label)?,
             id: column(ck::CKA_ID, IndexColumn::Id)?,
+            managed: managed::is_managed(attributes),
+            due: managed::due_column(attributes),
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::{DomainChange, DomainKeyId, DomainToken, ObjectId, PinRecord, Record, Role};
+use crate::hsm::{DomainChange, DomainKeyId, DomainToken, ObjectChange, ObjectId, PinRecord, Record, Role};
 
 mod counter;
 mod directory;
@@ -137,6 +137,20 @@ pub trait Store: Send + Sync {
     /// Each as [`Self::replace`] does, in one transaction. False for one that was changed or
     /// deleted by another, and stays as it is.
     fn replace_all(&self, records: &[Record]) -> Result<Vec<bool>>;
+
+    /// Commits all of a change or nothing. CKR_FUNCTION_FAILED if a record that is to be replaced or
+    /// deleted has another generation, CKR_OBJECT_HANDLE_INVALID if it is gone; KMS_R_ALREADY_EXISTS
+    /// if one that is to be inserted is there; CKR_TOKEN_RESOURCE_EXCEEDED beyond the limit.
+    fn commit_change(&self, change: &ObjectChange) -> Result<()>;
+
+    /// The managed keys, without public halves, in pages as [`Self::find`].
+    fn managed(&self, after: u64, limit: usize) -> Result<Vec<Found>>;
+
+    /// How many those are.
+    fn count_managed(&self) -> Result<u64>;
+
+    /// Those of which time demands something by then, the most urgent first, at most `limit`.
+    fn due(&self, by: u64, limit: usize) -> Result<Vec<Found>>;
 
     /// Deletes a record; CKR_OBJECT_HANDLE_INVALID if it is gone.
     fn delete(&self, object: &ObjectId) -> Result<()>;

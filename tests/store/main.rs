@@ -47,6 +47,8 @@ pub fn record(number: u64, label: &str) -> Record {
             private: true,
             label: Some(label.as_bytes().to_vec()),
             id: Some(number.to_be_bytes().to_vec()),
+            managed: false,
+            due: None,
         },
         sealed: Sealed::new(vec![number as u8; 600]),
     }

@@ -13,8 +13,8 @@ use crate::cryptoki::backend::{Backend, SlotIds};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{
     AttributeType, Attributes, Columns, Command, DomainChange, DomainKeyId, DomainToken, DomainView, Function,
-    IndexColumn, Mechanism, ObjectId, Operation, Outcome, PinRecord, Place, Raw, Record, Reply, Role, Sealed, Template,
-    Ticket, Value, View,
+    IndexColumn, Mechanism, ObjectChange, ObjectId, Operation, Outcome, PinRecord, Place, Raw, Record, Reply, Role,
+    Sealed, Template, Ticket, Value, View,
 };
 use crate::store::{Filter, Found, Meta, PROPOSALS, Pin, ProposalId, Store};
 
@@ -90,6 +90,8 @@ impl FakeHsm {
             private,
             label: column(ck::CKA_LABEL, IndexColumn::Label),
             id: column(ck::CKA_ID, IndexColumn::Id),
+            managed: false,
+            due: None,
         };
         let serial = self.world.next.fetch_add(1, Ordering::Relaxed);
         let sealed = Sealed::new(serial.to_be_bytes().to_vec());
@@ -469,6 +471,23 @@ impl Store for MemoryStore {
 
     fn replace_all(&self, records: &[Record]) -> Result<Vec<bool>> {
         self.commit(|rows| Ok(records.iter().map(|record| rows.replace(record).is_ok()).collect()))
+    }
+
+    /// The fake HSM makes no managed keys.
+    fn commit_change(&self, _change: &ObjectChange) -> Result<()> {
+        Err(ErrorKind::FunctionNotSupported.into())
+    }
+
+    fn managed(&self, _after: u64, _limit: usize) -> Result<Vec<Found>> {
+        Ok(Vec::new())
+    }
+
+    fn count_managed(&self) -> Result<u64> {
+        Ok(0)
+    }
+
+    fn due(&self, _by: u64, _limit: usize) -> Result<Vec<Found>> {
+        Ok(Vec::new())
     }
 
     fn delete(&self, object: &ObjectId) -> Result<()> {

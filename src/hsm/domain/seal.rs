@@ -218,6 +218,7 @@ impl IndexKey {
         e.text(match column {
             IndexColumn::Label => "label",
             IndexColumn::Id => "id",
+            IndexColumn::Alias => "alias",
         });
         e.bytes(value);
         let input = Zeroizing::new(e.finish());

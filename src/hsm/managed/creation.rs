@@ -294,7 +294,7 @@ pub(in crate::hsm) fn rotate(key: &Key, object: &ObjectId, now: u64) -> Result<(
 fn retired(key: &Key, managed: &Managed, object: &ObjectId) -> Result<Key> {
     let text = |text: &str| Value::Bytes(text.as_bytes().to_vec());
     let mut attributes: Attributes = [
-        (ck::CKA_CLASS, Value::Ulong(ck::CKO_SECRET_KEY)),
+        (ck::CKA_CLASS, Value::Ulong(super::CKO_KMS_KEY_VERSION)),
         (ck::CKA_KEY_TYPE, Value::Ulong(managed.spec.key_type)),
         (ck::CKA_TOKEN, Value::Bool(true)),
         (ck::CKA_PRIVATE, Value::Bool(true)),

@@ -17,4 +17,29 @@ mod spec;
 mod states;
 mod tags;
 
+use cryptoki_sys as ck;
+
+use super::command::Columns;
+use super::value::Attributes;
 use refused::{Answer, Reason, Refused};
+
+/// Objects of these classes are never found by a search: the material of a key's older version, and
+/// an alias.
+pub const CKO_KMS_KEY_VERSION: ck::CK_OBJECT_CLASS = ck::CKO_VENDOR_DEFINED | 0x0b4d_5301;
+pub const CKO_KMS_ALIAS: ck::CK_OBJECT_CLASS = ck::CKO_VENDOR_DEFINED | 0x0b4d_5302;
+pub const HIDDEN_CLASSES: &[ck::CK_OBJECT_CLASS] = &[CKO_KMS_KEY_VERSION, CKO_KMS_ALIAS];
+
+pub(super) fn is_managed(attributes: &Attributes) -> bool {
+    attributes.flag(attributes::CKA_KMS_MANAGED)
+}
+
+/// The column by which the store finds what time demands something of.
+pub(super) fn due_column(attributes: &Attributes) -> Option<u64> {
+    use attributes::{CKA_KMS_DELETION_DATE, CKA_KMS_NEXT_ROTATION, CKA_KMS_VALID_TO};
+    if !is_managed(attributes) || attributes.ulong(ck::CKA_CLASS) == Some(ck::CKO_PUBLIC_KEY) {
+        return None;
+    }
+    let dates = [CKA_KMS_DELETION_DATE, CKA_KMS_NEXT_ROTATION, CKA_KMS_VALID_TO];
+    let dates = dates.into_iter().filter_map(|date| attributes.ulong(date)).filter(|date| *date != 0);
+    Some(dates.min().unwrap_or(Columns::NEVER).min(Columns::NEVER))
+}

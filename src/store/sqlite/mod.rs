@@ -22,7 +22,7 @@ use super::fork::{self, Connections, Epoch, Pass};
 use super::lock::{WRITE_WAIT, WriteLock, try_lock};
 use super::{Filter, Found, Meta, ProposalId, Store};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::{DomainChange, DomainKeyId, DomainToken, ObjectId, PinRecord, Record, Role};
+use crate::hsm::{DomainChange, DomainKeyId, DomainToken, ObjectChange, ObjectId, PinRecord, Record, Role};
 
 const DATABASE: &str = "token.db";
 const LOCK: &str = "lock";
@@ -250,6 +250,22 @@ impl Store for SqliteStore {
             Answer::Replaced(replaced) => Ok(replaced),
             _ => Err(other_answer()),
         }
+    }
+
+    fn commit_change(&self, change: &ObjectChange) -> Result<()> {
+        self.write(Write::Change(change.clone())).map(drop)
+    }
+
+    fn managed(&self, after: u64, limit: usize) -> Result<Vec<Found>> {
+        self.read(|on| query::managed(on, after, limit))
+    }
+
+    fn count_managed(&self) -> Result<u64> {
+        self.read(query::count_managed)
+    }
+
+    fn due(&self, by: u64, limit: usize) -> Result<Vec<Found>> {
+        self.read(|on| query::due(on, by, limit))
     }
 
     fn delete(&self, object: &ObjectId) -> Result<()> {

@@ -3,7 +3,9 @@
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Result, Row, params, params_from_iter};
 
-use crate::hsm::{Columns, DomainKeyId, DomainToken, ObjectId, PinRecord, Record, Role, Sealed};
+use cryptoki_sys::CKO_PUBLIC_KEY;
+
+use crate::hsm::{Columns, DomainKeyId, DomainToken, HIDDEN_CLASSES, ObjectId, PinRecord, Record, Role, Sealed};
 use crate::store::{Filter, Found, Meta, Pin};
 
 /// None if the token was destroyed.
@@ -38,7 +40,7 @@ fn pin(row: &Row<'_>) -> Result<Pin> {
 
 pub(super) fn get(on: &Connection, object: &ObjectId) -> Result<Option<Record>> {
     on.prepare_cached(
-        "SELECT generation, class, key_type, private, label, ckaid, sealed FROM objects WHERE object = ?1",
+        "SELECT generation, class, key_type, private, label, ckaid, sealed, managed, due FROM objects WHERE object = ?1",
     )?
     .query_row([object], |row| {
         let number = |index| row.get::<_, Option<i64>>(index).map(|number| number.map(i64::cast_unsigned));
@@ -51,6 +53,8 @@ pub(super) fn get(on: &Connection, object: &ObjectId) -> Result<Option<Record>> 
                 private: row.get(3)?,
                 label: row.get(4)?,
                 id: row.get(5)?,
+                managed: row.get(7)?,
+                due: number(8)?,
             },
             sealed: Sealed::new(row.get(6)?),
         })
@@ -67,6 +71,29 @@ pub(super) fn find(on: &Connection, filter: &Filter, after: u64, limit: usize) -
 
 fn found(row: &Row<'_>) -> Result<Found> {
     Ok(Found { row: row.get::<_, i64>(0)?.cast_unsigned(), object: row.get(1)? })
+}
+
+/// Without the public halves of pairs.
+const MANAGED: &str =
+    "SELECT row, object FROM objects WHERE managed = 1 AND row > ?1 AND class <> ?2 ORDER BY row LIMIT ?3";
+const COUNT_MANAGED: &str = "SELECT count(*) FROM objects WHERE managed = 1 AND class <> ?1";
+const DUE: &str = "SELECT row, object FROM objects WHERE due <= ?1 ORDER BY due, row LIMIT ?2";
+
+pub(super) fn managed(on: &Connection, after: u64, limit: usize) -> Result<Vec<Found>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    on.prepare_cached(MANAGED)?
+        .query_map(params![after.cast_signed(), CKO_PUBLIC_KEY.cast_signed(), limit], found)?
+        .collect()
+}
+
+pub(super) fn count_managed(on: &Connection) -> Result<u64> {
+    on.prepare_cached(COUNT_MANAGED)?
+        .query_row([CKO_PUBLIC_KEY.cast_signed()], |row| Ok(row.get::<_, i64>(0)?.cast_unsigned()))
+}
+
+pub(super) fn due(on: &Connection, by: u64, limit: usize) -> Result<Vec<Found>> {
+    let (by, limit) = (i64::try_from(by).unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX));
+    on.prepare_cached(DUE)?.query_map([by, limit], found)?.collect()
 }
 
 pub(super) fn count(on: &Connection) -> Result<u64> {
@@ -135,6 +162,12 @@ fn search(filter: &Filter) -> Option<(String, Vec<ToSqlOutput<'_>>)> {
     search.equal("class", filter.class, by_class);
     search.equal("key_type", filter.key_type, by_class);
     search.equal("private", filter.private.map(u64::from), false);
+    if filter.class.is_none() {
+        for class in HIDDEN_CLASSES {
+            search.sql.push_str("+class <> ? AND ");
+            search.values.push(integer(*class));
+        }
+    }
     search.sql.push_str("row > ? ORDER BY row LIMIT ?");
     Some((search.sql, search.values))
 }
@@ -193,6 +226,22 @@ mod tests {
         for (sql, index) in [
             (SEALED_UNDER, "INDEX objects_domain_key (domain_key=? AND rowid>?)"),
             (NEXT_DOMAIN_KEY, "COVERING INDEX objects_domain_key (domain_key>?)"),
+        ] {
+            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let plan: Vec<String> = statement.raw_query().mapped(|row| row.get(3)).map(Result::unwrap).collect();
+            assert_eq!(plan.len(), 1, "{plan:?}");
+            assert!(plan[0].contains(index), "{plan:?}");
+        }
+    }
+
+    #[test]
+    fn managed_keys_are_found_by_their_indexes() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = schema::for_tests(&dir.path().join("token.db"));
+        for (sql, index) in [
+            (MANAGED, "COVERING INDEX objects_managed (row>?)"),
+            (COUNT_MANAGED, "COVERING INDEX objects_managed"),
+            (DUE, "COVERING INDEX objects_due (due<?)"),
         ] {
             let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let plan: Vec<String> = statement.raw_query().mapped(|row| row.get(3)).map(Result::unwrap).collect();

@@ -64,6 +64,12 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE objects ADD COLUMN domain_key BLOB CHECK (length(domain_key) = 16);
     CREATE INDEX objects_domain_key ON objects (domain_key);
 ",
+    "
+    ALTER TABLE objects ADD COLUMN managed INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE objects ADD COLUMN due INTEGER;
+    CREATE INDEX objects_managed ON objects (row, object, class) WHERE managed = 1;
+    CREATE INDEX objects_due ON objects (due, row, object) WHERE due IS NOT NULL;
+",
 ];
 
 /// How long SQLite itself waits, for what our lock does not cover: recovery of the log by another

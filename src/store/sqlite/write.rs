@@ -4,10 +4,10 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::domain;
 use super::schema::sql_error;
+use super::{domain, query};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::{DomainChange, DomainToken, ObjectId, PinRecord, Record, Role};
+use crate::hsm::{DomainChange, DomainToken, ObjectChange, ObjectId, PinRecord, Record, Role};
 use crate::store::ProposalId;
 use crate::store::counter::Changed;
 
@@ -38,6 +38,7 @@ pub(super) enum Write {
     Insert(Vec<Record>),
     Replace(Record),
     ReplaceAll(Vec<Record>),
+    Change(ObjectChange),
     Delete(ObjectId),
 }
 
@@ -116,6 +117,11 @@ pub(super) fn changed_by(writes: &[Write]) -> Changed {
         match write {
             Write::Replace(record) => objects.push(record.object),
             Write::ReplaceAll(records) => objects.extend(records.iter().map(|record| record.object)),
+            Write::Change(change) => {
+                objects.extend(change.replace.iter().map(|record| record.object));
+                objects.extend(change.delete.iter().map(|(object, _)| *object));
+                objects.extend(&change.purge);
+            }
             Write::Delete(object) => objects.push(*object),
             // The domain's state decides what an object is seen as.
             Write::Reset { .. } | Write::Erase | Write::CommitDomain(_) => return Changed::Anything,
@@ -180,6 +186,7 @@ impl Write {
                     records.iter().map(|record| replace(on, record)).collect();
                 return Ok(Answer::Replaced(replaced?));
             }
+            Self::Change(change) => apply_change(on, change)?,
             Self::Delete(object) => {
                 if on.prepare_cached("DELETE FROM objects WHERE object = ?1")?.execute([object])? == 0 {
                     return Err(gone().into());
@@ -227,8 +234,8 @@ fn begin_attempt(on: &Connection, role: &Role, limit: u32) -> Applied {
 fn insert(on: &Connection, record: &Record) -> std::result::Result<(), Failure> {
     let columns = &record.columns;
     on.prepare_cached(
-        "INSERT INTO objects (object, generation, class, key_type, private, label, ckaid, sealed, domain_key)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO objects (object, generation, class, key_type, private, label, ckaid, sealed, domain_key, managed, due)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute(params![
         record.object,
@@ -240,6 +247,8 @@ fn insert(on: &Connection, record: &Record) -> std::result::Result<(), Failure> 
         columns.id,
         record.sealed.as_bytes(),
         record.sealed.domain_key(),
+        columns.managed,
+        columns.due.map(u64::cast_signed),
     ])?;
     Ok(())
 }
@@ -250,7 +259,7 @@ fn replace(on: &Connection, record: &Record) -> rusqlite::Result<bool> {
     let rows = on
         .prepare_cached(
             "UPDATE objects SET generation = ?2, class = ?3, key_type = ?4, private = ?5, label = ?6, ckaid = ?7,
-             sealed = ?8, domain_key = ?9 WHERE object = ?1 AND generation = ?10",
+             sealed = ?8, domain_key = ?9, managed = ?10, due = ?11 WHERE object = ?1 AND generation = ?12",
         )?
         .execute(params![
             record.object,
@@ -262,9 +271,43 @@ fn replace(on: &Connection, record: &Record) -> rusqlite::Result<bool> {
             columns.id,
             record.sealed.as_bytes(),
             record.sealed.domain_key(),
+            columns.managed,
+            columns.due.map(u64::cast_signed),
             record.generation.wrapping_sub(1).cast_signed(),
         ])?;
     Ok(rows > 0)
+}
+
+fn apply_change(on: &Connection, change: &ObjectChange) -> std::result::Result<(), Failure> {
+    for record in &change.insert {
+        insert(on, record).map_err(|failure| match failure {
+            Failure::Sql(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => {
+                Error::from(ErrorKind::KmsAlreadyExists).into()
+            }
+            failure => failure,
+        })?;
+    }
+    for record in &change.replace {
+        if !replace(on, record)? {
+            return Err(not_replaced(on, &record.object)?.into());
+        }
+    }
+    let mut delete = on.prepare_cached("DELETE FROM objects WHERE object = ?1 AND generation = ?2")?;
+    for (object, generation) in &change.delete {
+        if delete.execute(params![object, generation.cast_signed()])? == 0 {
+            return Err(not_replaced(on, object)?.into());
+        }
+    }
+    let mut purge = on.prepare_cached("DELETE FROM objects WHERE object = ?1")?;
+    for object in &change.purge {
+        purge.execute([object])?;
+    }
+    if let Some(limit) = change.limit
+        && query::count_managed(on)? > limit
+    {
+        return Err(ErrorKind::TokenResourceExceeded.with(format!("there are {limit} managed keys already")).into());
+    }
+    Ok(())
 }
 
 fn not_replaced(on: &Connection, object: &ObjectId) -> rusqlite::Result<Error> {
