@@ -1,9 +1,10 @@
-//! What the command line prints: tables, JSON, failures.
+//! What the command line prints: tables, JSON, progress, failures.
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
 use conclave::error::{Error, ErrorKind};
+use conclave::hsm::governance;
 use serde_json::Value;
 
 /// The exit code of what the domain refuses.
@@ -105,6 +106,72 @@ pub(crate) fn done(as_json: bool, sentence: &str, value: &Value) {
         json(value);
     } else {
         println!("{sentence}");
+    }
+}
+
+/// The items of a list; none of what is no list.
+pub(crate) fn items(list: &Value) -> &[Value] {
+    list.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// One member of an item as text, a date if the name ends with `@`; the item itself if none is named. Names that people gave are
+/// shown escaped, so that none can pass for another row.
+pub(crate) fn cell(item: &Value, column: &str) -> String {
+    let (path, date) = match column.strip_suffix('@') {
+        Some(path) => (path, true),
+        None => (column, false),
+    };
+    let value = path.split('.').filter(|name| !name.is_empty()).fold(item, |value, name| &value[name]);
+    // A space at an end would not be seen.
+    let safe = |text: &str| if text.trim() == text { text.escape_debug().to_string() } else { format!("{text:?}") };
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
+        Value::String(words) if path == "words" => words.clone(),
+        Value::String(text) => safe(text),
+        Value::Array(several) => several.iter().filter_map(Value::as_str).map(safe).collect::<Vec<_>>().join(", "),
+        // In quotes, for a user may be called "SO".
+        Value::Object(named) => {
+            named.values().filter_map(Value::as_str).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+        }
+        Value::Number(number) if date => governance::date(number.as_u64().unwrap_or_default()),
+        Value::Number(number) => number.to_string(),
+    }
+}
+
+/// How far a long piece of work is, on the standard error: a bar at a terminal, in a log a line at
+/// every tenth of the way.
+pub(crate) struct Progress {
+    terminal: bool,
+    quiet: bool,
+    shown: u64,
+}
+
+impl Progress {
+    pub(crate) fn new(as_json: bool) -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), quiet: as_json, shown: 0 }
+    }
+
+    pub(crate) fn show(&mut self, done: u64, total: u64) {
+        let percent = (done * 100).checked_div(total).unwrap_or(100).min(100);
+        let enough = if self.terminal { percent > self.shown || done == total } else { percent >= self.shown + 10 };
+        if self.quiet || !enough {
+            return;
+        }
+        self.shown = percent;
+        let mut err = std::io::stderr().lock();
+        let (start, end) = if self.terminal { ("\r", "") } else { ("", "\n") };
+        let filled = usize::try_from(percent / 5).unwrap_or_default();
+        // What cannot be shown does not stop the work.
+        let _ = write!(err, "{start}[{:<20}] {done} of {total}{end}", "#".repeat(filled)).and_then(|()| err.flush());
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.terminal && self.shown > 0 && !self.quiet {
+            eprintln!();
+        }
     }
 }
 

@@ -3,10 +3,9 @@
 use conclave::hsm::governance;
 use serde_json::{Value, json};
 
-use super::state::{cell, items};
 use crate::args::DomainHistory;
 use crate::files;
-use crate::output::{self, Failure};
+use crate::output::{self, Failure, cell, items};
 use crate::session::Live;
 
 pub(super) fn run(arguments: &DomainHistory, as_json: bool) -> Result<(), Failure> {

@@ -1,15 +1,12 @@
 //! `conclave domain rotate`, `reseal` and `lost`: domain keys and what they seal.
 
-use std::io::{IsTerminal, Write};
-
 use conclave::hsm::governance;
 use cryptoki_sys as ck;
 use serde_json::{Value, json};
 
 use super::history;
-use super::state::{cell, items};
 use crate::args::{DomainLost, DomainReseal, DomainRotate, Login};
-use crate::output::{self, Failure};
+use crate::output::{self, Failure, Progress, cell, items};
 use crate::session::{self, Live};
 use crate::{key, propose};
 
@@ -60,25 +57,9 @@ fn since(live: &Live, version: u64) -> Result<Vec<Value>, Failure> {
 pub(super) fn reseal(reseal: &DomainReseal, as_json: bool) -> Result<(), Failure> {
     let live = Live::public(reseal.login.token.as_deref())?;
     live.log_in(&reseal.login, ck::CKU_USER)?;
-    let bar = std::io::stderr().is_terminal();
-    let mut shown = 0;
-    let mut progress = |done: u64, total: u64| {
-        let percent = (done * 100).checked_div(total).unwrap_or(100);
-        // At a terminal each step, in a log every tenth of the way.
-        if as_json || (!bar && percent < shown + 10) {
-            return;
-        }
-        shown = percent;
-        let mut err = std::io::stderr().lock();
-        let (start, end) = if bar { ("\r", "") } else { ("", "\n") };
-        let filled = usize::try_from(percent.min(100) / 5).unwrap_or_default();
-        // What cannot be shown does not stop the work.
-        let _ = write!(err, "{start}[{:<20}] {done} of {total}{end}", "#".repeat(filled)).and_then(|()| err.flush());
-    };
-    let count = live.module.reseal(live.session, &mut progress);
-    if bar && shown > 0 && !as_json {
-        eprintln!();
-    }
+    let mut progress = Progress::new(as_json);
+    let count = live.module.reseal(live.session, &mut |done, total| progress.show(done, total));
+    drop(progress);
     let count = count.map_err(|error| Failure::while_("not everything was sealed anew", &error))?;
     let state = live.domain()?;
     let active = items(&state["domain_keys"]).iter().find(|key| key["status"] == "active");

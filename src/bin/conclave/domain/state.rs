@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::args::DomainShow;
 use crate::operator::token_of;
-use crate::output::{self, Failure};
+use crate::output::{self, Failure, cell, items};
 use crate::session::Live;
 
 pub(super) fn show(show: &DomainShow, as_json: bool) -> Result<(), Failure> {
@@ -137,32 +137,3 @@ const TABLES: &[Listed] = &[
     ("Trusted Regions", &["NAME", "DOMAIN"], &["name", "domain"], "trusted_regions"),
     ("Revoked", &["OBJECT", "LOWEST GENERATION"], &["object", "lowest"], "revoked"),
 ];
-
-pub(super) fn items(list: &Value) -> &[Value] {
-    list.as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-/// One member of an item as text; the item itself if none is named. Names that people gave are
-/// shown escaped, so that none can pass for another row.
-pub(super) fn cell(item: &Value, column: &str) -> String {
-    let (path, date) = match column.strip_suffix('@') {
-        Some(path) => (path, true),
-        None => (column, false),
-    };
-    let value = path.split('.').filter(|name| !name.is_empty()).fold(item, |value, name| &value[name]);
-    // A space at an end would not be seen.
-    let safe = |text: &str| if text.trim() == text { text.escape_debug().to_string() } else { format!("{text:?}") };
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
-        Value::String(words) if path == "words" => words.clone(),
-        Value::String(text) => safe(text),
-        Value::Array(several) => several.iter().filter_map(Value::as_str).map(safe).collect::<Vec<_>>().join(", "),
-        // In quotes, for a user may be called "SO".
-        Value::Object(named) => {
-            named.values().filter_map(Value::as_str).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
-        }
-        Value::Number(number) if date => governance::date(number.as_u64().unwrap_or_default()),
-        Value::Number(number) => number.to_string(),
-    }
-}
