@@ -88,6 +88,7 @@ pub(super) enum Missing {
 }
 
 /// One attribute of one kind of object.
+#[derive(Clone, Copy)]
 pub(super) struct Rule {
     pub(super) kind: AttributeType,
     pub(super) form: Form,
@@ -220,6 +221,7 @@ static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
         rule(ck::CKA_VALUE_LEN, Ulong, SECRET, 0, Absent),
         rule(ck::CKA_CHECK_VALUE, Bytes, SECRET, 0, Absent),
     ];
+    rules.extend(super::managed::RULES);
     rules.sort_by_key(|rule| rule.kind);
     rules
 });

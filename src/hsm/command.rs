@@ -218,6 +218,17 @@ pub enum Role {
     Named(String),
 }
 
+impl Role {
+    /// The name in policies, grants and the audit log.
+    pub(super) fn principal(&self) -> Arc<str> {
+        match self {
+            Self::So => Arc::from("so"),
+            Self::User => Arc::from("user"),
+            Self::Named(name) => Arc::from(format!("user:{name}")),
+        }
+    }
+}
+
 /// A PIN record as stored: opaque to the host but for its owner and generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PinRecord {

@@ -6,6 +6,7 @@ use cryptoki_sys as ck;
 use super::attribute::{self, Classes, Form, Missing, Rule};
 use super::crypto::SecretBytes;
 use super::key::Secrets;
+use super::managed;
 use super::separation::{self, Usages};
 use super::value::{AttributeType, Attributes, Raw, Template, Value};
 use crate::error::{ErrorKind, Result};
@@ -163,7 +164,8 @@ pub(super) fn changes(current: &Attributes, template: &Template<'_>, copying: bo
         }
         let rule = find(*kind, class, sub)?;
         let allowed = attribute::MODIFY | if copying { attribute::COPY } else { 0 };
-        if !rule.has(allowed) {
+        let foreign = managed::is_attribute(*kind) && !managed::is_managed(current);
+        if foreign || !rule.has(allowed) {
             return Err(ErrorKind::AttributeReadOnly.with(format!("attribute {kind:#x} cannot be changed")));
         }
         let value = decode(rule, raw)?;

@@ -25,6 +25,8 @@ struct Held {
     opened: Option<Arc<Opened>>,
     /// Who that is.
     role: Option<Role>,
+    /// The role's name as a principal.
+    principal: Option<Arc<str>>,
 }
 
 impl Held {
@@ -35,6 +37,14 @@ impl Held {
             Some(held) => held.adopt_logged(token, log.since(held.state().version), now),
             None => PublicState::first_seen(token),
         }
+    }
+}
+
+impl Login {
+    /// Who is logged in.
+    pub(super) fn principal(&self) -> Option<Arc<str>> {
+        let held = self.domain.read().unwrap_or_else(PoisonError::into_inner);
+        held.opened.as_ref().and(held.principal.clone())
     }
 }
 
@@ -145,6 +155,7 @@ impl Hsm {
         }
         held.opened = Some(Arc::new(opened));
         held.role = Some(record.role.clone());
+        held.principal = Some(record.role.principal());
         let (mine, other) = match record.role {
             Role::So => (&self.login.so, &self.login.user),
             Role::User | Role::Named(_) => (&self.login.user, &self.login.so),

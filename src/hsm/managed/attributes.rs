@@ -58,6 +58,9 @@ attributes! {
     CKA_KMS_DELETION_WINDOW = 19, Ulong;
     /// When the next rotation by period is due; absent while rotation is off.
     CKA_KMS_NEXT_ROTATION = 20, Ulong;
+    CKA_KMS_GRANTS = 21, Bytes;
+    /// Whose approvals each use needs; absent where it needs none.
+    CKA_KMS_DUAL_CONTROL = 22, Bytes;
 }
 
 /// Whether an attribute is one of this table, or may become one.

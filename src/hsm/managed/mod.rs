@@ -11,17 +11,23 @@ mod import;
 mod lifecycle;
 mod material;
 mod metadata;
+pub(in crate::hsm) mod policy;
 mod refused;
 mod requested;
 mod spec;
-mod states;
+pub(in crate::hsm) mod states;
 mod tags;
 
 use cryptoki_sys as ck;
 
 use super::command::Columns;
 use super::value::Attributes;
-use refused::{Answer, Reason, Refused};
+use refused::{Answer, Reason};
+
+pub(super) use attributes::{RULES, is_ours as is_attribute};
+pub(super) use context::Context;
+pub(super) use refused::Refused;
+pub(super) use states::Action;
 
 /// Objects of these classes are never found by a search: the material of a key's older version, and
 /// an alias.

