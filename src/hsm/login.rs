@@ -44,7 +44,7 @@ impl Login {
     /// Who is logged in.
     pub(super) fn principal(&self) -> Option<Arc<str>> {
         let held = self.domain.read().unwrap_or_else(PoisonError::into_inner);
-        held.opened.as_ref().and(held.principal.clone())
+        held.opened.as_ref().and_then(|_| held.principal.clone())
     }
 }
 
