@@ -305,6 +305,7 @@ pub(super) fn apply(old: &State, hash: &Hash, change: &Change, at: u64, results:
                 user.enrolment = (embedded && user.role == Role::So).then_some(Enrolment { code: None, until });
             }
         }
+        Change::UseKey { .. } | Change::SetDualControl { .. } => return Err(Refusal::AboutAKey),
     }
     let retain = match change {
         Change::RotateDomainKey { retain } | Change::ExpelHsm { retain, .. } => *retain,

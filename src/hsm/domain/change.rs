@@ -2,6 +2,7 @@
 
 use super::super::command::{ObjectId, Role};
 use super::cbor::{Decoded, Decoder, Encoder, Malformed};
+use super::control::{ControlledKey, KeyControl, KeyUse};
 use super::identity::Claim;
 use super::keys::{Kid, PublicKey};
 use super::rules::MAJORITY;
@@ -106,6 +107,16 @@ pub(in crate::hsm) enum Change {
         version: u64,
         state: Hash,
     },
+    /// Lets an HSM instance use a key under dual control. Changes nothing that is kept.
+    UseKey {
+        key: ControlledKey,
+        usage: KeyUse,
+    },
+    /// Gives a key under dual control other operators or another threshold: changes its record.
+    SetDualControl {
+        key: ControlledKey,
+        control: KeyControl,
+    },
 }
 
 impl Change {
@@ -136,6 +147,16 @@ impl Change {
             Self::RevokeKey { .. } => "revoke key",
             Self::MakeRecoverySet { .. } => "make recovery set",
             Self::RecoverDomain { .. } => "recover domain",
+            Self::UseKey { .. } => "use key",
+            Self::SetDualControl { .. } => "set dual control",
+        }
+    }
+
+    /// The key that a command is about instead of the domain: its own operators approve it.
+    pub(in crate::hsm) fn key(&self) -> Option<&ControlledKey> {
+        match self {
+            Self::UseKey { key, .. } | Self::SetDualControl { key, .. } => Some(key),
+            _ => None,
         }
     }
 
@@ -202,6 +223,14 @@ impl Change {
             }
             Self::RecoverDomain { hsm, version, state } => {
                 e.array(3).bytes(hsm.message()).uint(*version).bytes(state);
+            }
+            Self::UseKey { key, usage } => {
+                key.encode(e.array(2));
+                usage.encode(e);
+            }
+            Self::SetDualControl { key, control } => {
+                key.encode(e.array(2));
+                control.encode(e);
             }
         }
     }
@@ -315,6 +344,14 @@ impl Change {
             "recover domain" => {
                 d.array_of(3)?;
                 Self::RecoverDomain { hsm: claim(d)?, version: d.uint()?, state: d.fixed()? }
+            }
+            "use key" => {
+                d.array_of(2)?;
+                Self::UseKey { key: ControlledKey::decode(d)?, usage: KeyUse::decode(d)? }
+            }
+            "set dual control" => {
+                d.array_of(2)?;
+                Self::SetDualControl { key: ControlledKey::decode(d)?, control: KeyControl::decode(d)? }
             }
             _ => return Err(Malformed("an unknown command")),
         })
@@ -431,6 +468,16 @@ impl Change {
                 format!("Recover the domain from version {version}, state {},", hex(state)),
                 format!("on the HSM {} {}", hex(&hsm.identity.id), party(hsm)),
                 "All other HSMs are expelled and all PINs end; keys of the domain are made anew.".to_owned(),
+            ],
+            Self::UseKey { key, usage } => {
+                let mut lines = usage.words(key);
+                lines.push(format!("It needs {}.", key.control.words(state)));
+                lines
+            }
+            Self::SetDualControl { key, control } => vec![
+                format!("From now on each use of {} needs", key.words()),
+                format!("{}.", control.words(state)),
+                format!("This change needs {}.", key.control.words(state)),
             ],
         }
     }

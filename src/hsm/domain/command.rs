@@ -213,7 +213,10 @@ impl SignedCommand {
             (_, None) => Err(Refusal::NotFounded),
             (_, Some(_)) => {
                 let signers = self.signed_by(&state.operators)?;
-                rules::met(state, change.name(), &signers)?;
+                match change.key() {
+                    Some(key) => key.control.met(&signers)?,
+                    None => rules::met(state, change.name(), &signers)?,
+                }
                 Ok(signers.into_iter().cloned().collect())
             }
         }

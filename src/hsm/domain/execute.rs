@@ -169,6 +169,11 @@ impl Opened {
 /// Why a command could not be executed in this state, whoever signed it: what the change itself would find.
 pub(super) fn obstacle(state: &State, change: &Change, now: u64) -> Option<String> {
     let tried = || -> Result<()> {
+        match change {
+            Change::UseKey { usage, .. } => return Ok(usage.check()?),
+            Change::SetDualControl { control, .. } => return Ok(control.check(state)?),
+            _ => {}
+        }
         let needs = Needs::of(state, change)?;
         let made = Made::new(state, &needs, &mut Entropy::System)?;
         apply::apply(state, &state.hash(), change, now.max(state.changed), &made.results)?;

@@ -4,6 +4,7 @@ mod apply;
 pub(super) mod cbor;
 mod change;
 mod command;
+mod control;
 pub(super) mod cose;
 mod embedded;
 mod execute;
@@ -21,7 +22,9 @@ mod seal;
 mod state;
 mod token;
 
+pub(super) use change::Change;
 pub(super) use command::SignedCommand;
+pub(super) use control::{ControlledKey, KeyControl, KeyUse};
 pub(super) use execute::Executed;
 pub(super) use log::ends_pin;
 pub(super) use opened::{Circumstances, Opened, check_pin};

@@ -27,8 +27,18 @@ pub(in crate::hsm) enum Refusal {
     RepeatedSigner(Kid),
     #[error("the signature of {} does not verify", short(.0))]
     BadSignature(Kid),
+    #[error("signer {} is not one of the key's operators", short(.0))]
+    NotOfTheKey(Kid),
     #[error("quorum not met: {0}")]
     QuorumNotMet(String),
+    #[error("the dual control is not one: {0}")]
+    Control(String),
+    #[error("the command is about a key, not about the domain")]
+    AboutAKey,
+    #[error("the key is not, or no longer, as the command says")]
+    OtherKey,
+    #[error("the approval is for another HSM instance, or for one that has ended")]
+    OtherInstance,
     #[error("the domain is not founded: the SO governs it")]
     NotFounded,
     #[error("the domain is founded already")]

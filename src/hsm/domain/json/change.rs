@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::super::change::Change;
+use super::super::control::{ControlledKey, KeyControl, KeyUse};
 use super::super::identity::{Claim, Party};
 use super::super::log::enrolment_hash;
 use super::super::state::{Enrolment, Hash, Operator, Rule, State};
@@ -20,6 +21,16 @@ pub(super) struct Context<'a> {
     /// The state's hash.
     pub(super) hash: &'a Hash,
     pub(super) now: u64,
+    pub(super) about: About,
+}
+
+/// What a command about a key is made with.
+#[derive(Default)]
+pub(in crate::hsm) struct About {
+    /// The key, which the caller found by the request's member "key".
+    pub(in crate::hsm) key: Option<ControlledKey>,
+    /// This HSM instance.
+    pub(in crate::hsm) instance: [u8; 16],
 }
 
 /// The arguments, as a request would give them.
@@ -62,12 +73,24 @@ pub(super) fn write(change: &Change) -> Value {
         Change::RecoverDomain { hsm, version, state } => {
             json!({ "hsm": hsm.write(), "version": version, "state": state.write() })
         }
+        Change::UseKey { key, usage } => json!({
+            "key": key.id,
+            "action": usage.action,
+            "digest": usage.digest.map(|digest| digest.write()),
+            "instance": usage.instance.write(),
+            "count": usage.count,
+        }),
+        Change::SetDualControl { key, control } => json!({
+            "key": key.id,
+            "operators": write_list(&control.operators),
+            "threshold": control.threshold,
+        }),
     }
 }
 
 /// Takes the arguments of the command with this name.
 pub(super) fn read(name: &str, f: &mut Fields<'_>, context: &Context<'_>) -> Result<Change> {
-    let Context { state, hash, now } = *context;
+    let Context { state, hash, now, ref about } = *context;
     Ok(match name {
         "found domain" => Change::FoundDomain {
             region: f.read("region")?,
@@ -120,6 +143,27 @@ pub(super) fn read(name: &str, f: &mut Fields<'_>, context: &Context<'_>) -> Res
             version: f.maybe("version")?.unwrap_or(state.version),
             state: f.maybe("state")?.unwrap_or(*hash),
         },
+        "use key" => {
+            let key = about_key(f, about)?;
+            let usage = KeyUse {
+                action: f.read("action")?,
+                digest: {
+                    let digest = f.given("digest").ok_or_else(|| f.missing("digest"))?;
+                    if digest.is_null() { None } else { Some(Form::read(digest, "digest")?) }
+                },
+                instance: f.maybe("instance")?.unwrap_or(about.instance),
+                count: f.maybe("count")?.unwrap_or(1),
+            };
+            usage.check()?;
+            Change::UseKey { key, usage }
+        }
+        "set dual control" => {
+            let key = about_key(f, about)?;
+            let names: Vec<String> = list(f, "operators", Form::read)?;
+            let revision = key.control.revision.saturating_add(1);
+            let control = KeyControl::named(state, &names, f.read("threshold")?, revision)?;
+            Change::SetDualControl { key, control }
+        }
         _ => return Err(bad("command", "there is no such command")),
     })
 }
@@ -139,6 +183,20 @@ fn list_or<T>(
         None | Some(Value::Null) => Ok(default()),
         Some(value) => read_list(value, &f.path(name), read),
     }
+}
+
+/// The key that a command is about.
+pub(super) fn controlled(key: &ControlledKey) -> Value {
+    let ControlledKey { object, id, label, control } = key;
+    json!({
+        "object": object.write(), "id": id, "label": label,
+        "operators": write_list(&control.operators), "threshold": control.threshold,
+    })
+}
+
+fn about_key(f: &mut Fields<'_>, about: &About) -> Result<ControlledKey> {
+    let _: String = f.read("key")?;
+    about.key.clone().ok_or_else(|| bad("key", "is not a key under dual control"))
 }
 
 fn claim(f: &mut Fields<'_>, name: &'static str, party: Party, state: &State) -> Result<Claim> {

@@ -18,6 +18,7 @@ use super::state::{DomainKey, Hash, KeyStatus, Member, Operator, Rule, State, Tr
 use super::token::PublicState;
 use crate::error::Result;
 use crate::text::hex;
+pub(in crate::hsm) use change::About;
 use change::Context;
 use form::{Fields, Form, bad, write_limits};
 
@@ -32,6 +33,7 @@ pub(in crate::hsm) fn request(
     state: &State,
     state_hash: &Hash,
     now: u64,
+    about: About,
     entropy: &mut Entropy,
 ) -> Result<Proposal> {
     if text.len() > LARGEST {
@@ -49,7 +51,7 @@ pub(in crate::hsm) fn request(
         return Err(bad("valid_for", &format!("must be from 1 to {longest} seconds, the domain's limit")));
     }
     let not_after = not_before.checked_add(valid_for).ok_or_else(|| bad("valid_from", "lies too far in the future"))?;
-    let change = change::read(&name, &mut fields, &Context { state, hash: state_hash, now })?;
+    let change = change::read(&name, &mut fields, &Context { state, hash: state_hash, now, about })?;
     fields.end()?;
     Proposal::new(state, change, (not_before, not_after), entropy)
 }
@@ -166,6 +168,7 @@ pub(in crate::hsm) fn describe_command(command: &SignedCommand, state: Option<&S
         "id": command.id().write(),
         "command": proposal.change.name(),
         "arguments": change::write(&proposal.change),
+        "key": proposal.change.key().map(change::controlled),
         "words": proposal.words(state),
         "domain": proposal.domain.write(),
         "governance": proposal.governance.write(),
@@ -205,7 +208,12 @@ fn quorum(command: &SignedCommand, known: &[Operator], founding: bool, state: Op
         return (!lacking.is_empty())
             .then(|| format!("every founding operator signs: {} have not", lacking.join(", ")));
     }
-    match rules::met(state?, command.proposal().change.name(), &signed) {
+    let change = &command.proposal().change;
+    let met = match change.key() {
+        Some(key) => key.control.met(&signed),
+        None => rules::met(state?, change.name(), &signed),
+    };
+    match met {
         Ok(()) => None,
         Err(Refusal::QuorumNotMet(lacking)) => Some(lacking),
         Err(other) => Some(other.to_string()),
