@@ -34,7 +34,7 @@ impl Module {
 
     /// A proposal as JSON asks for it: COSE_Sign without signatures. It is not kept.
     pub fn propose(&self, session: SessionHandle, request: &str) -> Result<Vec<u8>> {
-        bytes(self.token_of(session)?.channel.call(&Ticket::public(), Command::Propose { request })?)
+        bytes(self.token_of(session)?.channel.call(&Ticket::public(), Command::Propose { request, key: None })?)
     }
 
     /// What a proposal says in plain words, who signed it, and whether that is enough. JSON.

@@ -367,9 +367,17 @@ pub enum Command<'a> {
 
     /// All that is public of the domain, as JSON.
     DescribeDomain,
-    /// A proposal as JSON asks for it, without signatures.
+    /// A proposal as JSON asks for it, without signatures. `key` is the one under dual control that
+    /// it is about: the secret key, or the private half of a pair.
     Propose {
         request: &'a str,
+        key: Option<&'a Record>,
+    },
+    /// Takes "use key" or "set dual control", which the key's own operators signed. The first answers
+    /// Done, the second the change.
+    Approve {
+        proposal: &'a [u8],
+        keys: KeyRecords<'a>,
     },
     /// What a proposal says, who signed it, and whether that is enough, as JSON.
     DescribeCommand {
@@ -584,6 +592,8 @@ pub enum Reply {
         change: ObjectChange,
         told: String,
     },
+    /// The key is under dual control: nothing was done, and may be tried again once this is approved.
+    ApprovalWanted(ApprovalRequest),
     DataKey {
         plaintext: Option<Zeroizing<Vec<u8>>>,
         blob: Vec<u8>,
@@ -614,6 +624,17 @@ pub enum Function {
     SignRecover,
     Verify,
     VerifyRecover,
+}
+
+/// A use of a key under dual control that its operators have not approved yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApprovalRequest {
+    /// The key.
+    pub object: ObjectId,
+    /// The model system's name of what is done with it, such as "Sign".
+    pub action: String,
+    /// SHA-256 of the input.
+    pub digest: [u8; 32],
 }
 
 /// The result of a call with an output buffer (PKCS#11 3.2 §5.2).
@@ -663,6 +684,12 @@ pub trait Operation: Send {
     /// parameter. False if only a new operation can take it.
     fn restart(&mut self, _params: &Params<'_>) -> Result<bool> {
         Ok(false)
+    }
+
+    /// What must be approved before `one_shot` (with this input), `finish` or a verification gives a
+    /// result; None if nothing must, or it was.
+    fn approval(&mut self, _input: Option<&[u8]>) -> Result<Option<ApprovalRequest>> {
+        Ok(None)
     }
 
     /// Whether it uses a private object.

@@ -1,24 +1,30 @@
 //! The commands about the domain: describing it, proposing and executing what operators sign, and
 //! what its own standing orders and deadlines ask for.
 
-use super::command::{DomainChange, DomainToken, DomainView, Log, OldKey, PinCost, Reply, Role, Ticket};
+use super::command::{DomainChange, DomainToken, DomainView, Log, OldKey, PinCost, Record, Reply, Role, Ticket};
 use super::domain::governance::History;
 use super::domain::{Circumstances, Executed, Opened, PublicState, SignedCommand, json};
 use super::{Access, Hsm};
 use crate::error::{ErrorKind, Result};
+use crate::text::hex;
 
 impl Hsm {
     pub(super) fn describe_domain(&self) -> Result<Reply> {
         let public = self.public()?;
-        Ok(Reply::Text(json::describe(&public, Circumstances::of_system().now).to_string()))
+        let mut described = json::describe(&public, Circumstances::of_system().now);
+        described["instance"] = hex(&self.approvals.instance()).into();
+        Ok(Reply::Text(described.to_string()))
     }
 
     /// A proposal as JSON asks for it, in CBOR, with no signature yet.
-    pub(super) fn propose(&self, request: &str) -> Result<Reply> {
+    pub(super) fn propose(&self, ticket: &Ticket, request: &str, key: Option<&Record>) -> Result<Reply> {
         let public = self.public()?;
         let mut circumstances = Circumstances::of_system();
         let now = circumstances.now;
-        let proposal = json::request(request, public.state(), public.hash(), now, &mut circumstances.entropy)?;
+        let key = key.map(|record| self.controlled_key(ticket, record)).transpose()?.flatten();
+        let about = json::About { key, instance: self.approvals.instance() };
+        let proposal =
+            json::request(request, public.state(), public.hash(), now, about, &mut circumstances.entropy)?;
         Ok(Reply::Bytes(SignedCommand::unsigned(proposal).encode()))
     }
 

@@ -104,6 +104,7 @@ impl Hsm {
                 }
             }
         }
+        self.approvals.governed_by(&public.state().governance());
         let view = DomainView::of(&public, ended.is_some());
         held.public = Some(public);
         if ended.is_some() {
@@ -151,7 +152,10 @@ impl Hsm {
                 }
                 opened = opened.advance(Arc::clone(newer))?;
             }
-            _ => held.public = Some(public),
+            _ => {
+                self.approvals.governed_by(&public.state().governance());
+                held.public = Some(public);
+            }
         }
         held.opened = Some(Arc::new(opened));
         held.role = Some(record.role.clone());

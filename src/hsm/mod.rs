@@ -2,6 +2,7 @@
 //! submodules are the only place that can name a type which holds it.
 
 mod attribute;
+mod approvals;
 #[allow(dead_code, unused_imports, reason = "nothing writes the log yet")]
 mod audit;
 mod build;
@@ -29,7 +30,7 @@ mod transient;
 mod value;
 
 pub use command::{
-    Columns, Command, DomainChange, DomainKeyId, DomainToken, DomainView, Envelope, Function, IndexColumn, KeyRecords,
+    ApprovalRequest, Columns, Command, DomainChange, DomainKeyId, DomainToken, DomainView, Envelope, Function, IndexColumn, KeyRecords,
     Log, Manage, ObjectChange, ObjectId, OldKey, Operation, Outcome, PinCost, PinRecord, Place, Record, Reply, Role,
     Sealed, Ticket, View,
 };
@@ -87,6 +88,7 @@ pub struct Hsm {
     cache: cache::Cache,
     clock: permit::Clock,
     recorder: std::sync::Arc<permit::Recorder>,
+    approvals: std::sync::Arc<approvals::Approvals>,
 }
 
 impl Hsm {
@@ -98,6 +100,7 @@ impl Hsm {
             cache: cache::Cache::default(),
             clock: permit::Clock::default(),
             recorder: std::sync::Arc::default(),
+            approvals: std::sync::Arc::new(approvals::Approvals::new()?),
         })
     }
 
@@ -114,7 +117,8 @@ impl Hsm {
                 self.set_pin((old, new), record, (domain, log), cost)
             }
             Command::DescribeDomain => self.describe_domain(),
-            Command::Propose { request } => self.propose(request),
+            Command::Propose { request, key } => self.propose(ticket, request, key),
+            Command::Approve { proposal, keys } => self.approve(ticket, proposal, keys),
             Command::DescribeCommand { proposal } => self.describe_command(proposal),
             Command::AddSignature { proposal, signer, signature } => self.add_signature(proposal, signer, signature),
             Command::Execute { proposal } => self.execute(ticket, proposal),

@@ -121,6 +121,7 @@ impl Hsm {
         let functions = row.wrap.ok_or(ErrorKind::MechanismInvalid)?;
         let wrapping = self.open_with_secrets(access, wrapping)?;
         check_key(row, &wrapping.key, ck::CKA_WRAP, ErrorKind::WrappingKeyTypeInconsistent)?;
+        self.require_no_dual_control(&wrapping.key.attributes)?;
         let key = self.open_with_secrets(access, key)?;
         separation::check_wrap(&wrapping.key, &key.key, mechanism.kind, self.settings.key_separation)?;
         let wrapped = match mechanism::key_type(key.key.key_type()).and_then(|row| row.to_pkcs8) {
@@ -149,6 +150,7 @@ impl Hsm {
         }
         let unwrapping = self.open_with_secrets(access, unwrapping)?;
         check_key(row, &unwrapping.key, ck::CKA_UNWRAP, ErrorKind::UnwrappingKeyTypeInconsistent)?;
+        self.require_no_dual_control(&unwrapping.key.attributes)?;
         if self.settings.key_separation {
             separation::check_unwrap(&unwrapping.key, mechanism)?;
         }
@@ -175,6 +177,15 @@ impl Hsm {
         let salt_key = salt_key.map(|record| self.open_with_secrets(access, record)).transpose()?;
         if let Some(salt_key) = &salt_key {
             check_salt_key(row, &salt_key.key)?;
+            self.require_no_dual_control(&salt_key.key.attributes)?;
+        }
+        let peer = match mechanism.params {
+            Params::Ecdh1 { public_data, .. } => public_data,
+            _ => &[],
+        };
+        let (object, attributes) = (&base.record.object, &base.key.attributes);
+        if let Some(wanted) = self.approval(object, attributes, "DeriveSharedSecret", peer)? {
+            return Ok(Reply::ApprovalWanted(wanted));
         }
         let keys = build::derive(row, mechanism, &base.key, salt_key.as_ref().map(|open| &*open.key), template)?;
         let places = std::iter::once(place).chain(additional_places.iter().copied().chain(std::iter::repeat(place)));
@@ -209,7 +220,8 @@ impl Hsm {
         if self.settings.key_separation {
             separation::check_use(&open.key, mechanism.kind)?;
         }
-        begin(mechanism, function, Arc::clone(&open.key))
+        let operation = begin(mechanism, function, Arc::clone(&open.key))?;
+        self.controlled(operation, function, &open.record.object, &open.key.attributes)
     }
 
     /// Begins an operation anew that [`Self::begin`] made. What was checked then of the key and the
@@ -240,7 +252,7 @@ impl Hsm {
     }
 
     /// A record's object, from the cache or unsealed, with everything about it checked.
-    fn open(&self, access: Access, record: &Record) -> Result<Arc<Open>> {
+    pub(super) fn open(&self, access: Access, record: &Record) -> Result<Arc<Open>> {
         if let Some(open) = self.cache.get(record.sealed.digest()) {
             if open.record != *record {
                 return Err(altered(record));
@@ -263,7 +275,7 @@ impl Hsm {
     }
 
     /// Like [`Self::open`], for a use of the key: what is sealed must have been opened.
-    fn open_with_secrets(&self, access: Access, record: &Record) -> Result<Arc<Open>> {
+    pub(super) fn open_with_secrets(&self, access: Access, record: &Record) -> Result<Arc<Open>> {
         let open = self.open(access, record)?;
         let needs = matches!(open.key.class(), ck::CKO_SECRET_KEY | ck::CKO_PRIVATE_KEY);
         if needs && open.key.secrets.is_empty() {
@@ -274,7 +286,7 @@ impl Hsm {
 
     /// Opens a record with what sealed it, this instance or the domain; reads what is public of it
     /// while the domain is not open. The flag says whether the object was verified.
-    fn unseal(&self, record: &Record) -> Result<(Key, bool)> {
+    pub(super) fn unseal(&self, record: &Record) -> Result<(Key, bool)> {
         if Transient::made(record) {
             return Ok((self.instance.open(record)?, true));
         }
@@ -324,7 +336,7 @@ impl Hsm {
     }
 
     /// Seals an object and keeps it opened, since it is likely to be used next.
-    fn seal(&self, access: Access, mut key: Key, object: ObjectId, generation: u64) -> Result<Record> {
+    pub(super) fn seal(&self, access: Access, mut key: Key, object: ObjectId, generation: u64) -> Result<Record> {
         may_see(access, &key)?;
         let epoch = self.cache.epoch();
         self.apply_trust(&mut key, &object);

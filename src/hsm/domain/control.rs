@@ -174,7 +174,7 @@ pub(in crate::hsm) struct KeyUse {
 }
 
 impl KeyUse {
-    pub(super) fn check(&self) -> Result<(), Refusal> {
+    pub(in crate::hsm) fn check(&self) -> Result<(), Refusal> {
         if !ACTIONS.contains(&self.action.as_str()) {
             return Err(Refusal::Control(format!("there is no action {:?}; there are {}", self.action, ACTIONS.join(", "))));
         }

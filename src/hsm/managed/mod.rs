@@ -6,6 +6,7 @@ mod context;
 mod creation;
 mod data_key;
 mod describe;
+pub(in crate::hsm) mod dual_control;
 mod envelope;
 mod import;
 mod lifecycle;

@@ -18,6 +18,7 @@ pub(in crate::hsm) enum Reason {
     AccessDenied,
     AlreadyExists,
     InvalidAliasName,
+    MalformedPolicy,
     /// An attribute that nobody sets: CKR_ATTRIBUTE_READ_ONLY everywhere.
     ReadOnly,
     /// An argument out of range, which is no matter of the key: CKR_ARGUMENTS_BAD everywhere.
@@ -44,6 +45,7 @@ impl Reason {
             Self::AccessDenied => ErrorKind::KmsAccessDenied,
             Self::AlreadyExists => ErrorKind::KmsAlreadyExists,
             Self::InvalidAliasName => ErrorKind::KmsInvalidAliasName,
+            Self::MalformedPolicy => ErrorKind::KmsMalformedPolicy,
             Self::ReadOnly => ErrorKind::AttributeReadOnly,
             Self::Arguments => ErrorKind::ArgumentsBad,
             Self::Damaged => ErrorKind::DeviceError,
@@ -56,7 +58,7 @@ impl Reason {
             Self::Disabled | Self::InvalidState | Self::Unsupported | Self::InvalidKeyUsage | Self::AccessDenied => {
                 ErrorKind::KeyFunctionNotPermitted
             }
-            Self::LimitExceeded | Self::InvalidTag | Self::AlreadyExists | Self::InvalidAliasName => {
+            Self::LimitExceeded | Self::InvalidTag | Self::AlreadyExists | Self::InvalidAliasName | Self::MalformedPolicy => {
                 ErrorKind::AttributeValueInvalid
             }
             Self::NotFound => ErrorKind::KeyHandleInvalid,

@@ -7,7 +7,7 @@ use super::super::super::command::Role;
 use super::super::super::crypto::Entropy;
 use super::super::change::Change;
 use super::super::command::{Proposal, SignedCommand};
-use super::super::json::{describe, describe_command, request};
+use super::super::json::{About, describe, describe_command, request};
 use super::super::rules::MAJORITY;
 use super::super::state::{Enrolment, Limits, Rule, StandingOrder, State};
 use super::ceremony::{DAY, Governed, NOW, Person, at, embedded, founding, governed, propose, three};
@@ -15,7 +15,7 @@ use super::vectors_governance::changes;
 use crate::error::{ErrorKind, Result};
 
 fn ask(state: &State, value: &Value) -> Result<Proposal> {
-    request(&value.to_string(), state, &state.hash(), NOW, &mut Entropy::System)
+    request(&value.to_string(), state, &state.hash(), NOW, About::default(), &mut Entropy::System)
 }
 
 /// The request that a command's description amounts to.
@@ -148,7 +148,7 @@ fn a_wrong_field_is_named() {
         assert_eq!(error.kind(), ErrorKind::ArgumentsBad);
         assert!(error.detail().unwrap().starts_with(said), "{value}: {error}");
     }
-    let error = request("{\"command\": ", state, &state.hash(), NOW, &mut Entropy::System).unwrap_err();
+    let error = request("{\"command\": ", state, &state.hash(), NOW, About::default(), &mut Entropy::System).unwrap_err();
     assert!(error.detail().unwrap().contains("is not JSON (line 1"), "{error}");
 }
 
