@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cryptoki_sys as ck;
 use sha2::{Digest, Sha256};
 
-use super::command::{
-    ApprovalRequest, KeyRecords, ObjectChange, ObjectId, Operation, Outcome, Record, Reply, Ticket,
-};
+use super::command::{ApprovalRequest, KeyRecords, ObjectChange, ObjectId, Operation, Outcome, Record, Reply, Ticket};
 use super::domain::{Change, ControlledKey, Hash, KeyControl, KeyUse, Refusal, SignedCommand};
 use super::managed::dual_control;
 use super::permit::{Clock, Recorded};
@@ -189,7 +187,10 @@ impl Hsm {
     /// Refuses a use of a key under dual control that no approval can name.
     pub(super) fn require_no_dual_control(&self, key: &Attributes) -> Result<()> {
         match dual_control::of(key)? {
-            Some(_) => Err(ErrorKind::KeyFunctionNotPermitted.with("the key is under dual control, which does not cover this use")),
+            Some(_) => {
+                Err(ErrorKind::KeyFunctionNotPermitted
+                    .with("the key is under dual control, which does not cover this use"))
+            }
             None => Ok(()),
         }
     }

@@ -23,8 +23,7 @@ impl Hsm {
         let now = circumstances.now;
         let key = key.map(|record| self.controlled_key(ticket, record)).transpose()?.flatten();
         let about = json::About { key, instance: self.approvals.instance() };
-        let proposal =
-            json::request(request, public.state(), public.hash(), now, about, &mut circumstances.entropy)?;
+        let proposal = json::request(request, public.state(), public.hash(), now, about, &mut circumstances.entropy)?;
         Ok(Reply::Bytes(SignedCommand::unsigned(proposal).encode()))
     }
 

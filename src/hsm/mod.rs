@@ -1,8 +1,8 @@
 //! The HSM boundary. Key material exists in the clear below this module only, and its private
 //! submodules are the only place that can name a type which holds it.
 
-mod attribute;
 mod approvals;
+mod attribute;
 #[allow(dead_code, unused_imports, reason = "nothing writes the log yet")]
 mod audit;
 mod build;
@@ -30,9 +30,9 @@ mod transient;
 mod value;
 
 pub use command::{
-    ApprovalRequest, Columns, Command, DomainChange, DomainKeyId, DomainToken, DomainView, Envelope, Function, IndexColumn, KeyRecords,
-    Log, Manage, ObjectChange, ObjectId, OldKey, Operation, Outcome, PinCost, PinRecord, Place, Record, Reply, Role,
-    Sealed, Ticket, View,
+    ApprovalRequest, Columns, Command, DomainChange, DomainKeyId, DomainToken, DomainView, Envelope, Function,
+    IndexColumn, KeyRecords, Log, Manage, ObjectChange, ObjectId, OldKey, Operation, Outcome, PinCost, PinRecord,
+    Place, Record, Reply, Role, Sealed, Ticket, View,
 };
 pub use domain::governance;
 pub use managed::{CKO_KMS_ALIAS, CKO_KMS_KEY_VERSION, HIDDEN_CLASSES};

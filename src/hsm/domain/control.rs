@@ -176,7 +176,11 @@ pub(in crate::hsm) struct KeyUse {
 impl KeyUse {
     pub(in crate::hsm) fn check(&self) -> Result<(), Refusal> {
         if !ACTIONS.contains(&self.action.as_str()) {
-            return Err(Refusal::Control(format!("there is no action {:?}; there are {}", self.action, ACTIONS.join(", "))));
+            return Err(Refusal::Control(format!(
+                "there is no action {:?}; there are {}",
+                self.action,
+                ACTIONS.join(", ")
+            )));
         }
         if self.count == 0 || self.count > MOST_USES {
             return Err(Refusal::Control(format!("an approval is for 1 to {MOST_USES} uses")));

@@ -58,9 +58,11 @@ impl Reason {
             Self::Disabled | Self::InvalidState | Self::Unsupported | Self::InvalidKeyUsage | Self::AccessDenied => {
                 ErrorKind::KeyFunctionNotPermitted
             }
-            Self::LimitExceeded | Self::InvalidTag | Self::AlreadyExists | Self::InvalidAliasName | Self::MalformedPolicy => {
-                ErrorKind::AttributeValueInvalid
-            }
+            Self::LimitExceeded
+            | Self::InvalidTag
+            | Self::AlreadyExists
+            | Self::InvalidAliasName
+            | Self::MalformedPolicy => ErrorKind::AttributeValueInvalid,
             Self::NotFound => ErrorKind::KeyHandleInvalid,
             Self::IncorrectKeyMaterial => ErrorKind::WrappedKeyInvalid,
             Self::ReadOnly => ErrorKind::AttributeReadOnly,

@@ -148,7 +148,8 @@ fn a_wrong_field_is_named() {
         assert_eq!(error.kind(), ErrorKind::ArgumentsBad);
         assert!(error.detail().unwrap().starts_with(said), "{value}: {error}");
     }
-    let error = request("{\"command\": ", state, &state.hash(), NOW, About::default(), &mut Entropy::System).unwrap_err();
+    let error =
+        request("{\"command\": ", state, &state.hash(), NOW, About::default(), &mut Entropy::System).unwrap_err();
     assert!(error.detail().unwrap().contains("is not JSON (line 1"), "{error}");
 }
 
