@@ -334,10 +334,10 @@ impl Controlled {
             return Err(denied(&self.what, digest));
         }
         let outcome = call(&mut *self.inner);
-        if !matches!(outcome, Ok(Outcome::Needed(_))) {
-            if let Some(mut granted) = self.granted.take() {
-                granted.spent = true;
-            }
+        if !matches!(outcome, Ok(Outcome::Needed(_)))
+            && let Some(mut granted) = self.granted.take()
+        {
+            granted.spent = true;
         }
         outcome
     }
