@@ -15,7 +15,7 @@ use toml::Spanned;
 use tracing::level_filters::LevelFilter;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::PinCost;
+use crate::hsm::{AuditMode, PinCost};
 
 const SYSTEM_FILE: &str = "/etc/conclave/conclave.toml";
 
@@ -41,6 +41,8 @@ pub struct Config {
     pub pkcs1_unwrap: bool,
     /// Whether unwrapping with CKM_AES_CBC_PAD is allowed: likewise.
     pub cbc_pad_unwrap: bool,
+    /// Whether uses of managed keys are recorded in the audit log.
+    pub audit: AuditMode,
     /// None for standard error.
     pub log: Option<PathBuf>,
     pub log_level: LevelFilter,
@@ -127,6 +129,7 @@ impl Config {
             gcm_zero_iv: contents.gcm_zero_iv,
             pkcs1_unwrap: contents.pkcs1_unwrap,
             cbc_pad_unwrap: contents.cbc_pad_unwrap,
+            audit: contents.audit.into(),
             log: contents.log.as_deref().map(beside),
             log_level: contents.log_level.into(),
             pin: match &file {
@@ -166,6 +169,7 @@ struct Contents {
     gcm_zero_iv: ZeroIv,
     pkcs1_unwrap: bool,
     cbc_pad_unwrap: bool,
+    audit: Audit,
     log: Option<PathBuf>,
     log_level: LogLevel,
     pin: PinTable,
@@ -176,6 +180,25 @@ struct Contents {
 enum Switch {
     On,
     Off,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Audit {
+    Off,
+    #[default]
+    On,
+    Strict,
+}
+
+impl From<Audit> for AuditMode {
+    fn from(audit: Audit) -> Self {
+        match audit {
+            Audit::Off => Self::Off,
+            Audit::On => Self::On,
+            Audit::Strict => Self::Strict,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -359,6 +382,7 @@ mod tests {
         assert_eq!(config.data_dir, dir.path().join(".local/share/conclave"));
         assert!(config.free_slot && config.key_separation && !config.pkcs1_unwrap && !config.cbc_pad_unwrap);
         assert_eq!((config.gcm_zero_iv, config.log_level), (ZeroIv::Caller, LevelFilter::WARN));
+        assert_eq!(config.audit, AuditMode::On);
         assert_eq!((config.pin.min_len, config.pin.max_len), (4, 255));
         let config = load(&[(c"HOME", dir.path()), (c"XDG_DATA_HOME", Path::new("/x"))], none).unwrap();
         assert_eq!(config.data_dir, Path::new("/x/conclave"));
@@ -396,13 +420,13 @@ mod tests {
     fn a_full_file_is_understood() {
         let config = with_text(
             "data_dir = '/data'\nfree_slot = false\nkey_separation = 'off'\ngcm_zero_iv = 'generate'\n\
-             pkcs1_unwrap = true\ncbc_pad_unwrap = true\nlog = '/log'\nlog_level = 'trace'\n\
+             pkcs1_unwrap = true\ncbc_pad_unwrap = true\naudit = 'strict'\nlog = '/log'\nlog_level = 'trace'\n\
              [pin]\nmemory_kib = 65536\npasses = 3\nlanes = 2\nmin_len = 8\nmax_len = 64\n",
         )
         .unwrap();
         assert!(!config.free_slot && !config.key_separation && config.pkcs1_unwrap && config.cbc_pad_unwrap);
         assert_eq!((config.gcm_zero_iv, config.log_level), (ZeroIv::Generate, LevelFilter::TRACE));
-        assert_eq!(config.log, Some("/log".into()));
+        assert_eq!((config.audit, config.log), (AuditMode::Strict, Some("/log".into())));
         let cost = PinCost { memory_kib: 65536, passes: 3, lanes: 2 };
         assert_eq!(config.pin, PinPolicy { cost, min_len: 8, max_len: 64 });
     }
@@ -412,6 +436,7 @@ mod tests {
         for (text, parts) in [
             ("free_slot = true\nfree_slots = true\n", ["line 2", "free_slots"]),
             ("\n\nfree_slot = 1\n", ["line 3", "key free_slot"]),
+            ("audit = true", ["line 1", "key audit"]),
             ("key_separation = 'maybe'", ["line 1", "key key_separation"]),
             ("[pin]\nlanes = 1\npasses = 0\n", ["line 3", "key pin.passes: must be from 1 to 64"]),
             ("[pin]\nmemory_kib = 99999999\n", ["line 2", "key pin.memory_kib"]),

@@ -2,7 +2,7 @@
 
 use super::Channel;
 use crate::error::Result;
-use crate::hsm::{Command, Function, Hsm, Mechanism, Operation, Params, Record, Reply, Ticket};
+use crate::hsm::{AuditStatus, Command, Function, Hsm, Mechanism, Operation, Params, Record, Reply, Ticket};
 
 /// Owns the HSM instance of one token in this process.
 pub struct InProcess {
@@ -36,6 +36,10 @@ impl Channel for InProcess {
 
     fn digest_key(&self, ticket: &Ticket, digest: &mut dyn Operation, key: &Record) -> Result<()> {
         self.hsm.digest_key(ticket, digest, key)
+    }
+
+    fn audit(&self) -> AuditStatus {
+        self.hsm.audit_status()
     }
 
     fn resume(&self, ticket: &Ticket, state: &[u8]) -> Result<Box<dyn Operation>> {

@@ -1,7 +1,7 @@
 //! How the host reaches an HSM: one trait, an implementation in process, later one over a socket.
 
 use crate::error::Result;
-use crate::hsm::{Command, Function, Mechanism, Operation, Params, Record, Reply, Ticket};
+use crate::hsm::{AuditMode, AuditStatus, Command, Function, Mechanism, Operation, Params, Record, Reply, Ticket};
 
 mod in_process;
 
@@ -30,6 +30,11 @@ pub trait Channel: Send + Sync {
     /// Feeds a digest that this channel began with the value of a secret key (C_DigestKey).
     /// CKR_KEY_INDIGESTIBLE if it is not a secret key.
     fn digest_key(&self, ticket: &Ticket, digest: &mut dyn Operation, key: &Record) -> Result<()>;
+
+    /// How it is with the audit log of the HSM's instance. Cheap: asked at each call on a managed key.
+    fn audit(&self) -> AuditStatus {
+        AuditStatus { mode: AuditMode::Off, ..AuditStatus::default() }
+    }
 
     /// Continues a digest whose state was saved by [`Operation::save`].
     fn resume(&self, ticket: &Ticket, state: &[u8]) -> Result<Box<dyn Operation>>;

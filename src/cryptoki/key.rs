@@ -6,7 +6,7 @@ use super::objects::Object;
 use super::token::Token;
 use super::{Module, ObjectHandle, SessionHandle};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{Command, HkdfSalt, Mechanism, Outcome, Params, Place, Reply, Template};
+use crate::hsm::{Command, HkdfSalt, Mechanism, Outcome, Params, Place, Reply, Template, wants_managed};
 
 impl Module {
     pub fn generate_key(
@@ -19,7 +19,8 @@ impl Module {
         let mut state = session.enter()?;
         let place = session.place(template, Place::Session)?;
         let generate = Command::GenerateKey { mechanism, template, place };
-        let made = records(session.token.channel.call(&state.credentials.ticket, generate)?)?;
+        let call = || session.token.channel.call(&state.credentials.ticket, generate);
+        let made = records(session.token.audited(wants_managed(template), call)?)?;
         self.admit_one(&session, &mut state, made, place)
     }
 
@@ -36,7 +37,9 @@ impl Module {
         let public_place = session.place(public, Place::Session)?;
         let private_place = session.place(private, Place::Session)?;
         let generate = Command::GenerateKeyPair { mechanism, public, public_place, private, private_place };
-        let made = records(session.token.channel.call(&state.credentials.ticket, generate)?)?;
+        let managed = wants_managed(public) || wants_managed(private);
+        let call = || session.token.channel.call(&state.credentials.ticket, generate);
+        let made = records(session.token.audited(managed, call)?)?;
         match self.admit(&session, &mut state, made, &[public_place, private_place])?[..] {
             [public, private] => Ok((public, private)),
             _ => Err(ErrorKind::GeneralError.into()),
@@ -60,7 +63,9 @@ impl Module {
             state.cache.key(token, &state.credentials, wrapping, ErrorKind::WrappingKeyHandleInvalid)?.clone();
         let key = state.cache.key(token, &state.credentials, key, ErrorKind::KeyHandleInvalid)?;
         let wrap = Command::Wrap { mechanism, wrapping: &wrapping.record, key: &key.record };
-        let Reply::Bytes(wrapped) = token.channel.call(&state.credentials.ticket, wrap)? else {
+        let managed = wrapping.record.columns.managed || key.record.columns.managed;
+        let call = || token.channel.call(&state.credentials.ticket, wrap);
+        let Reply::Bytes(wrapped) = session.token.audited(managed, call)? else {
             return Err(ErrorKind::GeneralError.with("the HSM answered a wrap with something else"));
         };
         match output.and_then(|output| output.get_mut(..wrapped.len())) {
@@ -89,7 +94,8 @@ impl Module {
             state.cache.key(token, &state.credentials, unwrapping, ErrorKind::UnwrappingKeyHandleInvalid)?;
         refuse_unauthenticated(unwrapping, token, &state.credentials)?;
         let unwrap = Command::Unwrap { mechanism, unwrapping: &unwrapping.record, wrapped, template, place };
-        let made = records(token.channel.call(&state.credentials.ticket, unwrap)?)?;
+        let call = || token.channel.call(&state.credentials.ticket, unwrap);
+        let made = records(session.token.audited(unwrapping.record.columns.managed, call)?)?;
         self.admit_one(&session, state, made, place)
     }
 
@@ -129,7 +135,9 @@ impl Module {
             place: places[0],
             additional_places: &places[1..],
         };
-        let made = records(token.channel.call(&state.credentials.ticket, derive)?)?;
+        let managed = base.record.columns.managed || salt_key.as_ref().is_some_and(|key| key.record.columns.managed);
+        let call = || token.channel.call(&state.credentials.ticket, derive);
+        let made = records(session.token.audited(managed, call)?)?;
         self.admit(&session, state, made, &places)
     }
 

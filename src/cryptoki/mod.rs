@@ -8,6 +8,7 @@
 //! for PINs, a gate: session, gate, slot, `Token::held`, `Token::login`, session objects, object
 //! names, object shard.
 
+mod audit;
 mod backend;
 mod builtin;
 mod domain;
@@ -135,6 +136,7 @@ impl Module {
             key_separation: config.key_separation,
             pkcs1_unwrap: config.pkcs1_unwrap,
             cbc_pad_unwrap: config.cbc_pad_unwrap,
+            audit: config.audit,
         };
         if !hsm.key_separation {
             tracing::warn!("key_separation is off: keys that wrap may decrypt what they wrapped");
@@ -159,7 +161,7 @@ impl Module {
             settings,
             backend,
             handles: Handles::new(),
-            slots: RwLock::default(),
+            slots: RwLock::new(Slots::new(settings.threads)),
             sessions: Sessions::new(),
         };
         module.refresh_slots()?;

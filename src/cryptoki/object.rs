@@ -40,7 +40,8 @@ impl Module {
         }
         let place = session.place(template, if source.is_session() { Place::Session } else { Place::Token })?;
         let copy = Command::Copy { source: &source.record, template, place };
-        let made = records(session.token.channel.call(&state.credentials.ticket, copy)?)?;
+        let call = || session.token.channel.call(&state.credentials.ticket, copy);
+        let made = records(session.token.audited(source.record.columns.managed, call)?)?;
         self.admit_one(&session, state, made, place)
     }
 
@@ -56,7 +57,9 @@ impl Module {
         if !target.is_session() {
             session.require_rw()?;
         }
-        token.channel.call(&state.credentials.ticket, Command::CheckDestroy { record: &target.record })?;
+        let check = Command::CheckDestroy { record: &target.record };
+        let managed = target.record.columns.managed;
+        token.audited(managed, || token.channel.call(&state.credentials.ticket, check))?;
         if target.is_session() {
             state.disown(object);
             return if token.objects.remove(object) { Ok(()) } else { Err(ErrorKind::ObjectHandleInvalid.into()) };
@@ -116,7 +119,8 @@ impl Module {
                 return Err(error);
             }
             let set = Command::SetAttributes { record: &target.record, template };
-            let changed = one(records(token.channel.call(&state.credentials.ticket, set)?)?)?;
+            let call = || token.channel.call(&state.credentials.ticket, set);
+            let changed = one(records(token.audited(target.record.columns.managed, call)?)?)?;
             if target.is_session() {
                 if token.objects.replace_in_session(target, changed) {
                     return Ok(());

@@ -38,6 +38,11 @@ impl Active {
         self.key.as_ref().is_some_and(|key| key.record.columns.private)
     }
 
+    /// Whether its use is recorded.
+    fn is_managed(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| key.record.columns.managed)
+    }
+
     /// Whether it was begun with this mechanism and this version of the key.
     fn is_of(&self, mechanism: MechanismType, key: Option<&Arc<Object>>) -> bool {
         self.mechanism == Some(mechanism)
@@ -122,6 +127,10 @@ const CANCEL_FLAGS: [ck::CK_FLAGS; 7] = [
 impl Operations {
     fn is_active(&self, function: Function) -> bool {
         self.0[place(function)].active().is_some()
+    }
+
+    fn is_managed(&self, function: Function) -> bool {
+        self.0[place(function)].active().is_some_and(Active::is_managed)
     }
 
     fn begin(&mut self, function: Function, active: Active) {
@@ -272,7 +281,9 @@ impl Module {
         if state.operations.restart(function, mechanism, key, restart)? {
             return Ok(());
         }
-        let operation = token.channel.begin(ticket, function, mechanism, key.map(|key| &key.record))?;
+        let managed = key.is_some_and(|key| key.record.columns.managed);
+        let begin = || token.channel.begin(ticket, function, mechanism, key.map(|key| &key.record));
+        let operation = token.audited(managed, begin)?;
         let active = match key {
             None => Active::of_digest(operation, Some(mechanism.kind), false),
             Some(key) => {
@@ -298,8 +309,10 @@ impl Module {
         output: Option<&mut [u8]>,
     ) -> Result<Outcome> {
         let session = self.session(session)?;
-        let mut state = session.enter()?;
-        state.operations.end_whole(function, |operation| operation.one_shot(input, output))
+        let operations = &mut session.enter()?.operations;
+        session.token.audited_output(operations.is_managed(function), output, |output| {
+            operations.end_whole(function, |operation| operation.one_shot(input, output))
+        })
     }
 
     /// C_EncryptUpdate, C_DecryptUpdate; C_DigestUpdate, C_SignUpdate, C_VerifyUpdate (no output).
@@ -311,35 +324,41 @@ impl Module {
         output: Option<&mut [u8]>,
     ) -> Result<Outcome> {
         let session = self.session(session)?;
-        let mut state = session.enter()?;
-        state.operations.feed_with(function, |operation| operation.update(input, output))
+        let operations = &mut session.enter()?.operations;
+        session.token.audited_output(operations.is_managed(function), output, |output| {
+            operations.feed_with(function, |operation| operation.update(input, output))
+        })
     }
 
     /// C_EncryptFinal, C_DecryptFinal, C_DigestFinal, C_SignFinal.
     pub fn finish(&self, session: SessionHandle, function: Function, output: Option<&mut [u8]>) -> Result<Outcome> {
         let session = self.session(session)?;
-        let mut state = session.enter()?;
-        state.operations.end_with(function, |operation| operation.finish(output))
+        let operations = &mut session.enter()?.operations;
+        session.token.audited_output(operations.is_managed(function), output, |output| {
+            operations.end_with(function, |operation| operation.finish(output))
+        })
     }
 
     pub fn verify(&self, session: SessionHandle, data: &[u8], signature: &[u8]) -> Result<()> {
         let session = self.session(session)?;
-        let mut state = session.enter()?;
+        let operations = &mut session.enter()?.operations;
         let done = |operation: &mut dyn Operation| {
             operation.verify_one_shot(data, signature)?;
             Ok(Outcome::Written(0))
         };
-        state.operations.end_whole(Function::Verify, done).map(drop)
+        let managed = operations.is_managed(Function::Verify);
+        session.token.audited(managed, || operations.end_whole(Function::Verify, done)).map(drop)
     }
 
     pub fn verify_final(&self, session: SessionHandle, signature: &[u8]) -> Result<()> {
         let session = self.session(session)?;
-        let mut state = session.enter()?;
+        let operations = &mut session.enter()?.operations;
         let done = |operation: &mut dyn Operation| {
             operation.verify(signature)?;
             Ok(Outcome::Written(0))
         };
-        state.operations.end_with(Function::Verify, done).map(drop)
+        let managed = operations.is_managed(Function::Verify);
+        session.token.audited(managed, || operations.end_with(Function::Verify, done)).map(drop)
     }
 
     pub fn digest_key(&self, session: SessionHandle, key: ObjectHandle) -> Result<()> {

@@ -7,6 +7,7 @@ use cryptoki_sys as ck;
 
 use super::backend::{Backend, SlotIds};
 use super::login::{ATTEMPTS, given_pin, ticket};
+use super::reseal::Threads;
 use super::token::{Token, lock};
 use super::{Module, SlotId, SlotInfo, TokenInfo};
 use crate::channel::Channel;
@@ -19,6 +20,7 @@ use crate::store::Pin;
 /// A slot, which outlives the tokens that are initialised in it.
 pub(super) struct Slot {
     id: SlotId,
+    threads: Threads,
     /// Opened at first use; None also while the slot has no token.
     token: RwLock<Option<Arc<Token>>>,
     /// Serialises C_InitToken.
@@ -26,8 +28,8 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    fn new(id: SlotId) -> Arc<Self> {
-        Arc::new(Self { id, token: RwLock::new(None), gate: Mutex::new(()) })
+    fn new(id: SlotId, threads: Threads) -> Arc<Self> {
+        Arc::new(Self { id, threads, token: RwLock::new(None), gate: Mutex::new(()) })
     }
 
     /// The slot's present token; None if it is uninitialised.
@@ -48,7 +50,7 @@ impl Slot {
         }
         *place = None;
         let Some(store) = backend.store(self.id)? else { return Ok(None) };
-        let token = Arc::new(Token::open(self.id, store, backend.channel()?)?);
+        let token = Arc::new(Token::open(self.id, store, backend.channel()?, self.threads)?);
         *place = Some(token.clone());
         Ok(Some(token))
     }
@@ -63,17 +65,21 @@ impl Slot {
 }
 
 /// The slots as the last look at the back end showed them.
-#[derive(Default)]
 pub(super) struct Slots {
+    threads: Threads,
     by_id: BTreeMap<SlotId, Arc<Slot>>,
     free: Option<SlotId>,
 }
 
 impl Slots {
+    pub(super) fn new(threads: Threads) -> Self {
+        Self { threads, by_id: BTreeMap::new(), free: None }
+    }
+
     fn update(&mut self, ids: &SlotIds) {
         let mut before = std::mem::take(&mut self.by_id);
         for &id in ids.tokens.iter().chain(&ids.free) {
-            self.by_id.insert(id, before.remove(&id).unwrap_or_else(|| Slot::new(id)));
+            self.by_id.insert(id, before.remove(&id).unwrap_or_else(|| Slot::new(id, self.threads)));
         }
         self.free = ids.free;
         for slot in before.into_values() {

@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::SlotId;
+use super::audit::Auditing;
 use super::login::{Credentials, Holder};
 use super::objects::Objects;
-use super::reseal::Resealing;
+use super::reseal::{Resealing, Threads};
 use crate::channel::Channel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::{Command, DomainToken, DomainView, Log, Reply, Ticket};
@@ -26,6 +27,7 @@ pub(super) struct Token {
     /// by a call that only uses keys.
     pub(super) gate: Mutex<()>,
     pub(super) resealing: Resealing,
+    pub(super) auditing: Auditing,
     serial: String,
     removed: AtomicBool,
     /// The store's counter, made even, when `serial` and the domain were last compared.
@@ -46,7 +48,7 @@ pub(super) struct Token {
 
 impl Token {
     /// Opens a token: reads its own rows and gives the HSM the domain's public part.
-    pub(super) fn open(slot: SlotId, store: Arc<dyn Store>, channel: Box<dyn Channel>) -> Result<Self> {
+    pub(super) fn open(slot: SlotId, store: Arc<dyn Store>, channel: Box<dyn Channel>, threads: Threads) -> Result<Self> {
         let counter = store.counter();
         let meta = store.meta()?;
         let log = Log { after: meta.domain.version, entries: &[] };
@@ -65,6 +67,7 @@ impl Token {
             old_keys: AtomicBool::new(!domain.old_keys.is_empty()),
             domain: RwLock::new(Arc::new(domain)),
             resealing: Resealing::default(),
+            auditing: Auditing::new(threads),
             login: RwLock::new(Credentials::nobody(0)),
             epoch: AtomicU32::new(0),
             sessions: AtomicU64::new(0),
@@ -310,6 +313,7 @@ impl Token {
     /// The HSM wipes what the login opened. That cannot be refused; if the HSM is not there, there
     /// is nothing left to wipe.
     pub(super) fn log_out_of_hsm(&self) {
+        self.close_audit();
         if let Err(error) = self.channel.call(&Ticket::public(), Command::Logout) {
             tracing::warn!(%error, slot = self.slot, "the HSM did not confirm the logout");
         }

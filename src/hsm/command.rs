@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::auditing::{AuditFlush, AuditStore};
 use super::params::{Mechanism, Params};
 use super::value::{AttributeType, Attributes, Template};
 use crate::error::Result;
@@ -558,6 +559,24 @@ pub enum Command<'a> {
         /// Seconds since 1970; None if the material does not expire.
         valid_to: Option<u64>,
         dry_run: bool,
+    },
+
+    /// Begins this instance's chain of the audit log, if there is none and one is to be written. Needs a
+    /// login.
+    BeginAudit {
+        /// The name of the host, as it is recorded.
+        host: &'a str,
+        store: &'a dyn AuditStore,
+    },
+    /// Stores audit records that wait.
+    FlushAudit {
+        flush: AuditFlush,
+        store: &'a dyn AuditStore,
+    },
+    /// A signed head for the whole log as it is now, to be kept elsewhere. Needs a login.
+    AuditHead {
+        host: &'a str,
+        store: &'a dyn AuditStore,
     },
 
     Random {

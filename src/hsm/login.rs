@@ -71,6 +71,15 @@ impl Hsm {
         held.opened.clone().ok_or_else(|| ErrorKind::UserNotLoggedIn.into())
     }
 
+    /// Does something while nobody can log out; CKR_USER_NOT_LOGGED_IN if somebody has.
+    pub(super) fn while_opened<T>(&self, act: impl FnOnce() -> T) -> Result<T> {
+        let held = self.login.domain.read().unwrap_or_else(PoisonError::into_inner);
+        if held.opened.is_none() {
+            return Err(ErrorKind::UserNotLoggedIn.into());
+        }
+        Ok(act())
+    }
+
     pub(super) fn found(&self, label: &str, serial: &str, so_pin: &[u8], cost: PinCost) -> Result<Reply> {
         let (_, domain, so_pin) = Opened::found(label, serial, so_pin, cost, &mut Circumstances::of_system())?;
         Ok(Reply::Founded { domain, so_pin })
@@ -176,6 +185,7 @@ impl Hsm {
         let mut held = self.held();
         self.forget_tickets();
         let opened = held.opened.take();
+        self.recorder.forget();
         self.cache.clear();
         drop(held);
         drop(opened);

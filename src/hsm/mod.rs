@@ -3,8 +3,9 @@
 
 mod approvals;
 mod attribute;
-#[allow(dead_code, unused_imports, reason = "nothing writes the log yet")]
+#[allow(dead_code, unused_imports, reason = "nothing reads the log yet")]
 mod audit;
+mod auditing;
 mod build;
 mod cache;
 mod command;
@@ -29,13 +30,14 @@ mod separation;
 mod transient;
 mod value;
 
+pub use auditing::{AuditBatch, AuditFlush, AuditMode, AuditOpening, AuditStatus, AuditStore, AuditTip};
 pub use command::{
     ApprovalRequest, Columns, Command, DomainChange, DomainKeyId, DomainToken, DomainView, Envelope, Function,
     IndexColumn, KeyRecords, Log, Manage, ObjectChange, ObjectId, OldKey, Operation, Outcome, PinCost, PinRecord,
     Place, Record, Reply, Role, Sealed, Ticket, View,
 };
 pub use domain::governance;
-pub use managed::{CKO_KMS_ALIAS, CKO_KMS_KEY_VERSION, HIDDEN_CLASSES};
+pub use managed::{CKO_KMS_ALIAS, CKO_KMS_KEY_VERSION, HIDDEN_CLASSES, wants_managed};
 pub use mechanism::{MechanismInfo, key_type_name, mechanism_info, mechanisms, param_shape};
 pub use params::{HkdfSalt, Mechanism, MechanismType, Oaep, ParamShape, Params, PrfData, Pss, Secret};
 pub use value::{AttributeType, Attributes, Raw, Template, Value};
@@ -53,11 +55,13 @@ pub struct Settings {
     pub pkcs1_unwrap: bool,
     /// Whether C_UnwrapKey takes CKM_AES_CBC_PAD.
     pub cbc_pad_unwrap: bool,
+    /// Whether uses of managed keys are recorded.
+    pub audit: AuditMode,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { key_separation: true, pkcs1_unwrap: false, cbc_pad_unwrap: false }
+        Self { key_separation: true, pkcs1_unwrap: false, cbc_pad_unwrap: false, audit: AuditMode::On }
     }
 }
 
@@ -87,7 +91,7 @@ pub struct Hsm {
     login: login::Login,
     cache: cache::Cache,
     clock: permit::Clock,
-    recorder: std::sync::Arc<permit::Recorder>,
+    recorder: std::sync::Arc<auditing::Recorder>,
     approvals: std::sync::Arc<approvals::Approvals>,
 }
 
@@ -99,7 +103,7 @@ impl Hsm {
             login: login::Login::default(),
             cache: cache::Cache::default(),
             clock: permit::Clock::default(),
-            recorder: std::sync::Arc::default(),
+            recorder: std::sync::Arc::new(auditing::Recorder::new(settings.audit)),
             approvals: std::sync::Arc::new(approvals::Approvals::new()?),
         })
     }
@@ -157,6 +161,9 @@ impl Hsm {
             | Command::GenerateDataKeyPair { .. }
             | Command::ImportParameters { .. }
             | Command::ImportMaterial { .. } => Err(crate::error::ErrorKind::FunctionNotSupported.into()),
+            Command::BeginAudit { host, store } => self.begin_audit(host, store),
+            Command::FlushAudit { flush, store } => self.flush_audit(flush, store),
+            Command::AuditHead { host, store } => self.audit_head(ticket, host, store),
             Command::Random { output } => random::fill(output).map(|()| Reply::Done),
         }
     }

@@ -42,17 +42,6 @@ impl<'a> Recorded<'a> {
     }
 }
 
-/// Takes what is recorded. Streaming operations hold on to it.
-#[derive(Default)]
-pub(super) struct Recorder;
-
-impl Recorder {
-    /// Records in the name of a principal; "" is nobody.
-    pub(super) fn record<T>(&self, _principal: &str, _what: &Recorded<'_>, _outcome: &Result<T>) -> Result<()> {
-        Ok(())
-    }
-}
-
 impl Hsm {
     pub(super) fn now(&self) -> u64 {
         self.clock.now()

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::{DomainChange, DomainKeyId, DomainToken, ObjectChange, ObjectId, PinRecord, Record, Role};
+use crate::hsm::{AuditStore, DomainChange, DomainKeyId, DomainToken, ObjectChange, ObjectId, PinRecord, Record, Role};
 
 mod counter;
 mod directory;
@@ -56,6 +56,16 @@ pub struct Filter {
     pub object: Option<ObjectId>,
 }
 
+/// A row of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRow {
+    /// Its place in the log.
+    pub id: u64,
+    /// The chain.
+    pub instance: [u8; 16],
+    pub bytes: Vec<u8>,
+}
+
 /// An object that [`Store::find`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
@@ -64,12 +74,14 @@ pub struct Found {
     pub object: ObjectId,
 }
 
-/// The records of one token. Every write is durable when it returns; every write moves the counter.
+/// The records of one token. Every write is durable when it returns; every write but of audit rows
+/// moves the counter.
 ///
 /// A writer waits for others, bounded; then it gets CKR_FUNCTION_FAILED, nothing has changed, and
 /// the call may be tried again.
-pub trait Store: Send + Sync {
-    /// The commit counter: moves with every commit of every process. Costs no database read.
+pub trait Store: AuditStore {
+    /// The commit counter: moves with every commit of every process, but for one of audit rows alone.
+    /// Costs no database read.
     ///
     /// What was read while it had an even value is still true as long as it has that same value.
     /// It is odd while a commit is under way, and after a process died in one until the next
@@ -151,6 +163,13 @@ pub trait Store: Send + Sync {
 
     /// Those of which time demands something by then, the most urgent first, at most `limit`.
     fn due(&self, by: u64, limit: usize) -> Result<Vec<Found>>;
+
+    /// Rows of the audit log in the order in which they were committed: at most `limit` of those whose
+    /// `id` is above `after` (0 to begin).
+    fn audit(&self, after: u64, limit: usize) -> Result<Vec<AuditRow>>;
+
+    /// The `id` of the newest row of the audit log; 0 if it is empty.
+    fn newest_audit_row(&self) -> Result<u64>;
 
     /// Deletes a record; CKR_OBJECT_HANDLE_INVALID if it is gone.
     fn delete(&self, object: &ObjectId) -> Result<()>;

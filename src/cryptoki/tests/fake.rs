@@ -12,11 +12,11 @@ use crate::cryptoki::SlotId;
 use crate::cryptoki::backend::{Backend, SlotIds};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{
-    AttributeType, Attributes, Columns, Command, DomainChange, DomainKeyId, DomainToken, DomainView, Function,
+    AttributeType, Attributes, AuditBatch, AuditOpening, AuditStore, Columns, Command, DomainChange, DomainKeyId, DomainToken, DomainView, Function,
     IndexColumn, Mechanism, ObjectChange, ObjectId, Operation, Outcome, PinRecord, Place, Raw, Record, Reply, Role,
     Sealed, Template, Ticket, Value, View,
 };
-use crate::store::{Filter, Found, Meta, PROPOSALS, Pin, ProposalId, Store};
+use crate::store::{AuditRow, Filter, Found, Meta, PROPOSALS, Pin, ProposalId, Store};
 
 /// What all processes share.
 #[derive(Default)]
@@ -339,6 +339,17 @@ impl Rows {
     }
 }
 
+/// The HSM here records nothing.
+impl AuditStore for MemoryStore {
+    fn open_audit(&self, _opening: AuditOpening) -> Result<()> {
+        Err(ErrorKind::FunctionNotSupported.into())
+    }
+
+    fn append_audit(&self, _batch: &AuditBatch<'_>) -> Result<()> {
+        Err(ErrorKind::FunctionNotSupported.into())
+    }
+}
+
 impl Store for MemoryStore {
     fn counter(&self) -> u64 {
         self.counter.load(Ordering::Acquire)
@@ -488,6 +499,14 @@ impl Store for MemoryStore {
 
     fn due(&self, _by: u64, _limit: usize) -> Result<Vec<Found>> {
         Ok(Vec::new())
+    }
+
+    fn audit(&self, _after: u64, _limit: usize) -> Result<Vec<AuditRow>> {
+        Ok(Vec::new())
+    }
+
+    fn newest_audit_row(&self) -> Result<u64> {
+        Ok(0)
     }
 
     fn delete(&self, object: &ObjectId) -> Result<()> {

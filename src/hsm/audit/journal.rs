@@ -123,6 +123,16 @@ impl Journal {
         now >= self.deadline.load(Ordering::Relaxed)
     }
 
+    /// Whether anything waits to be stored or signed.
+    pub(in crate::hsm) fn waits(&self) -> bool {
+        self.deadline.load(Ordering::Relaxed) != NEVER
+    }
+
+    /// The ticket of the newest event.
+    pub(in crate::hsm) fn pushed(&self) -> u64 {
+        lock(&self.queue).pushed
+    }
+
     /// Makes rows of all events that wait and has them stored. Returns at once if they are signed when
     /// due and another thread has stored the ticket's meanwhile; u64::MAX waits for none. What `store` fails to store is given to the next flush's again.
     pub(in crate::hsm) fn flush(

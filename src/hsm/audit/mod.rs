@@ -21,23 +21,16 @@ pub(super) use chain::{Chain, Opening};
 pub(super) use head::Head;
 pub(super) use journal::{Batch, Journal, Sign};
 pub(super) use json::line;
-pub(super) use record::{Action, Context, Event, KeyName, Name, Outcome, Row};
+pub(super) use record::{Action, Context, Event, KeyName, Name, Outcome, Row, TEXT};
 pub(super) use verify::{Damage, Finding, OpenChain, Report, Verifier};
 
 use sha2::{Digest, Sha384};
 
 use super::domain::Hash;
+pub(super) use super::auditing::AuditTip as Tip;
 
 /// The random name of an HSM instance and of its chain.
 pub(super) type Instance = [u8; 16];
-
-/// How far a chain has come: the record reached, and the hash of the newest row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tip {
-    pub(super) instance: Instance,
-    pub(super) seq: u64,
-    pub(super) hash: Hash,
-}
 
 /// A head vouches for at most this many records that no other does.
 const RECORDS_PER_HEAD: u64 = 1000;

@@ -9,7 +9,7 @@ use super::{Instance, Tip};
 use crate::error::Result;
 
 /// Longest text of a row, in bytes.
-const TEXT: usize = 255;
+pub(in crate::hsm) const TEXT: usize = 255;
 /// Longest encoded context, in bytes.
 const CONTEXT: usize = 8192;
 /// Longest row, in bytes. An anchor names all chains that have moved, 70 bytes each.

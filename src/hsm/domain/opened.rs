@@ -15,7 +15,7 @@ use super::pin;
 use super::seal::{self, DomainId, IndexKey, KeyId, Sealer};
 use super::state::{DomainKey, KeyStatus, Limits, Member, State, User};
 use super::token::{self, PublicState, SUITE};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// What a new state depends on besides the old one.
 pub(in crate::hsm) struct Circumstances {
@@ -47,6 +47,27 @@ pub(in crate::hsm) struct OwnKeys {
     pub(super) id: [u8; 16],
     pub(super) signing: PrivateKey,
     pub(super) agreement: PrivateKey,
+}
+
+/// A member's QHSK.
+pub(in crate::hsm) enum SigningKey {
+    Own(Arc<OwnKeys>),
+    Embedded(Arc<PrivateKey>),
+}
+
+impl std::ops::Deref for SigningKey {
+    type Target = PrivateKey;
+
+    fn deref(&self) -> &PrivateKey {
+        match self {
+            Self::Own(own) => &own.signing,
+            Self::Embedded(key) => key,
+        }
+    }
+}
+
+fn no_keys() -> Error {
+    ErrorKind::GeneralError.with("the state holds no member's keys")
 }
 
 impl OwnKeys {
@@ -221,6 +242,15 @@ impl Opened {
         }
     }
 
+    /// QHSK, to be kept beyond this.
+    pub(in crate::hsm) fn signing_key(&self) -> Result<SigningKey> {
+        match (&self.own, &self.secrets.signing) {
+            (Some(own), _) => Ok(SigningKey::Own(Arc::clone(own))),
+            (None, Some(key)) => Ok(SigningKey::Embedded(Arc::clone(key))),
+            (None, None) => Err(no_keys()),
+        }
+    }
+
     pub(super) fn secrets(&self) -> &Arc<StateSecrets> {
         &self.secrets
     }
@@ -387,11 +417,11 @@ impl StateSecrets {
     }
 
     fn signing(&self) -> Result<&PrivateKey> {
-        self.signing.as_deref().ok_or_else(|| ErrorKind::GeneralError.with("the state holds no member's keys"))
+        self.signing.as_deref().ok_or_else(no_keys)
     }
 
     fn agreement(&self) -> Result<&PrivateKey> {
-        self.agreement.as_deref().ok_or_else(|| ErrorKind::GeneralError.with("the state holds no member's keys"))
+        self.agreement.as_deref().ok_or_else(no_keys)
     }
 
     pub(super) fn encode(&self) -> Result<SecretBytes> {

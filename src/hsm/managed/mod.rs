@@ -22,10 +22,10 @@ mod tags;
 use cryptoki_sys as ck;
 
 use super::command::Columns;
-use super::value::Attributes;
+use super::value::{Attributes, Template};
 use refused::{Answer, Reason};
 
-pub(super) use attributes::{RULES, is_ours as is_attribute};
+pub(super) use attributes::{CKA_KMS_KEY_ID, RULES, is_ours as is_attribute};
 pub(super) use context::Context;
 pub(super) use refused::Refused;
 pub(super) use states::Action;
@@ -38,6 +38,11 @@ pub const HIDDEN_CLASSES: &[ck::CK_OBJECT_CLASS] = &[CKO_KMS_KEY_VERSION, CKO_KM
 
 pub(super) fn is_managed(attributes: &Attributes) -> bool {
     attributes.flag(attributes::CKA_KMS_MANAGED)
+}
+
+/// Whether a template speaks of a managed key.
+pub fn wants_managed(template: &Template<'_>) -> bool {
+    template.get(attributes::CKA_KMS_MANAGED).is_some()
 }
 
 /// The column by which the store finds what time demands something of.

@@ -1,5 +1,6 @@
 //! The store in a SQLite file: write-ahead log, each commit synced, one file per token.
 
+mod audit;
 mod cache;
 mod domain;
 mod group;
@@ -7,6 +8,7 @@ mod query;
 mod schema;
 mod write;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -20,9 +22,10 @@ use self::write::{Answer, Write};
 use super::counter::{Sidecar, now};
 use super::fork::{self, Connections, Epoch, Pass};
 use super::lock::{WRITE_WAIT, WriteLock, try_lock};
-use super::{Filter, Found, Meta, ProposalId, Store};
+use super::{AuditRow, Filter, Found, Meta, ProposalId, Store};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::{DomainChange, DomainKeyId, DomainToken, ObjectChange, ObjectId, PinRecord, Record, Role};
+use crate::hsm::{
+    AuditBatch, AuditOpening, AuditStore, DomainChange, DomainKeyId, DomainToken, ObjectChange, ObjectId, PinRecord, Record, Role};
 
 const DATABASE: &str = "token.db";
 const LOCK: &str = "lock";
@@ -268,6 +271,14 @@ impl Store for SqliteStore {
         self.read(|on| query::due(on, by, limit))
     }
 
+    fn audit(&self, after: u64, limit: usize) -> Result<Vec<AuditRow>> {
+        self.read(|on| audit::rows(on, after, limit))
+    }
+
+    fn newest_audit_row(&self) -> Result<u64> {
+        self.read(audit::newest)
+    }
+
     fn delete(&self, object: &ObjectId) -> Result<()> {
         self.write(Write::Delete(*object)).map(drop)
     }
@@ -299,6 +310,17 @@ impl Store for SqliteStore {
     }
 }
 
+impl AuditStore for SqliteStore {
+    fn open_audit(&self, opening: AuditOpening) -> Result<()> {
+        self.write(Write::OpenAudit(Mutex::new(Some(opening)))).map(drop)
+    }
+
+    fn append_audit(&self, batch: &AuditBatch<'_>) -> Result<()> {
+        let rows = Cow::Owned(batch.rows.to_vec());
+        self.write(Write::AppendAudit(AuditBatch { rows, ..*batch })).map(drop)
+    }
+}
+
 impl Inner {
     /// Commits what the batch holds once the lock is there.
     fn commit(&self, batch: &mut Batch<'_>, deadline: Instant) -> Result<Vec<Result<Answer>>> {
@@ -309,7 +331,7 @@ impl Inner {
             None => schema::open(&self.database)?,
         };
         let writes = batch.take();
-        let mark = || self.sidecar.begin_commit(&write::changed_by(&writes));
+        let mark = || write::changed_by(&writes).map(|changed| self.sidecar.begin_commit(&changed));
         let results = write::commit(&mut connection, &self.database, &writes, mark)?;
         *lock(&self.writer) = Some(connection);
         drop(held);

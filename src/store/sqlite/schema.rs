@@ -69,6 +69,21 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE objects ADD COLUMN due INTEGER;
     CREATE INDEX objects_managed ON objects (row, object, class) WHERE managed = 1;
     CREATE INDEX objects_due ON objects (due, row, object) WHERE due IS NOT NULL;
+    CREATE TABLE audit (
+        id INTEGER PRIMARY KEY,
+        instance BLOB NOT NULL CHECK (length(instance) = 16),
+        number INTEGER NOT NULL,
+        bytes BLOB NOT NULL,
+        UNIQUE (instance, number)
+    ) STRICT;
+    CREATE TABLE audit_tips (
+        instance BLOB PRIMARY KEY CHECK (length(instance) = 16),
+        seq INTEGER NOT NULL,
+        hash BLOB NOT NULL CHECK (length(hash) = 48),
+        closed INTEGER NOT NULL,
+        moved INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX audit_tips_moved ON audit_tips (instance) WHERE moved = 1;
 ",
 ];
 

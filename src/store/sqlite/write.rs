@@ -1,13 +1,14 @@
 //! The writes, as data: what one transaction can do to a token.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::schema::sql_error;
-use super::{domain, query};
+use super::{audit, domain, query};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::{DomainChange, DomainToken, ObjectChange, ObjectId, PinRecord, Record, Role};
+use crate::hsm::{AuditBatch, AuditOpening, DomainChange, DomainToken, ObjectChange, ObjectId, PinRecord, Record, Role};
 use crate::store::ProposalId;
 use crate::store::counter::Changed;
 
@@ -40,6 +41,9 @@ pub(super) enum Write {
     ReplaceAll(Vec<Record>),
     Change(ObjectChange),
     Delete(ObjectId),
+    /// Taken by whoever commits it.
+    OpenAudit(Mutex<Option<AuditOpening>>),
+    AppendAudit(AuditBatch<'static>),
 }
 
 /// What a write tells whoever asked for it.
@@ -110,8 +114,12 @@ pub(super) fn commit<M>(
     committed.map(|()| results)
 }
 
-/// What these writes change of what others may remember of objects.
-pub(super) fn changed_by(writes: &[Write]) -> Changed {
+/// What these writes change of what others may remember; None if nobody remembers anything of it, as
+/// of audit rows.
+pub(super) fn changed_by(writes: &[Write]) -> Option<Changed> {
+    if writes.iter().all(|write| matches!(write, Write::OpenAudit(_) | Write::AppendAudit(_))) {
+        return None;
+    }
     let mut objects = Vec::new();
     for write in writes {
         match write {
@@ -124,17 +132,19 @@ pub(super) fn changed_by(writes: &[Write]) -> Changed {
             }
             Write::Delete(object) => objects.push(*object),
             // The domain's state decides what an object is seen as.
-            Write::Reset { .. } | Write::Erase | Write::CommitDomain(_) => return Changed::Anything,
+            Write::Reset { .. } | Write::Erase | Write::CommitDomain(_) => return Some(Changed::Anything),
             // Nobody knows a new object.
             Write::Insert(_)
             | Write::PutProposal { .. }
             | Write::DeleteProposal(_)
             | Write::PutRecovery(_)
             | Write::BeginAttempt { .. }
-            | Write::EndAttempt { .. } => {}
+            | Write::EndAttempt { .. }
+            | Write::OpenAudit(_)
+            | Write::AppendAudit(_) => {}
         }
     }
-    Changed::Objects(objects)
+    Some(Changed::Objects(objects))
 }
 
 impl Write {
@@ -192,6 +202,11 @@ impl Write {
                     return Err(gone().into());
                 }
             }
+            Self::OpenAudit(opening) => {
+                let opening = opening.lock().unwrap_or_else(PoisonError::into_inner).take();
+                audit::open(on, opening.ok_or(Error::from(ErrorKind::GeneralError))?)?;
+            }
+            Self::AppendAudit(batch) => audit::append(on, batch)?,
         }
         Ok(Answer::Done)
     }
@@ -200,7 +215,7 @@ impl Write {
 fn erase(on: &Connection) -> std::result::Result<(), Failure> {
     Ok(on.execute_batch(
         "DELETE FROM objects; DELETE FROM pins; DELETE FROM domain; DELETE FROM log; DELETE FROM proposals;
-         DELETE FROM recovery; DELETE FROM meta;",
+         DELETE FROM recovery; DELETE FROM audit; DELETE FROM audit_tips; DELETE FROM meta;",
     )?)
 }
 

@@ -1,0 +1,183 @@
+//! The audit log as the host sees to it: the chain is begun before the first call on a managed key,
+//! records are stored after calls and by a thread of the library's own, and the chain is closed with
+//! the login.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::reseal::Threads;
+use super::token::Token;
+use crate::error::{Error, ErrorKind, Result};
+use crate::hsm::{AuditFlush, AuditMode, Command, Outcome, Ticket};
+
+/// How long the library's own thread rests between two looks.
+const REST: Duration = Duration::from_millis(200);
+
+/// What stores the records of a token in this process.
+pub(super) struct Auditing {
+    threads: Threads,
+    /// The thread that does it is there.
+    running: AtomicBool,
+    /// The user knows that the log cannot be written.
+    warned: AtomicBool,
+}
+
+impl Auditing {
+    pub(super) fn new(threads: Threads) -> Self {
+        Self { threads, running: AtomicBool::new(false), warned: AtomicBool::new(false) }
+    }
+}
+
+impl Token {
+    /// Makes a call of the HSM that may be about a managed key, with its record. Where the log is strict,
+    /// the answer is dropped (and what is secret in it wiped) unless the record is stored, so that nothing
+    /// of it is given out or committed.
+    pub(super) fn audited<T>(self: &Arc<Self>, managed: bool, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        if !managed {
+            return call();
+        }
+        self.audit_before()?;
+        let answer = call();
+        let stored = self.audit_after();
+        let answer = answer?;
+        stored.map(|()| answer)
+    }
+
+    /// As [`Self::audited`], for a call that writes: what it wrote is wiped unless its record is stored.
+    pub(super) fn audited_output(
+        self: &Arc<Self>,
+        managed: bool,
+        mut output: Option<&mut [u8]>,
+        call: impl FnOnce(Option<&mut [u8]>) -> Result<Outcome>,
+    ) -> Result<Outcome> {
+        if !managed {
+            return call(output);
+        }
+        self.audit_before()?;
+        let outcome = call(output.as_deref_mut());
+        let stored = self.audit_after();
+        if let (Ok(Outcome::Written(written)), Err(_), Some(output)) = (&outcome, &stored, output) {
+            output.iter_mut().take(*written).for_each(|byte| *byte = 0);
+        }
+        let outcome = outcome?;
+        stored.map(|()| outcome)
+    }
+
+    /// To be called before a call on a managed key: begins the chain if there is none. Fails in strict
+    /// mode only.
+    pub(super) fn audit_before(&self) -> Result<()> {
+        let status = self.channel.audit();
+        if status.mode == AuditMode::Off || status.open {
+            return Ok(());
+        }
+        let begin = Command::BeginAudit { host: host_name(), store: &*self.store };
+        match self.channel.call(&Ticket::public(), begin) {
+            // Nobody is logged in: the call itself is refused.
+            Err(error) if error.kind() == ErrorKind::UserNotLoggedIn => Ok(()),
+            begun => self.settle(status.mode, begun.map(drop)),
+        }
+    }
+
+    /// To be called after a call on a managed key, before its output is given or its change committed.
+    /// Fails in strict mode only, when the record cannot be stored.
+    pub(super) fn audit_after(self: &Arc<Self>) -> Result<()> {
+        let status = self.channel.audit();
+        let flush = match status.mode {
+            AuditMode::Off => return Ok(()),
+            AuditMode::Strict => Some(AuditFlush::Recorded),
+            AuditMode::On => status.due.then_some(AuditFlush::Waiting),
+        };
+        let stored = flush.map_or(Ok(()), |flush| self.flush_audit(flush));
+        self.flush_in_background();
+        self.settle(status.mode, stored)
+    }
+
+    /// Ends the chain, if there is one, while the key that signs it is there.
+    pub(super) fn close_audit(&self) {
+        if self.channel.audit().open
+            && let Err(error) = self.flush_audit(AuditFlush::Closing)
+        {
+            tracing::warn!(slot = self.slot, %error, "the audit chain of this login was not closed");
+        }
+    }
+
+    pub(super) fn flush_audit(&self, flush: AuditFlush) -> Result<()> {
+        self.channel.call(&Ticket::public(), Command::FlushAudit { flush, store: &*self.store }).map(drop)
+    }
+
+    fn settle(&self, mode: AuditMode, stored: Result<()>) -> Result<()> {
+        let warned = &self.auditing.warned;
+        match stored {
+            Ok(()) => {
+                if warned.load(Ordering::Relaxed) && warned.swap(false, Ordering::Relaxed) {
+                    tracing::warn!(slot = self.slot, "the audit log is written again");
+                }
+                Ok(())
+            }
+            Err(error) if mode == AuditMode::Strict => Err(unrecorded(&error)),
+            Err(error) => {
+                if !warned.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(slot = self.slot, %error, "the audit log cannot be written; its records wait");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Has a thread store what waits, where threads are allowed.
+    fn flush_in_background(self: &Arc<Self>) {
+        let Auditing { threads: Threads::Allowed(enter), running, .. } = &self.auditing else { return };
+        if running.load(Ordering::Relaxed) || !self.channel.audit().waiting || running.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (token, enter) = (Arc::clone(self), *enter);
+        let work = move || {
+            let running = &token.auditing.running;
+            if enter().is_err() {
+                return running.store(false, Ordering::SeqCst);
+            }
+            loop {
+                token.flush_while_waiting();
+                running.store(false, Ordering::SeqCst);
+                // What came in between found this thread there.
+                if !token.channel.audit().waiting || token.is_removed() || running.swap(true, Ordering::SeqCst) {
+                    return;
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("conclave-audit".to_owned()).spawn(work) {
+            running.store(false, Ordering::SeqCst);
+            tracing::debug!(slot = self.slot, %error, "no thread stores audit records");
+        }
+    }
+
+    fn flush_while_waiting(&self) {
+        loop {
+            std::thread::sleep(REST);
+            let status = self.channel.audit();
+            if !status.waiting || self.is_removed() {
+                break;
+            }
+            if status.due {
+                let stored = self.flush_audit(AuditFlush::Waiting);
+                // In strict mode it is for the calls to fail.
+                let _ = self.settle(AuditMode::On, stored);
+            }
+        }
+    }
+}
+
+fn unrecorded(error: &Error) -> Error {
+    ErrorKind::DeviceError.with(format!("refused, for the audit log cannot be written: {error}"))
+}
+
+/// As the operating system has it, asked once; "" if it does not say.
+pub(super) fn host_name() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let files = ["/proc/sys/kernel/hostname", "/etc/hostname"];
+        let name = files.iter().find_map(|file| std::fs::read_to_string(file).ok());
+        name.unwrap_or_default().trim().to_owned()
+    })
+}
