@@ -48,7 +48,12 @@ pub(super) struct Token {
 
 impl Token {
     /// Opens a token: reads its own rows and gives the HSM the domain's public part.
-    pub(super) fn open(slot: SlotId, store: Arc<dyn Store>, channel: Box<dyn Channel>, threads: Threads) -> Result<Self> {
+    pub(super) fn open(
+        slot: SlotId,
+        store: Arc<dyn Store>,
+        channel: Box<dyn Channel>,
+        threads: Threads,
+    ) -> Result<Self> {
         let counter = store.counter();
         let meta = store.meta()?;
         let log = Log { after: meta.domain.version, entries: &[] };

@@ -150,7 +150,8 @@ impl Recorder {
                 Ok(())
             }
             Err(error) if self.mode == AuditMode::Strict => {
-                Err(ErrorKind::DeviceError.with(format!("refused, for it cannot be recorded in the audit log: {error}")))
+                Err(ErrorKind::DeviceError
+                    .with(format!("refused, for it cannot be recorded in the audit log: {error}")))
             }
             Err(error) => {
                 self.missed.fetch_add(1, Ordering::Relaxed);

@@ -12,9 +12,9 @@ use crate::cryptoki::SlotId;
 use crate::cryptoki::backend::{Backend, SlotIds};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{
-    AttributeType, Attributes, AuditBatch, AuditOpening, AuditStore, Columns, Command, DomainChange, DomainKeyId, DomainToken, DomainView, Function,
-    IndexColumn, Mechanism, ObjectChange, ObjectId, Operation, Outcome, PinRecord, Place, Raw, Record, Reply, Role,
-    Sealed, Template, Ticket, Value, View,
+    AttributeType, Attributes, AuditBatch, AuditOpening, AuditStore, Columns, Command, DomainChange, DomainKeyId,
+    DomainToken, DomainView, Function, IndexColumn, Mechanism, ObjectChange, ObjectId, Operation, Outcome, PinRecord,
+    Place, Raw, Record, Reply, Role, Sealed, Template, Ticket, Value, View,
 };
 use crate::store::{AuditRow, Filter, Found, Meta, PROPOSALS, Pin, ProposalId, Store};
 

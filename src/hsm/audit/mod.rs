@@ -26,8 +26,8 @@ pub(super) use verify::{Damage, Finding, OpenChain, Report, Verifier};
 
 use sha2::{Digest, Sha384};
 
-use super::domain::Hash;
 pub(super) use super::auditing::AuditTip as Tip;
+use super::domain::Hash;
 
 /// The random name of an HSM instance and of its chain.
 pub(super) type Instance = [u8; 16];

@@ -49,7 +49,8 @@ pub(super) fn rows(on: &Connection, after: u64, limit: usize) -> SqlResult<Vec<A
     let after = i64::try_from(after).unwrap_or(i64::MAX);
     on.prepare_cached(PAGE)?
         .query_map([after, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
-            let bytes = |at| Ok::<_, rusqlite::Error>(row.get_ref(at)?.as_bytes_or_null()?.unwrap_or_default().to_vec());
+            let bytes =
+                |at| Ok::<_, rusqlite::Error>(row.get_ref(at)?.as_bytes_or_null()?.unwrap_or_default().to_vec());
             Ok(AuditRow {
                 id: row.get::<_, i64>(0)?.cast_unsigned(),
                 instance: bytes(1)?.try_into().unwrap_or_default(),

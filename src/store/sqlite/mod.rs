@@ -25,7 +25,9 @@ use super::lock::{WRITE_WAIT, WriteLock, try_lock};
 use super::{AuditRow, Filter, Found, Meta, ProposalId, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::{
-    AuditBatch, AuditOpening, AuditStore, DomainChange, DomainKeyId, DomainToken, ObjectChange, ObjectId, PinRecord, Record, Role};
+    AuditBatch, AuditOpening, AuditStore, DomainChange, DomainKeyId, DomainToken, ObjectChange, ObjectId, PinRecord,
+    Record, Role,
+};
 
 const DATABASE: &str = "token.db";
 const LOCK: &str = "lock";

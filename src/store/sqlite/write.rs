@@ -8,7 +8,9 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use super::schema::sql_error;
 use super::{audit, domain, query};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::{AuditBatch, AuditOpening, DomainChange, DomainToken, ObjectChange, ObjectId, PinRecord, Record, Role};
+use crate::hsm::{
+    AuditBatch, AuditOpening, DomainChange, DomainToken, ObjectChange, ObjectId, PinRecord, Record, Role,
+};
 use crate::store::ProposalId;
 use crate::store::counter::Changed;
 
