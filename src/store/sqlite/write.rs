@@ -206,7 +206,7 @@ impl Write {
             }
             Self::OpenAudit(opening) => {
                 let opening = opening.lock().unwrap_or_else(PoisonError::into_inner).take();
-                audit::open(on, opening.ok_or(Error::from(ErrorKind::GeneralError))?)?;
+                audit::open(on, opening.ok_or_else(|| Error::from(ErrorKind::GeneralError))?)?;
             }
             Self::AppendAudit(batch) => audit::append(on, batch)?,
         }
