@@ -53,11 +53,13 @@ attributes! {
     CKA_KMS_MULTI_REGION = 15, Bool;
     /// The principal that made the key.
     CKA_KMS_OWNER = 16, Text;
+    /// CBOR, as written by `policy.rs`; absent if the owner may do everything.
     CKA_KMS_POLICY = 17, Bytes;
     /// Days of the waiting period; only while the key waits for its deletion.
     CKA_KMS_DELETION_WINDOW = 19, Ulong;
     /// When the next rotation by period is due; absent while rotation is off.
     CKA_KMS_NEXT_ROTATION = 20, Ulong;
+    /// CBOR, as written by `grants.rs`; absent while there are none.
     CKA_KMS_GRANTS = 21, Bytes;
     /// Whose approvals each use needs; absent where it needs none.
     CKA_KMS_DUAL_CONTROL = 22, Bytes;

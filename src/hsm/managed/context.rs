@@ -65,25 +65,29 @@ impl Context<'static> {
 impl<'a> Context<'a> {
     /// From the encoding itself; CKR_ARGUMENTS_BAD for any other.
     pub(in crate::hsm) fn decode(encoded: &'a [u8]) -> Result<Self> {
-        let check = || -> Decoded<()> {
-            let mut d = Decoder::new(encoded);
-            let mut map = d.map()?;
-            let mut pairs = 0;
-            while let Some((name, value)) = map.next_with(Decoder::text)? {
-                value.text()?;
-                pairs += 1;
-                if name.is_empty() || pairs > MAX_PAIRS {
-                    return Err(Malformed("an empty name or too many pairs"));
-                }
-            }
-            map.end()?;
-            d.end()
-        };
         if encoded.len() > MAX_LEN {
             return Err(bad(TOO_LONG));
         }
-        check().map_err(|_| bad("something else than a deterministic CBOR map of texts"))?;
-        Ok(Self(Cow::Borrowed(encoded)))
+        let mut d = Decoder::new(encoded);
+        let read = Self::read(&mut d).and_then(|context| d.end().map(|()| context));
+        read.map_err(|_| bad("something else than a deterministic CBOR map of texts"))
+    }
+
+    /// The encoding as an item of a larger structure.
+    pub(super) fn read(d: &mut Decoder<'a>) -> Decoded<Self> {
+        let before = d.remaining();
+        let mut map = d.map()?;
+        let mut pairs = 0;
+        while let Some((name, value)) = map.next_with(Decoder::text)? {
+            value.text()?;
+            pairs += 1;
+            if name.is_empty() || pairs > MAX_PAIRS {
+                return Err(Malformed("an empty name or too many pairs"));
+            }
+        }
+        map.end()?;
+        let encoded = before.get(..before.len() - d.remaining().len()).filter(|encoded| encoded.len() <= MAX_LEN);
+        encoded.map(|encoded| Self(Cow::Borrowed(encoded))).ok_or(Malformed(TOO_LONG))
     }
 
     pub(in crate::hsm) fn encoded(&self) -> &[u8] {
@@ -107,7 +111,7 @@ impl<'a> Context<'a> {
 
 const TOO_LONG: &str = "more than 100 pairs or 8192 bytes";
 
-fn bad(what: &str) -> crate::error::Error {
+pub(super) fn bad(what: &str) -> crate::error::Error {
     ErrorKind::ArgumentsBad.with(format!("an encryption context has {what}"))
 }
 

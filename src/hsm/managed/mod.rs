@@ -2,12 +2,14 @@
 //! attributes, the request and the time; sealing and storing is the caller's.
 
 mod attributes;
+mod condition;
 mod context;
 mod creation;
 mod data_key;
 mod describe;
 pub(in crate::hsm) mod dual_control;
 mod envelope;
+mod grants;
 mod import;
 mod lifecycle;
 mod material;

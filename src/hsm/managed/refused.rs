@@ -15,10 +15,12 @@ pub(in crate::hsm) enum Reason {
     InvalidTag,
     InvalidKeyUsage,
     IncorrectKeyMaterial,
+    /// Neither the key's policy nor a grant allows it.
     AccessDenied,
+    MalformedPolicy,
+    InvalidGrant,
     AlreadyExists,
     InvalidAliasName,
-    MalformedPolicy,
     /// An attribute that nobody sets: CKR_ATTRIBUTE_READ_ONLY everywhere.
     ReadOnly,
     /// An argument out of range, which is no matter of the key: CKR_ARGUMENTS_BAD everywhere.
@@ -43,9 +45,10 @@ impl Reason {
             Self::InvalidKeyUsage => ErrorKind::KmsInvalidKeyUsage,
             Self::IncorrectKeyMaterial => ErrorKind::KmsIncorrectKeyMaterial,
             Self::AccessDenied => ErrorKind::KmsAccessDenied,
+            Self::MalformedPolicy => ErrorKind::KmsMalformedPolicy,
+            Self::InvalidGrant => ErrorKind::KmsInvalidGrant,
             Self::AlreadyExists => ErrorKind::KmsAlreadyExists,
             Self::InvalidAliasName => ErrorKind::KmsInvalidAliasName,
-            Self::MalformedPolicy => ErrorKind::KmsMalformedPolicy,
             Self::ReadOnly => ErrorKind::AttributeReadOnly,
             Self::Arguments => ErrorKind::ArgumentsBad,
             Self::Damaged => ErrorKind::DeviceError,
@@ -62,7 +65,8 @@ impl Reason {
             | Self::InvalidTag
             | Self::AlreadyExists
             | Self::InvalidAliasName
-            | Self::MalformedPolicy => ErrorKind::AttributeValueInvalid,
+            | Self::MalformedPolicy
+            | Self::InvalidGrant => ErrorKind::AttributeValueInvalid,
             Self::NotFound => ErrorKind::KeyHandleInvalid,
             Self::IncorrectKeyMaterial => ErrorKind::WrappedKeyInvalid,
             Self::ReadOnly => ErrorKind::AttributeReadOnly,

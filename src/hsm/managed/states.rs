@@ -8,6 +8,7 @@ use super::attributes::{
     Origin, Usage,
 };
 use super::{Answer, Reason};
+use crate::hsm::audit;
 use crate::hsm::command::Function;
 use crate::hsm::value::Attributes;
 
@@ -24,7 +25,9 @@ pub(in crate::hsm) enum Action {
     VerifyMac,
     DeriveSharedSecret,
     GenerateDataKey,
+    GenerateDataKeyWithoutPlaintext,
     GenerateDataKeyPair,
+    GenerateDataKeyPairWithoutPlaintext,
     Replicate,
     MakePrimary,
     Enable,
@@ -77,9 +80,13 @@ impl Action {
     /// The usage that a key must have been made for.
     fn usage(self) -> Option<Usage> {
         match self {
-            Self::Encrypt | Self::Decrypt | Self::ReEncrypt | Self::GenerateDataKey | Self::GenerateDataKeyPair => {
-                Some(Usage::EncryptDecrypt)
-            }
+            Self::Encrypt
+            | Self::Decrypt
+            | Self::ReEncrypt
+            | Self::GenerateDataKey
+            | Self::GenerateDataKeyWithoutPlaintext
+            | Self::GenerateDataKeyPair
+            | Self::GenerateDataKeyPairWithoutPlaintext => Some(Usage::EncryptDecrypt),
             Self::Sign | Self::Verify => Some(Usage::SignVerify),
             Self::GenerateMac | Self::VerifyMac => Some(Usage::GenerateVerifyMac),
             Self::DeriveSharedSecret => Some(Usage::KeyAgreement),
@@ -89,7 +96,59 @@ impl Action {
 
     /// Whether only a symmetric key can do it.
     fn needs_symmetric(self) -> bool {
-        matches!(self, Self::GenerateDataKey | Self::GenerateDataKeyPair)
+        matches!(
+            self,
+            Self::GenerateDataKey
+                | Self::GenerateDataKeyWithoutPlaintext
+                | Self::GenerateDataKeyPair
+                | Self::GenerateDataKeyPairWithoutPlaintext
+        )
+    }
+
+    /// What a policy and the audit log call it.
+    pub(in crate::hsm) fn named(self) -> audit::Action {
+        match self {
+            Self::Encrypt => audit::Action::Encrypt,
+            Self::Decrypt => audit::Action::Decrypt,
+            Self::ReEncrypt => audit::Action::ReEncrypt,
+            Self::Sign => audit::Action::Sign,
+            Self::Verify => audit::Action::Verify,
+            Self::GenerateMac => audit::Action::GenerateMac,
+            Self::VerifyMac => audit::Action::VerifyMac,
+            Self::DeriveSharedSecret => audit::Action::DeriveSharedSecret,
+            Self::GenerateDataKey => audit::Action::GenerateDataKey,
+            Self::GenerateDataKeyWithoutPlaintext => audit::Action::GenerateDataKeyWithoutPlaintext,
+            Self::GenerateDataKeyPair => audit::Action::GenerateDataKeyPair,
+            Self::GenerateDataKeyPairWithoutPlaintext => audit::Action::GenerateDataKeyPairWithoutPlaintext,
+            Self::Replicate => audit::Action::ReplicateKey,
+            Self::MakePrimary => audit::Action::UpdatePrimaryRegion,
+            Self::Enable => audit::Action::EnableKey,
+            Self::Disable => audit::Action::DisableKey,
+            Self::ScheduleDeletion => audit::Action::ScheduleKeyDeletion,
+            Self::CancelDeletion => audit::Action::CancelKeyDeletion,
+            Self::CreateGrant => audit::Action::CreateGrant,
+            Self::GetPublicKey => audit::Action::GetPublicKey,
+            Self::GetParametersForImport => audit::Action::GetParametersForImport,
+            Self::ImportMaterial => audit::Action::ImportKeyMaterial,
+            Self::DeleteMaterial => audit::Action::DeleteImportedKeyMaterial,
+            Self::SetRotation => audit::Action::SetRotation,
+            Self::Rotate => audit::Action::RotateKey,
+            Self::GetRotationStatus => audit::Action::GetRotationStatus,
+            Self::ListRotations => audit::Action::ListRotations,
+            Self::Describe | Self::ListTags => audit::Action::DescribeKey,
+            Self::GetPolicy => audit::Action::GetKeyPolicy,
+            Self::PutPolicy => audit::Action::PutKeyPolicy,
+            Self::ListAliases => audit::Action::ListAliases,
+            Self::ListGrants => audit::Action::ListGrants,
+            Self::RetireGrant => audit::Action::RetireGrant,
+            Self::RevokeGrant => audit::Action::RevokeGrant,
+            Self::DeleteAlias => audit::Action::DeleteAlias,
+            Self::UpdateAliasFrom | Self::UpdateAliasTo => audit::Action::UpdateAlias,
+            Self::CreateAlias => audit::Action::CreateAlias,
+            Self::Tag => audit::Action::TagKey,
+            Self::Untag => audit::Action::UntagKey,
+            Self::SetDescription => audit::Action::UpdateDescription,
+        }
     }
 
     fn row(self) -> Row {
@@ -103,7 +162,9 @@ impl Action {
             | Self::VerifyMac
             | Self::DeriveSharedSecret
             | Self::GenerateDataKey
-            | Self::GenerateDataKeyPair => Row::Use,
+            | Self::GenerateDataKeyWithoutPlaintext
+            | Self::GenerateDataKeyPair
+            | Self::GenerateDataKeyPairWithoutPlaintext => Row::Use,
             Self::Replicate => Row::Replicate,
             Self::MakePrimary => Row::MakePrimary,
             Self::Enable | Self::Disable => Row::Enable,
@@ -339,7 +400,12 @@ mod tests {
             "verify" => &[Verify],
             "MAC" => &[GenerateMac, VerifyMac],
             "agree" => &[DeriveSharedSecret],
-            "data keys" => &[GenerateDataKey, GenerateDataKeyPair],
+            "data keys" => &[
+                GenerateDataKey,
+                GenerateDataKeyWithoutPlaintext,
+                GenerateDataKeyPair,
+                GenerateDataKeyPairWithoutPlaintext,
+            ],
             "replicate" => &[Replicate],
             "make primary" => &[MakePrimary],
             "enable" => &[Enable],
@@ -398,7 +464,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(cells, (33 + 8) * 7, "every action of the specification in every state");
+        assert_eq!(cells, (33 + 10) * 7, "every action of the specification in every state");
     }
 
     #[test]
