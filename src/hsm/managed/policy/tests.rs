@@ -11,7 +11,7 @@ const PRINCIPALS: &[&str] = &["so", "user", "user:alice", "user:bob"];
 fn statements() -> impl Strategy<Value = Vec<Statement<'static>>> {
     let principals = proptest::sample::subsequence(&["so", "user", "user:alice", "user:bob", "*"], 1..3);
     let actions = [Some(Action::Encrypt), Some(Action::Sign), Some(Action::PutKeyPolicy), None];
-    let actions = proptest::sample::subsequence(&actions, 1..3);
+    let actions = proptest::sample::subsequence(actions.to_vec(), 1..3);
     let statement = (principals, actions, proptest::option::of(conditions()))
         .prop_map(|(principals, actions, condition)| Statement { principals, actions, condition });
     proptest::collection::vec(statement, 0..4)
