@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf, absolute};
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -47,6 +48,8 @@ pub struct Config {
     pub log: Option<PathBuf>,
     pub log_level: LevelFilter,
     pub pin: PinPolicy,
+    /// How long a use of a key under dual control waits for its operators.
+    pub approval_wait: Duration,
 }
 
 /// What CKM_AES_GCM does with an IV of zeros.
@@ -132,6 +135,7 @@ impl Config {
             audit: contents.audit.into(),
             log: contents.log.as_deref().map(beside),
             log_level: contents.log_level.into(),
+            approval_wait: Duration::from_secs(contents.approval_wait.into()),
             pin: match &file {
                 Some((path, text)) => contents.pin.check(path, text)?,
                 None => PinPolicy::default(),
@@ -172,6 +176,8 @@ struct Contents {
     audit: Audit,
     log: Option<PathBuf>,
     log_level: LogLevel,
+    /// In seconds.
+    approval_wait: u32,
     pin: PinTable,
 }
 

@@ -335,11 +335,11 @@ impl Token {
             .collect()
     }
 
-    fn describe(&self, proposal: &[u8]) -> Result<String> {
+    pub(super) fn describe(&self, proposal: &[u8]) -> Result<String> {
         text(self.channel.call(&Ticket::public(), Command::DescribeCommand { proposal })?)
     }
 
-    fn drop_expired(&self) -> Result<()> {
+    pub(super) fn drop_expired(&self) -> Result<()> {
         for held in self.store.proposals()? {
             // What cannot be read is not this release's to drop.
             let Ok(id) = governance::command_id(&held) else { continue };
@@ -350,7 +350,7 @@ impl Token {
         Ok(())
     }
 
-    fn pending(&self, id: &[u8; 32]) -> Result<Option<Vec<u8>>> {
+    pub(super) fn pending(&self, id: &[u8; 32]) -> Result<Option<Vec<u8>>> {
         for held in self.store.proposals()? {
             if governance::command_id(&held).is_ok_and(|held| held == *id) {
                 return Ok(Some(held));
@@ -374,18 +374,18 @@ fn no_such_proposal(id: &[u8; 32]) -> crate::error::Error {
     ErrorKind::FunctionRejected.with(format!("there is no pending proposal {}", hex(id)))
 }
 
-fn parse(text: &str) -> Result<Value> {
+pub(super) fn parse(text: &str) -> Result<Value> {
     serde_json::from_str(text).map_err(|_| unexpected())
 }
 
-fn text(reply: Reply) -> Result<String> {
+pub(super) fn text(reply: Reply) -> Result<String> {
     match reply {
         Reply::Text(text) => Ok(text),
         _ => Err(unexpected()),
     }
 }
 
-fn bytes(reply: Reply) -> Result<Vec<u8>> {
+pub(super) fn bytes(reply: Reply) -> Result<Vec<u8>> {
     match reply {
         Reply::Bytes(bytes) => Ok(bytes),
         _ => Err(unexpected()),

@@ -1,8 +1,10 @@
 //! Key management (PKCS#11 3.2 §5.18) and random numbers (§5.19).
 
+use super::approvals::{Attempt, Wanted};
 use super::login::Credentials;
 use super::object::records;
 use super::objects::Object;
+use super::session::{Session, State};
 use super::token::Token;
 use super::{Module, ObjectHandle, SessionHandle};
 use crate::error::{ErrorKind, Result};
@@ -107,9 +109,19 @@ impl Module {
         base: ObjectHandle,
         template: &Template<'_>,
     ) -> Result<Vec<ObjectHandle>> {
-        let session = self.session(session)?;
-        let mut guard = session.enter()?;
-        let state = &mut *guard;
+        self.approved(session, None, ErrorKind::KeyFunctionNotPermitted, |session, state| {
+            self.derive_in(session, state, mechanism, base, template)
+        })
+    }
+
+    fn derive_in(
+        &self,
+        session: &Session,
+        state: &mut State,
+        mechanism: &Mechanism<'_>,
+        base: ObjectHandle,
+        template: &Template<'_>,
+    ) -> Result<Attempt<Vec<ObjectHandle>>> {
         let token = &*session.token;
         let additional: &[Template<'_>] = match &mechanism.params {
             Params::Sp800108 { additional, .. } => additional,
@@ -137,8 +149,11 @@ impl Module {
         };
         let managed = base.record.columns.managed || salt_key.as_ref().is_some_and(|key| key.record.columns.managed);
         let call = || token.channel.call(&state.credentials.ticket, derive);
-        let made = records(session.token.audited(managed, call)?)?;
-        self.admit(&session, state, made, &places)
+        let made = match session.token.audited(managed, call)? {
+            Reply::ApprovalWanted(request) => return Ok(Attempt::wanted(request, &base.record)),
+            reply => records(reply)?,
+        };
+        self.admit(session, state, made, &places).map(Attempt::Done)
     }
 
     /// CKR_RANDOM_SEED_NOT_SUPPORTED: the generator is the operating system's, and needs none.

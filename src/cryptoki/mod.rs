@@ -8,6 +8,7 @@
 //! for PINs, a gate: session, gate, slot, `Token::held`, `Token::login`, session objects, object
 //! names, object shard.
 
+mod approvals;
 mod audit;
 mod backend;
 mod builtin;
@@ -26,6 +27,7 @@ mod token;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use cryptoki_sys as ck;
 use zeroize::Zeroizing;
@@ -111,6 +113,8 @@ struct Settings {
     generates_zero_iv: bool,
     hsm: hsm::Settings,
     threads: Threads,
+    /// For the operators' approval of a use of a key.
+    approval_wait: Duration,
 }
 
 /// The library between C_Initialize and C_Finalize.
@@ -151,6 +155,7 @@ impl Module {
             generates_zero_iv: config.gcm_zero_iv == ZeroIv::Generate,
             hsm,
             threads: options.enter_thread.map_or(Threads::Forbidden, Threads::Allowed),
+            approval_wait: config.approval_wait,
         };
         Self::over(Box::new(Embedded::open(config, hsm)?), settings)
     }

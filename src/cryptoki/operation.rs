@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use cryptoki_sys as ck;
 
+use super::approvals::{Attempt, Wanted};
 use super::objects::Object;
+use super::token::Token;
 use super::{Module, ObjectHandle, SessionHandle};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{Function, Mechanism, MechanismType, Operation, Outcome};
@@ -164,7 +166,7 @@ impl Operations {
         Ok(false)
     }
 
-    fn cancel(&mut self, function: Function) {
+    pub(super) fn cancel(&mut self, function: Function) {
         self.0[place(function)].clear();
     }
 
@@ -203,6 +205,18 @@ impl Operations {
     /// The active operation; CKR_OPERATION_NOT_INITIALIZED.
     fn get(&mut self, function: Function) -> Result<&mut Active> {
         self.0[place(function)].active_mut().ok_or_else(|| ErrorKind::OperationNotInitialized.into())
+    }
+
+    /// What has to be approved before the operation gives its result: with this input, or with what was
+    /// fed. None where the call itself will say what is wrong.
+    fn wanted(&mut self, function: Function, input: Option<&[u8]>) -> Result<Option<Wanted>> {
+        let Ok(active) = self.get(function) else { return Ok(None) };
+        let Some(key) = &active.key else { return Ok(None) };
+        if active.authentication == Authentication::Wanted || (input.is_some() && active.fed) {
+            return Ok(None);
+        }
+        let request = active.operation.approval(input)?;
+        Ok(request.map(|request| Wanted { request, key: key.record.clone() }))
     }
 
     /// Runs a call that ends the operation unless it answers [`Outcome::Needed`].
@@ -306,12 +320,13 @@ impl Module {
         session: SessionHandle,
         function: Function,
         input: &[u8],
-        output: Option<&mut [u8]>,
+        mut output: Option<&mut [u8]>,
     ) -> Result<Outcome> {
-        let session = self.session(session)?;
-        let operations = &mut session.enter()?.operations;
-        session.token.audited_output(operations.is_managed(function), output, |output| {
-            operations.end_whole(function, |operation| operation.one_shot(input, output))
+        let with_result = output.is_some();
+        self.end_approved(session, function, Some(input), with_result, |token, operations| {
+            token.audited_output(operations.is_managed(function), output.as_deref_mut(), |output| {
+                operations.end_whole(function, |operation| operation.one_shot(input, output))
+            })
         })
     }
 
@@ -331,34 +346,57 @@ impl Module {
     }
 
     /// C_EncryptFinal, C_DecryptFinal, C_DigestFinal, C_SignFinal.
-    pub fn finish(&self, session: SessionHandle, function: Function, output: Option<&mut [u8]>) -> Result<Outcome> {
-        let session = self.session(session)?;
-        let operations = &mut session.enter()?.operations;
-        session.token.audited_output(operations.is_managed(function), output, |output| {
-            operations.end_with(function, |operation| operation.finish(output))
+    pub fn finish(
+        &self,
+        session: SessionHandle,
+        function: Function,
+        mut output: Option<&mut [u8]>,
+    ) -> Result<Outcome> {
+        self.end_approved(session, function, None, output.is_some(), |token, operations| {
+            token.audited_output(operations.is_managed(function), output.as_deref_mut(), |output| {
+                operations.end_with(function, |operation| operation.finish(output))
+            })
+        })
+    }
+
+    /// Ends an operation, once its key's operators have approved that. A question for the length is
+    /// nothing to approve.
+    fn end_approved(
+        &self,
+        session: SessionHandle,
+        function: Function,
+        input: Option<&[u8]>,
+        with_result: bool,
+        mut end: impl FnMut(&Token, &mut Operations) -> Result<Outcome>,
+    ) -> Result<Outcome> {
+        self.approved(session, Some(function), ErrorKind::KeyFunctionNotPermitted, |session, state| {
+            if with_result && let Some(wanted) = state.operations.wanted(function, input)? {
+                return Ok(Attempt::Wanted(wanted));
+            }
+            end(&session.token, &mut state.operations).map(Attempt::Done)
         })
     }
 
     pub fn verify(&self, session: SessionHandle, data: &[u8], signature: &[u8]) -> Result<()> {
-        let session = self.session(session)?;
-        let operations = &mut session.enter()?.operations;
         let done = |operation: &mut dyn Operation| {
             operation.verify_one_shot(data, signature)?;
             Ok(Outcome::Written(0))
         };
-        let managed = operations.is_managed(Function::Verify);
-        session.token.audited(managed, || operations.end_whole(Function::Verify, done)).map(drop)
+        let end = |token: &Token, operations: &mut Operations| {
+            token.audited(operations.is_managed(Function::Verify), || operations.end_whole(Function::Verify, done))
+        };
+        self.end_approved(session, Function::Verify, Some(data), true, end).map(drop)
     }
 
     pub fn verify_final(&self, session: SessionHandle, signature: &[u8]) -> Result<()> {
-        let session = self.session(session)?;
-        let operations = &mut session.enter()?.operations;
         let done = |operation: &mut dyn Operation| {
             operation.verify(signature)?;
             Ok(Outcome::Written(0))
         };
-        let managed = operations.is_managed(Function::Verify);
-        session.token.audited(managed, || operations.end_with(Function::Verify, done)).map(drop)
+        let end = |token: &Token, operations: &mut Operations| {
+            token.audited(operations.is_managed(Function::Verify), || operations.end_with(Function::Verify, done))
+        };
+        self.end_approved(session, Function::Verify, None, true, end).map(drop)
     }
 
     pub fn digest_key(&self, session: SessionHandle, key: ObjectHandle) -> Result<()> {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::SlotId;
+use super::approvals::Awaited;
 use super::audit::Auditing;
 use super::login::{Credentials, Holder};
 use super::objects::Objects;
@@ -27,6 +28,7 @@ pub(super) struct Token {
     /// by a call that only uses keys.
     pub(super) gate: Mutex<()>,
     pub(super) resealing: Resealing,
+    pub(super) awaited: Awaited,
     pub(super) auditing: Auditing,
     serial: String,
     removed: AtomicBool,
@@ -72,6 +74,7 @@ impl Token {
             old_keys: AtomicBool::new(!domain.old_keys.is_empty()),
             domain: RwLock::new(Arc::new(domain)),
             resealing: Resealing::default(),
+            awaited: Awaited::default(),
             auditing: Auditing::new(threads),
             login: RwLock::new(Credentials::nobody(0)),
             epoch: AtomicU32::new(0),

@@ -33,6 +33,7 @@ fn process(world: &Arc<World>) -> Module {
         generates_zero_iv: false,
         hsm: crate::hsm::Settings::default(),
         threads: Threads::Forbidden,
+        approval_wait: std::time::Duration::ZERO,
     };
     Module::over(Box::new(FakeBackend(world.clone())), settings).unwrap()
 }

@@ -26,6 +26,7 @@ pub(super) fn process(data: &Path) -> Module {
         generates_zero_iv: false,
         hsm,
         threads: Threads::Forbidden,
+        approval_wait: std::time::Duration::ZERO,
     };
     Module::over(Box::new(Embedded::at(data, hsm, true).unwrap()), settings).unwrap()
 }

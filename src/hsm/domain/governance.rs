@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::super::crypto::Entropy;
 use super::cbor::{Decoder, Encoder, Malformed};
-use super::change::{self, role_words};
+use super::change::{self, Change, role_words};
 use super::command::SignedCommand;
 use super::execute;
 use super::identity::{Claim, Identity, Party};
@@ -143,6 +143,29 @@ pub fn command_name(command: &[u8]) -> Result<&'static str> {
 /// The last second in which a command may be executed, since 1970. Its signatures are not verified.
 pub fn command_end(command: &[u8]) -> Result<u64> {
     Ok(SignedCommand::decode(command)?.proposal().not_after)
+}
+
+/// The use of a key under dual control that a command is to approve.
+pub struct ProposedUse {
+    /// The key.
+    pub object: [u8; 16],
+    pub action: String,
+    /// None for any input.
+    pub digest: Option<[u8; 32]>,
+    pub instance: [u8; 16],
+}
+
+/// None for another command. Its signatures are not verified.
+pub fn key_use(command: &[u8]) -> Result<Option<ProposedUse>> {
+    Ok(match &SignedCommand::decode(command)?.proposal().change {
+        Change::UseKey { key, usage } => Some(ProposedUse {
+            object: key.object,
+            action: usage.action.clone(),
+            digest: usage.digest,
+            instance: usage.instance,
+        }),
+        _ => None,
+    })
 }
 
 /// What the holder of a key (DER SubjectPublicKeyInfo) signs with ESP384: the Sig_structure.
