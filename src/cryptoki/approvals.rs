@@ -77,7 +77,8 @@ impl Module {
             let credentials = state.credentials.clone();
             drop(state);
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.settings.approval_wait);
-            let wait = Wait { module: self, handle, token: &session.token, credentials: &credentials, deadline, denied };
+            let wait =
+                Wait { module: self, handle, token: &session.token, credentials: &credentials, deadline, denied };
             if let Err(error) = wait.obtain(&wanted) {
                 if let (Some(function), Ok(mut state)) = (function, session.enter()) {
                     state.operations.cancel(function);
@@ -182,7 +183,12 @@ impl Wait<'_> {
         let claim = self.token.awaited.claim(id).ok_or(ErrorKind::GeneralError)?;
         self.token.drop_expired()?;
         self.token.store.put_proposal(&id, &bytes)?;
-        tracing::info!(slot = self.token.slot, proposal = hex(&id), action, "a use of a key is proposed to its operators");
+        tracing::info!(
+            slot = self.token.slot,
+            proposal = hex(&id),
+            action,
+            "a use of a key is proposed to its operators"
+        );
         let pending = self.look_at(bytes)?.ok_or_else(|| self.denied(&id, "it cannot be approved as things are"))?;
         Ok((claim, pending))
     }
