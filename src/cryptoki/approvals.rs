@@ -46,7 +46,14 @@ impl Drop for Claim<'_> {
 pub(super) enum Attempt<T> {
     Done(T),
     /// Nothing was done.
-    Wanted(Wanted),
+    Wanted(Box<Wanted>),
+}
+
+impl<T> Attempt<T> {
+    /// A command with this key was answered by a request.
+    pub(super) fn wanted(request: ApprovalRequest, key: &Record) -> Self {
+        Self::Wanted(Box::new(Wanted { request, key: key.clone() }))
+    }
 }
 
 /// A use of a key that has to be approved first.
@@ -123,14 +130,11 @@ impl Wait<'_> {
                 continue;
             }
             let Some(claim) = self.token.awaited.claim(governance::command_id(&bytes)?) else { continue };
-            match self.look_at(bytes)? {
-                Some(Pending { bytes, lacking: None }) => {
-                    if self.take(&claim.id, &bytes, wanted)? {
-                        return Ok(());
-                    }
-                }
-                Some(pending) if mine.is_none() => mine = Some((claim, pending)),
-                _ => {}
+            let Some(pending) = self.look_at(bytes)? else { continue };
+            if pending.lacking.is_some() {
+                mine = mine.or(Some((claim, pending)));
+            } else if self.take(&claim.id, &pending.bytes, wanted)? {
+                return Ok(());
             }
         }
         let (claim, pending) = match mine {

@@ -209,14 +209,14 @@ impl Operations {
 
     /// What has to be approved before the operation gives its result: with this input, or with what was
     /// fed. None where the call itself will say what is wrong.
-    fn wanted(&mut self, function: Function, input: Option<&[u8]>) -> Result<Option<Wanted>> {
+    fn wanted(&mut self, function: Function, input: Option<&[u8]>) -> Result<Option<Box<Wanted>>> {
         let Ok(active) = self.get(function) else { return Ok(None) };
         let Some(key) = &active.key else { return Ok(None) };
         if active.authentication == Authentication::Wanted || (input.is_some() && active.fed) {
             return Ok(None);
         }
         let request = active.operation.approval(input)?;
-        Ok(request.map(|request| Wanted { request, key: key.record.clone() }))
+        Ok(request.map(|request| Box::new(Wanted { request, key: key.record.clone() })))
     }
 
     /// Runs a call that ends the operation unless it answers [`Outcome::Needed`].
