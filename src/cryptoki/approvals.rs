@@ -2,7 +2,7 @@
 //! call waits for their signatures as long as the configuration allows.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -99,7 +99,7 @@ impl Module {
 struct Wait<'a> {
     module: &'a Module,
     handle: SessionHandle,
-    token: &'a Token,
+    token: &'a Arc<Token>,
     credentials: &'a Credentials,
     deadline: Instant,
     denied: ErrorKind,
@@ -164,7 +164,7 @@ impl Wait<'_> {
     /// Gives a signed proposal to the HSM; whatever it says, it says for good.
     fn take(&self, id: &ProposalId, proposal: &[u8], wanted: &Wanted) -> Result<bool> {
         let keys = KeyRecords { key: &wanted.key, public: None };
-        let taken = self.call(Command::Approve { proposal, keys });
+        let taken = self.token.audited(true, || self.call(Command::Approve { proposal, keys }));
         if let Err(error) = self.token.store.delete_proposal(id) {
             tracing::warn!(slot = self.token.slot, %error, "a proposal that was taken stays among the pending ones");
         }

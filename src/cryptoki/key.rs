@@ -1,6 +1,6 @@
 //! Key management (PKCS#11 3.2 §5.18) and random numbers (§5.19).
 
-use super::approvals::{Attempt, Wanted};
+use super::approvals::Attempt;
 use super::login::Credentials;
 use super::object::records;
 use super::objects::Object;

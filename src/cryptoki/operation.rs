@@ -346,12 +346,7 @@ impl Module {
     }
 
     /// C_EncryptFinal, C_DecryptFinal, C_DigestFinal, C_SignFinal.
-    pub fn finish(
-        &self,
-        session: SessionHandle,
-        function: Function,
-        mut output: Option<&mut [u8]>,
-    ) -> Result<Outcome> {
+    pub fn finish(&self, session: SessionHandle, function: Function, mut output: Option<&mut [u8]>) -> Result<Outcome> {
         self.end_approved(session, function, None, output.is_some(), |token, operations| {
             token.audited_output(operations.is_managed(function), output.as_deref_mut(), |output| {
                 operations.end_with(function, |operation| operation.finish(output))
@@ -367,7 +362,7 @@ impl Module {
         function: Function,
         input: Option<&[u8]>,
         with_result: bool,
-        mut end: impl FnMut(&Token, &mut Operations) -> Result<Outcome>,
+        mut end: impl FnMut(&Arc<Token>, &mut Operations) -> Result<Outcome>,
     ) -> Result<Outcome> {
         self.approved(session, Some(function), ErrorKind::KeyFunctionNotPermitted, |session, state| {
             if with_result && let Some(wanted) = state.operations.wanted(function, input)? {
@@ -382,7 +377,7 @@ impl Module {
             operation.verify_one_shot(data, signature)?;
             Ok(Outcome::Written(0))
         };
-        let end = |token: &Token, operations: &mut Operations| {
+        let end = |token: &Arc<Token>, operations: &mut Operations| {
             token.audited(operations.is_managed(Function::Verify), || operations.end_whole(Function::Verify, done))
         };
         self.end_approved(session, Function::Verify, Some(data), true, end).map(drop)
@@ -393,7 +388,7 @@ impl Module {
             operation.verify(signature)?;
             Ok(Outcome::Written(0))
         };
-        let end = |token: &Token, operations: &mut Operations| {
+        let end = |token: &Arc<Token>, operations: &mut Operations| {
             token.audited(operations.is_managed(Function::Verify), || operations.end_with(Function::Verify, done))
         };
         self.end_approved(session, Function::Verify, None, true, end).map(drop)
