@@ -16,3 +16,4 @@ mod params;
 mod ptr;
 mod template;
 pub mod vendor;
+mod wrapping;

@@ -119,10 +119,10 @@ fn params<'c>(
     })
 }
 
-const INVALID: ErrorKind = ErrorKind::MechanismParamInvalid;
+pub(super) const INVALID: ErrorKind = ErrorKind::MechanismParamInvalid;
 
 /// A parameter that is one structure.
-fn whole<T: Plain>(caller: &Caller, raw: &ck::CK_MECHANISM) -> Result<T> {
+pub(super) fn whole<T: Plain>(caller: &Caller, raw: &ck::CK_MECHANISM) -> Result<T> {
     sized(caller, raw.pParameter.cast(), raw.ulParameterLen)
 }
 
@@ -130,7 +130,7 @@ fn sized<T: Plain>(caller: &Caller, pointer: *const T, len: ck::CK_ULONG) -> Res
     caller.get(pointer).filter(|_| len as usize == size_of::<T>()).ok_or_else(|| INVALID.into())
 }
 
-fn field(caller: &Caller, pointer: *const u8, len: ck::CK_ULONG) -> Result<&[u8]> {
+pub(super) fn field(caller: &Caller, pointer: *const u8, len: ck::CK_ULONG) -> Result<&[u8]> {
     caller.slice(pointer, len).ok_or_else(|| INVALID.into())
 }
 

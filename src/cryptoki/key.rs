@@ -8,7 +8,19 @@ use super::session::{Session, State};
 use super::token::Token;
 use super::{Module, ObjectHandle, SessionHandle};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{Command, HkdfSalt, Mechanism, Outcome, Params, Place, Reply, Template, wants_managed};
+use crate::hsm::{Command, HkdfSalt, Mechanism, Params, Place, Reply, Template, wants_managed};
+
+/// What [`Module::wrap_key`] gives.
+#[derive(Debug)]
+pub enum Wrapped {
+    Made {
+        wrapped: Vec<u8>,
+        /// The IV, where the mechanism's parameter asked for one.
+        iv: Option<Vec<u8>>,
+    },
+    /// There is not enough room for so many bytes.
+    Needed(usize),
+}
 
 impl Module {
     pub fn generate_key(
@@ -48,14 +60,15 @@ impl Module {
         }
     }
 
+    /// The wrapped key, if it has `room` bytes at most.
     pub fn wrap_key(
         &self,
         session: SessionHandle,
         mechanism: &Mechanism<'_>,
         wrapping: ObjectHandle,
         key: ObjectHandle,
-        output: Option<&mut [u8]>,
-    ) -> Result<Outcome> {
+        room: usize,
+    ) -> Result<Wrapped> {
         let session = self.session(session)?;
         let mut guard = session.enter()?;
         let state = &mut *guard;
@@ -64,18 +77,13 @@ impl Module {
         let wrapping =
             state.cache.key(token, &state.credentials, wrapping, ErrorKind::WrappingKeyHandleInvalid)?.clone();
         let key = state.cache.key(token, &state.credentials, key, ErrorKind::KeyHandleInvalid)?;
-        let wrap = Command::Wrap { mechanism, wrapping: &wrapping.record, key: &key.record };
+        let wrap = Command::Wrap { mechanism, wrapping: &wrapping.record, key: &key.record, room };
         let managed = wrapping.record.columns.managed || key.record.columns.managed;
         let call = || token.channel.call(&state.credentials.ticket, wrap);
-        let Reply::Bytes(wrapped) = session.token.audited(managed, call)? else {
-            return Err(ErrorKind::GeneralError.with("the HSM answered a wrap with something else"));
-        };
-        match output.and_then(|output| output.get_mut(..wrapped.len())) {
-            None => Ok(Outcome::Needed(wrapped.len())),
-            Some(output) => {
-                output.copy_from_slice(&wrapped);
-                Ok(Outcome::Written(wrapped.len()))
-            }
+        match session.token.audited(managed, call)? {
+            Reply::Wrapped { wrapped, iv } => Ok(Wrapped::Made { wrapped, iv }),
+            Reply::Needed(len) => Ok(Wrapped::Needed(len)),
+            _ => Err(ErrorKind::GeneralError.with("the HSM answered a wrap with something else")),
         }
     }
 

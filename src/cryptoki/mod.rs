@@ -34,6 +34,7 @@ use zeroize::Zeroizing;
 
 use self::backend::{Backend, Embedded};
 use self::handle::Handles;
+pub use self::key::Wrapped;
 use self::reseal::Threads;
 use self::session::Sessions;
 use self::slot::Slots;

@@ -474,6 +474,8 @@ pub enum Command<'a> {
         mechanism: &'a Mechanism<'a>,
         wrapping: &'a Record,
         key: &'a Record,
+        /// What is longer is not handed out: the answer is [`Reply::Needed`].
+        room: usize,
     },
     Unwrap {
         mechanism: &'a Mechanism<'a>,
@@ -606,6 +608,13 @@ pub enum Reply {
     View(Arc<View>),
     Secret(Zeroizing<Vec<u8>>),
     Bytes(Vec<u8>),
+    Wrapped {
+        wrapped: Vec<u8>,
+        /// The IV, where it was made here.
+        iv: Option<Vec<u8>>,
+    },
+    /// How many bytes it would be.
+    Needed(usize),
     /// What is to be committed, and what is told of it: JSON, or a name.
     Managed {
         change: ObjectChange,

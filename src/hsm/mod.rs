@@ -145,7 +145,7 @@ impl Hsm {
             Command::View { record } => self.view(ticket, record),
             Command::Reveal { record, attribute } => self.reveal(ticket, record, attribute),
             Command::IndexTag { column, value } => self.index_tag(ticket, column, value),
-            Command::Wrap { mechanism, wrapping, key } => self.wrap(ticket, mechanism, wrapping, key),
+            Command::Wrap { mechanism, wrapping, key, room } => self.wrap(ticket, mechanism, (wrapping, key), room),
             Command::Unwrap { mechanism, unwrapping, wrapped, template, place } => {
                 self.unwrap(ticket, mechanism, unwrapping, wrapped, (template, place))
             }

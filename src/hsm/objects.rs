@@ -113,8 +113,8 @@ impl Hsm {
         &self,
         ticket: &Ticket,
         mechanism: &Mechanism<'_>,
-        wrapping: &Record,
-        key: &Record,
+        (wrapping, key): (&Record, &Record),
+        room: usize,
     ) -> Result<Reply> {
         let access = self.access(ticket);
         let row = mechanism::row(mechanism.kind)?;
@@ -123,15 +123,22 @@ impl Hsm {
         check_key(row, &wrapping.key, ck::CKA_WRAP, ErrorKind::WrappingKeyTypeInconsistent)?;
         self.require_no_dual_control(&wrapping.key.attributes)?;
         let key = self.open_with_secrets(access, key)?;
-        separation::check_wrap(&wrapping.key, &key.key, mechanism.kind, self.settings.key_separation)?;
+        separation::check_wrap(&wrapping.key, &key.key, mechanism, self.settings.key_separation)?;
+        let iv = mechanism::generated_iv(&mechanism.params)?;
+        let with_iv = match (&iv, &mechanism.params) {
+            (Some(iv), Params::GcmGenerate { aad, tag_bits, .. }) => {
+                &Mechanism { kind: mechanism.kind, params: Params::Gcm { iv, aad, tag_bits: *tag_bits } }
+            }
+            _ => mechanism,
+        };
         let wrapped = match mechanism::key_type(key.key.key_type()).and_then(|row| row.to_pkcs8) {
             Some(_) if !functions.private_keys => {
                 return Err(ErrorKind::KeyNotWrappable.with("this mechanism wraps secret keys only"));
             }
-            Some(encode) => (functions.wrap)(mechanism, &wrapping.key, encode(&key.key)?.expose())?,
-            None => (functions.wrap)(mechanism, &wrapping.key, key.key.secret(ck::CKA_VALUE)?)?,
+            Some(encode) => (functions.wrap)(with_iv, &wrapping.key, encode(&key.key)?.expose())?,
+            None => (functions.wrap)(with_iv, &wrapping.key, key.key.secret(ck::CKA_VALUE)?)?,
         };
-        Ok(Reply::Bytes(wrapped))
+        Ok(if wrapped.len() > room { Reply::Needed(wrapped.len()) } else { Reply::Wrapped { wrapped, iv } })
     }
 
     pub(super) fn unwrap(

@@ -59,6 +59,14 @@ pub enum Params<'a> {
         aad: &'a [u8],
         tag_bits: u64,
     },
+    /// CKM_AES_GCM of a wrap under an IV that is made in the HSM: as long as `iv`, of which it keeps
+    /// the first bits.
+    GcmGenerate {
+        iv: &'a [u8],
+        fixed_bits: u64,
+        aad: &'a [u8],
+        tag_bits: u64,
+    },
     /// Length in bytes.
     MacGeneral(u64),
     Pss(Pss),

@@ -22,6 +22,8 @@ pub(super) const WRAP_ONLY: Marks = 1;
 pub(super) const MADE_TO_WRAP: Marks = 1 << 1;
 /// It was made to decrypt: it never comes to wrap or unwrap.
 pub(super) const MADE_TO_DECRYPT: Marks = 1 << 2;
+/// It was made to wrap or unwrap with CKM_AES_GCM and nothing else, and wraps under IVs made here.
+pub(super) const GCM_ONLY: Marks = 1 << 3;
 
 /// What a template explicitly asks of a key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -87,8 +89,16 @@ pub(super) fn marks_of_new(attributes: &Attributes, class: Classes) -> Marks {
         if confined {
             marks |= WRAP_ONLY;
         }
+        if class == SECRET && only_gcm(attributes) {
+            marks |= GCM_ONLY;
+        }
     }
     marks
+}
+
+/// A list that is not empty only gets shorter, so that this stays true, also of copies.
+fn only_gcm(attributes: &Attributes) -> bool {
+    matches!(attributes.get(ck::CKA_ALLOWED_MECHANISMS), Some(Value::Mechanisms(list)) if list[..] == [ck::CKM_AES_GCM])
 }
 
 /// DECRYPT cannot be added to a wrapping key, nor WRAP to a decrypting one.
@@ -110,7 +120,7 @@ pub(super) fn check_change(current: &Key, changed: &Attributes) -> Result<()> {
 }
 
 /// Whether `wrapping` may wrap `key` with this mechanism. The caller has checked CKA_WRAP.
-pub(super) fn check_wrap(wrapping: &Key, key: &Key, mechanism: ck::CK_MECHANISM_TYPE, separation: bool) -> Result<()> {
+pub(super) fn check_wrap(wrapping: &Key, key: &Key, mechanism: &Mechanism<'_>, separation: bool) -> Result<()> {
     let attributes = &key.attributes;
     if !matches!(key.class(), ck::CKO_SECRET_KEY | ck::CKO_PRIVATE_KEY) {
         return Err(ErrorKind::KeyNotWrappable.with("only secret and private keys are wrapped"));
@@ -127,7 +137,17 @@ pub(super) fn check_wrap(wrapping: &Key, key: &Key, mechanism: ck::CK_MECHANISM_
     {
         return Err(ErrorKind::KeyHandleInvalid.with("the key does not match CKA_WRAP_TEMPLATE"));
     }
-    if !attributes.flag(ck::CKA_SENSITIVE) || !separation {
+    if !separation {
+        return Ok(());
+    }
+    // Whoever repeats an IV with a key that is known gets the key stream of another wrap.
+    let made_here = matches!(mechanism.params, Params::GcmGenerate { tag_bits, .. } if tag_bits >= LEAST_TAG);
+    if wrapping.marks & GCM_ONLY != 0 && !made_here {
+        return Err(ErrorKind::MechanismParamInvalid.with(
+            "a key for CKM_AES_GCM alone wraps under IVs made here (CKG_GENERATE), with tags of 96 bits or more",
+        ));
+    }
+    if !attributes.flag(ck::CKA_SENSITIVE) {
         return Ok(());
     }
     let secret = wrapping.class() == ck::CKO_SECRET_KEY;
@@ -141,10 +161,14 @@ pub(super) fn check_wrap(wrapping: &Key, key: &Key, mechanism: ck::CK_MECHANISM_
         ));
     }
     // Under a key stream with the caller's IV, two wraps give the difference of the keys; a block
-    // cipher's mode gives a short last block away to whoever wraps guesses of it.
-    if is_malleable(mechanism) || mechanism == ck::CKM_AES_GCM {
-        return Err(ErrorKind::KeyNotWrappable
-            .with("a sensitive key is wrapped with CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP or an RSA mechanism"));
+    // cipher's mode gives a short last block away to whoever wraps guesses of it, and the key stream
+    // of a GCM wrap to whoever wraps its counter blocks.
+    let gcm = mechanism.kind == ck::CKM_AES_GCM && wrapping.marks & GCM_ONLY == 0;
+    if is_malleable(mechanism.kind) || gcm {
+        return Err(ErrorKind::KeyNotWrappable.with(
+            "a sensitive key is wrapped with CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP or an RSA mechanism, or with \
+             CKM_AES_GCM by a key that was made with CKA_ALLOWED_MECHANISMS of it alone",
+        ));
     }
     let needed = strength(key).min(112);
     if strength(wrapping) < needed {

@@ -150,7 +150,7 @@ fn a_private_key_that_unwraps_does_not_read_by_raw_signatures() {
 
     let secret = aes_key(&hsm, &[(ck::CKA_EXTRACTABLE, true)]).unwrap();
     let wrap = |wrapping, mechanism: &Mechanism<'_>| {
-        hsm.call(&Ticket::public(), Command::Wrap { mechanism, wrapping, key: &secret }).map(|_| ())
+        hsm.call(&Ticket::public(), Command::Wrap { mechanism, wrapping, key: &secret, room: 1024 }).map(|_| ())
     };
     let oaep = Params::Oaep(Oaep { hash: ck::CKM_SHA256, mgf: ck::CKG_MGF1_SHA256, label: &[] });
     assert!(wrap(&pair[0], &Mechanism { kind: ck::CKM_RSA_PKCS_OAEP, params: oaep }).is_ok());

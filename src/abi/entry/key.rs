@@ -6,7 +6,7 @@ use cryptoki_sys::{
 };
 
 use crate::abi::guard::entry;
-use crate::abi::{params, template};
+use crate::abi::{params, template, wrapping};
 use crate::error::Result;
 
 #[unsafe(no_mangle)]
@@ -56,9 +56,9 @@ pub unsafe extern "C" fn C_WrapKey(
     pulWrappedKeyLen: CK_ULONG_PTR,
 ) -> CK_RV {
     entry!(C_WrapKey, |caller, module| {
-        let mechanism = params::mechanism(caller, pMechanism)?;
-        caller.output(pWrappedKey, pulWrappedKeyLen, |output| {
-            module.wrap_key(hSession, &mechanism, hWrappingKey, hKey, output)
+        let call = wrapping::Call { pointer: pMechanism, associated: None };
+        wrapping::wrap(caller, &call, (pWrappedKey, pulWrappedKeyLen), |mechanism, room| {
+            module.wrap_key(hSession, mechanism, hWrappingKey, hKey, room)
         })
     })
 }
@@ -75,10 +75,10 @@ pub unsafe extern "C" fn C_UnwrapKey(
     phKey: CK_OBJECT_HANDLE_PTR,
 ) -> CK_RV {
     entry!(C_UnwrapKey, |caller, module| caller.answer(phKey, || {
-        let mechanism = params::mechanism(caller, pMechanism)?;
-        let wrapped = caller.bytes(pWrappedKey, ulWrappedKeyLen)?;
+        let call = wrapping::Call { pointer: pMechanism, associated: None };
+        let (mechanism, wrapped) = wrapping::unwrap(caller, &call, (pWrappedKey, ulWrappedKeyLen))?;
         let template = template::read(caller, pTemplate, ulAttributeCount)?;
-        module.unwrap_key(hSession, &mechanism, hUnwrappingKey, wrapped, &template)
+        module.unwrap_key(hSession, &mechanism, hUnwrappingKey, &wrapped, &template)
     }))
 }
 
@@ -100,4 +100,46 @@ pub unsafe extern "C" fn C_DeriveKey(
         places.iter().zip(keys).for_each(|(place, key)| place.write(key));
         Ok(())
     })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_WrapKeyAuthenticated(
+    hSession: CK_SESSION_HANDLE,
+    pMechanism: CK_MECHANISM_PTR,
+    hWrappingKey: CK_OBJECT_HANDLE,
+    hKey: CK_OBJECT_HANDLE,
+    pAssociatedData: CK_BYTE_PTR,
+    ulAssociatedDataLen: CK_ULONG,
+    pWrappedKey: CK_BYTE_PTR,
+    pulWrappedKeyLen: CK_ULONG_PTR,
+) -> CK_RV {
+    entry!(C_WrapKeyAuthenticated, |caller, module| {
+        let associated = Some(caller.bytes(pAssociatedData, ulAssociatedDataLen)?);
+        let call = wrapping::Call { pointer: pMechanism, associated };
+        wrapping::wrap(caller, &call, (pWrappedKey, pulWrappedKeyLen), |mechanism, room| {
+            module.wrap_key(hSession, mechanism, hWrappingKey, hKey, room)
+        })
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_UnwrapKeyAuthenticated(
+    hSession: CK_SESSION_HANDLE,
+    pMechanism: CK_MECHANISM_PTR,
+    hUnwrappingKey: CK_OBJECT_HANDLE,
+    pWrappedKey: CK_BYTE_PTR,
+    ulWrappedKeyLen: CK_ULONG,
+    pTemplate: CK_ATTRIBUTE_PTR,
+    ulAttributeCount: CK_ULONG,
+    pAssociatedData: CK_BYTE_PTR,
+    ulAssociatedDataLen: CK_ULONG,
+    phKey: CK_OBJECT_HANDLE_PTR,
+) -> CK_RV {
+    entry!(C_UnwrapKeyAuthenticated, |caller, module| caller.answer(phKey, || {
+        let associated = Some(caller.bytes(pAssociatedData, ulAssociatedDataLen)?);
+        let call = wrapping::Call { pointer: pMechanism, associated };
+        let (mechanism, wrapped) = wrapping::unwrap(caller, &call, (pWrappedKey, ulWrappedKeyLen))?;
+        let template = template::read(caller, pTemplate, ulAttributeCount)?;
+        module.unwrap_key(hSession, &mechanism, hUnwrappingKey, &wrapped, &template)
+    }))
 }

@@ -1,4 +1,4 @@
-//! Functions that are not supported: KEM, authenticated wrapping, a signature given first, asynchronous
+//! Functions that are not supported: KEM, a signature given first, asynchronous
 //! calls; and the two of parallel functions, which there are none of (PKCS#11 3.2 §5.20).
 
 use cryptoki_sys::{
@@ -108,34 +108,4 @@ pub unsafe extern "C" fn C_AsyncJoin(
     _ulDataLen: CK_ULONG,
 ) -> CK_RV {
     entry!(C_AsyncJoin, |_, _module| Err(ErrorKind::FunctionNotSupported.into()))
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn C_WrapKeyAuthenticated(
-    _hSession: CK_SESSION_HANDLE,
-    _pMechanism: CK_MECHANISM_PTR,
-    _hWrappingKey: CK_OBJECT_HANDLE,
-    _hKey: CK_OBJECT_HANDLE,
-    _pAssociatedData: CK_BYTE_PTR,
-    _ulAssociatedDataLen: CK_ULONG,
-    _pWrappedKey: CK_BYTE_PTR,
-    _pulWrappedKeyLen: CK_ULONG_PTR,
-) -> CK_RV {
-    entry!(C_WrapKeyAuthenticated, |_, _module| Err(ErrorKind::FunctionNotSupported.into()))
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn C_UnwrapKeyAuthenticated(
-    _hSession: CK_SESSION_HANDLE,
-    _pMechanism: CK_MECHANISM_PTR,
-    _hUnwrappingKey: CK_OBJECT_HANDLE,
-    _pWrappedKey: CK_BYTE_PTR,
-    _ulWrappedKeyLen: CK_ULONG,
-    _pTemplate: CK_ATTRIBUTE_PTR,
-    _ulAttributeCount: CK_ULONG,
-    _pAssociatedData: CK_BYTE_PTR,
-    _ulAssociatedDataLen: CK_ULONG,
-    _phKey: CK_OBJECT_HANDLE_PTR,
-) -> CK_RV {
-    entry!(C_UnwrapKeyAuthenticated, |_, _module| Err(ErrorKind::FunctionNotSupported.into()))
 }

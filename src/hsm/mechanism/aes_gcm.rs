@@ -13,6 +13,7 @@ use crate::hsm::crypto::aws_lc::aes::Direction;
 use crate::hsm::crypto::aws_lc::gcm::{GcmKey, GcmStream, MAX_DATA, TAG};
 use crate::hsm::key::Key;
 use crate::hsm::params::{Mechanism, ParamShape, Params};
+use crate::hsm::random;
 
 pub(super) const ROWS: &[Row] = &[Row {
     kind: ck::CKM_AES_GCM,
@@ -50,6 +51,32 @@ fn parameters<'a>(params: &Params<'a>) -> Result<(&'a [u8], &'a [u8], usize)> {
         return Err(ErrorKind::MechanismParamInvalid.into());
     };
     Ok((iv, aad, tag_bits as usize / 8))
+}
+
+/// SP 800-38D §8.2.2: an IV drawn by itself has so many random bits at least.
+const LEAST_RANDOM_BITS: u64 = 96;
+/// The longest IV that is made here, in bytes.
+const MAX_MADE_IV: usize = 32;
+
+/// The IV of a wrap whose parameter asks for one: the fixed bits and random ones. None for other
+/// parameters. CKR_MECHANISM_PARAM_INVALID for less than 96 random bits, or more than 32 bytes.
+pub(in crate::hsm) fn generated_iv(params: &Params<'_>) -> Result<Option<Vec<u8>>> {
+    let Params::GcmGenerate { iv, fixed_bits, .. } = *params else {
+        return Ok(None);
+    };
+    let bits = 8 * iv.len() as u64;
+    if iv.len() > MAX_MADE_IV || bits.checked_sub(fixed_bits).is_none_or(|random| random < LEAST_RANDOM_BITS) {
+        return Err(ErrorKind::MechanismParamInvalid
+            .with("an IV is made with 96 random bits or more behind the fixed ones, in 32 bytes at most"));
+    }
+    let mut made = vec![0; iv.len()];
+    random::fill(&mut made)?;
+    for (at, (made, fixed)) in made.iter_mut().zip(iv).enumerate() {
+        let kept = fixed_bits.saturating_sub(8 * at as u64).min(8) as u32;
+        let mask = !0xff_u8.checked_shr(kept).unwrap_or(0);
+        *made = (fixed & mask) | (*made & !mask);
+    }
+    Ok(Some(made))
 }
 
 /// The key's GCM with full tags, made once.
@@ -213,5 +240,31 @@ impl<const N: usize> Short<N> {
             Self::Inline(bytes, len) => &bytes[..*len],
             Self::Heap(bytes) => bytes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_ivs_keep_the_fixed_bits_and_nothing_else() {
+        let made = |iv: &[u8], fixed_bits| {
+            generated_iv(&Params::GcmGenerate { iv, fixed_bits, aad: &[], tag_bits: 128 }).map(Option::unwrap)
+        };
+        let (mut ones, mut zeros) = ([0; 14], [0xff; 14]);
+        for _ in 0..100 {
+            let iv = made(&[0xa5; 14], 11).unwrap();
+            assert_eq!((iv[0], iv[1] & 0xe0), (0xa5, 0xa0));
+            (0..14).for_each(|at| (ones[at], zeros[at]) = (ones[at] | iv[at], zeros[at] & iv[at]));
+        }
+        assert_eq!((ones[1], zeros[1]), (0xbf, 0xa0), "what follows the fixed bits is random");
+        assert!(ones[2..].iter().all(|b| *b == 0xff) && zeros[2..].iter().all(|b| *b == 0));
+        for (len, fixed) in [(12, 1), (11, 0), (16, 33), (12, u64::MAX), (0, 0), (33, 0)] {
+            let refused = made(&vec![0; len], fixed).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::MechanismParamInvalid, "{len} bytes, {fixed} fixed");
+        }
+        assert!(made(&[0; 12], 0).is_ok() && made(&[0; 16], 32).is_ok());
+        assert!(generated_iv(&Params::Gcm { iv: &[1; 12], aad: &[], tag_bits: 128 }).unwrap().is_none());
     }
 }

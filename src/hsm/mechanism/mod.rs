@@ -41,6 +41,7 @@ use super::params::{Mechanism, MechanismType, ParamShape};
 use super::value::Attributes;
 use crate::error::{ErrorKind, Result};
 
+pub(super) use aes_gcm::generated_iv;
 pub(super) use digest::resume as resume_digest;
 pub(super) use wrap::{unpad_private_key, unpad_zeros};
 

@@ -292,7 +292,7 @@ fn operators_say_which_keys_are_trusted() {
     token.log_in(Role::User);
     let wrap = |token: &Token, wrapping: &Record| {
         let mechanism = Mechanism::new(ck::CKM_AES_KEY_WRAP);
-        token.call(Command::Wrap { mechanism: &mechanism, wrapping, key: &secret })
+        token.call(Command::Wrap { mechanism: &mechanism, wrapping, key: &secret, room: 1024 })
     };
     assert!(token.trusted(&wrapper) && wrap(&token, &wrapper).is_ok());
     let copy = |token: &Token, more: &[(AttributeType, Raw<'_>)]| {
