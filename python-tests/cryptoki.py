@@ -158,6 +158,19 @@ def gcm(iv, aad=b"", tag_bits=128):
                      [("pointer", iv), len(iv), len(iv) * 8, ("pointer", aad or None), len(aad), tag_bits])
 
 
+def gcm_message(iv, tag=bytes(16), generator=None, fixed_bits=0):
+    """CK_GCM_MESSAGE_PARAMS; `alive` are the buffers of the IV and of the tag."""
+    generator = ck.CKG_NO_GENERATE if generator is None else generator
+    return Mechanism(ck.CKM_AES_GCM,
+                     [("pointer", iv), len(iv), fixed_bits, generator, ("pointer", tag), 8 * len(tag)])
+
+
+def gcm_wrap(iv, aad, generator, fixed_bits=0, tag_bits=128):
+    """CK_GCM_WRAP_PARAMS; the first of `alive` is the buffer of the IV."""
+    return Mechanism(ck.CKM_AES_GCM, [("pointer", iv), len(iv), fixed_bits, generator, ("pointer", aad or None),
+                                      len(aad), tag_bits])
+
+
 def ctr(counter_block, bits=128):
     """CK_AES_CTR_PARAMS."""
     return Mechanism(ck.CKM_AES_CTR, [bits, ("array", counter_block)])
@@ -472,6 +485,18 @@ class Session:
         handle = c_ulong()
         self.call("C_UnwrapKey", byref(mechanism.c), c_ulong(unwrapping), wrapped, c_ulong(len(wrapped)), array,
                   c_ulong(len(array)), byref(handle))
+        del alive
+        return handle.value
+
+    def wrap_authenticated(self, mechanism, wrapping, key, associated=b""):
+        return self._out("C_WrapKeyAuthenticated", byref(mechanism.c), c_ulong(wrapping), c_ulong(key), associated,
+                         c_ulong(len(associated)))
+
+    def unwrap_authenticated(self, mechanism, unwrapping, wrapped, attributes, associated=b""):
+        array, alive = template(attributes)
+        handle = c_ulong()
+        self.call("C_UnwrapKeyAuthenticated", byref(mechanism.c), c_ulong(unwrapping), wrapped, c_ulong(len(wrapped)),
+                  array, c_ulong(len(array)), associated, c_ulong(len(associated)), byref(handle))
         del alive
         return handle.value
 

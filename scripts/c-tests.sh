@@ -9,7 +9,7 @@ module="${CONCLAVE_MODULE:-$PWD/target/release/libconclave.so}"
 out=target/c-tests
 mkdir -p "$out"
 
-programs=(smoke robust lengths attacks pins threads lifecycle fork processes domain governed)
+programs=(smoke robust lengths attacks pins threads lifecycle fork processes domain governed authenticated_wrap)
 [ $# -eq 0 ] || programs=("$@")
 wanted() { [[ " ${programs[*]} " == *" $1 "* ]]; }
 
