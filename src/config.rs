@@ -27,6 +27,8 @@ const LANES: RangeInclusive<u32> = 1..=16;
 /// Of a PIN, in bytes.
 const PIN_LEN: RangeInclusive<usize> = 1..=255;
 
+const MAX_MANAGED_KEYS: u64 = 100_000;
+
 /// The configuration, complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -50,6 +52,8 @@ pub struct Config {
     pub pin: PinPolicy,
     /// How long a use of a key under dual control waits for its operators.
     pub approval_wait: Duration,
+    /// How many managed keys a token may have.
+    pub max_managed_keys: u64,
 }
 
 /// What CKM_AES_GCM does with an IV of zeros.
@@ -140,6 +144,7 @@ impl Config {
                 Some((path, text)) => contents.pin.check(path, text)?,
                 None => PinPolicy::default(),
             },
+            max_managed_keys: contents.max_managed_keys.unwrap_or(MAX_MANAGED_KEYS),
         })
     }
 
@@ -179,6 +184,7 @@ struct Contents {
     /// In seconds.
     approval_wait: u32,
     pin: PinTable,
+    max_managed_keys: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]

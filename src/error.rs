@@ -24,6 +24,12 @@ impl Error {
     pub fn detail(&self) -> Option<&str> {
         self.detail.as_deref()
     }
+
+    /// The error of a `C_` function: see [`ErrorKind::standard`].
+    #[must_use]
+    pub fn into_standard(self) -> Self {
+        Self { kind: self.kind.standard(), ..self }
+    }
 }
 
 impl From<ErrorKind> for Error {
@@ -98,6 +104,29 @@ impl ErrorKind {
     /// Attaches a sentence for the log. Never put a secret into it.
     pub fn with(self, detail: impl Into<Cow<'static, str>>) -> Error {
         Error { kind: self, detail: Some(detail.into()) }
+    }
+
+    /// What a function of the standard gives, whose callers know no vendor codes.
+    #[must_use]
+    pub fn standard(self) -> Self {
+        match self {
+            Self::KmsDisabled
+            | Self::KmsInvalidState
+            | Self::KmsUnsupported
+            | Self::KmsInvalidKeyUsage
+            | Self::KmsKeyUnavailable
+            | Self::KmsAccessDenied => Self::KeyFunctionNotPermitted,
+            Self::KmsLimitExceeded | Self::KmsInvalidTag | Self::KmsInvalidAliasName | Self::KmsMalformedPolicy => {
+                Self::AttributeValueInvalid
+            }
+            Self::KmsNotFound => Self::KeyHandleInvalid,
+            Self::KmsIncorrectKey | Self::KmsInvalidCiphertext => Self::EncryptedDataInvalid,
+            Self::KmsInvalidImportToken | Self::KmsExpiredImportToken | Self::KmsIncorrectKeyMaterial => {
+                Self::WrappedKeyInvalid
+            }
+            Self::KmsAlreadyExists | Self::KmsInvalidGrant | Self::KmsDryRun => Self::FunctionRejected,
+            other => other,
+        }
     }
 }
 

@@ -113,6 +113,7 @@ fn params<'c>(
                 context: field(caller, eddsa.pContextData, eddsa.ulContextDataLen)?,
             }
         }
+        ParamShape::Context => Params::Context(bytes),
         ParamShape::Hkdf => hkdf(caller, &whole(caller, raw)?)?,
         ParamShape::Pbkd2 => pbkd2(caller, &whole(caller, raw)?)?,
         ParamShape::Sp800108 => sp800_108(caller, &whole(caller, raw)?, handles)?,

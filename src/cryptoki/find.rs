@@ -210,7 +210,12 @@ impl Query {
 
 /// The forms that a label or id may have in the index: as it is for public objects, and hashed for
 /// private ones.
-fn column_values(token: &Token, login: &Credentials, column: IndexColumn, value: &[u8]) -> Result<Vec<Vec<u8>>> {
+pub(super) fn column_values(
+    token: &Token,
+    login: &Credentials,
+    column: IndexColumn,
+    value: &[u8],
+) -> Result<Vec<Vec<u8>>> {
     let mut values = vec![value.to_vec()];
     if login.sees_private() {
         match token.channel.call(&login.ticket, Command::IndexTag { column, value }) {

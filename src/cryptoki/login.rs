@@ -198,6 +198,7 @@ impl Module {
             Ok(ticket) => {
                 token.begin_login(holder, ticket, before)?;
                 token.housekeep();
+                token.look_after_due_keys(&token.credentials());
                 token.reseal_in_background(self.settings.threads);
                 Ok(())
             }

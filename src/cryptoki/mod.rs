@@ -17,6 +17,7 @@ mod find;
 mod handle;
 mod key;
 mod login;
+mod managed;
 mod object;
 mod objects;
 mod operation;
@@ -35,6 +36,7 @@ use zeroize::Zeroizing;
 use self::backend::{Backend, Embedded};
 use self::handle::Handles;
 pub use self::key::Wrapped;
+pub use self::managed::{DataKey, DataKeyPair, DueReport, ImportParameters, KeyQuery};
 use self::reseal::Threads;
 use self::session::Sessions;
 use self::slot::Slots;
@@ -116,6 +118,7 @@ struct Settings {
     threads: Threads,
     /// For the operators' approval of a use of a key.
     approval_wait: Duration,
+    max_managed_keys: u64,
 }
 
 /// The library between C_Initialize and C_Finalize.
@@ -157,6 +160,7 @@ impl Module {
             hsm,
             threads: options.enter_thread.map_or(Threads::Forbidden, Threads::Allowed),
             approval_wait: config.approval_wait,
+            max_managed_keys: config.max_managed_keys,
         };
         Self::over(Box::new(Embedded::open(config, hsm)?), settings)
     }

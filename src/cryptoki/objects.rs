@@ -17,7 +17,7 @@ use super::handle::{Fast, FastHasher, Handles};
 use super::login::Credentials;
 use super::token::{NEVER, Token};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::{Columns, Command, IndexColumn, ObjectId, Record, Reply, View};
+use crate::hsm::{Columns, Command, HIDDEN_CLASSES, IndexColumn, ObjectId, Record, Reply, View};
 use crate::store::Filter;
 
 /// One version of an object. A change makes a new one under the same handle.
@@ -74,7 +74,7 @@ impl Object {
     /// Whether this is still the object's current version. Costs two loads, or a few more when
     /// others write to the token.
     #[inline]
-    fn is_current(&self, token: &Token, epoch: u32) -> bool {
+    pub(super) fn is_current(&self, token: &Token, epoch: u32) -> bool {
         match &self.home {
             Home::Token(current_at) => {
                 let (counter, known) = (token.store.counter(), current_at.load(Ordering::Acquire));
@@ -293,6 +293,14 @@ impl Objects {
         removed
     }
 
+    /// Forgets a token object that is gone.
+    pub(super) fn forget(&self, id: &ObjectId) {
+        let handle = read(self.names_of(id)).get(id).copied();
+        if let Some(handle) = handle {
+            self.remove(handle);
+        }
+    }
+
     /// The logout: private session objects are gone. Handles of private token objects are left to
     /// their epoch, but what was read of them goes.
     pub(super) fn forget_private(&self) {
@@ -442,7 +450,9 @@ impl Token {
         held: Option<Arc<Object>>,
     ) -> Result<Arc<Object>> {
         let counter = self.store.counter();
-        let Some(record) = self.store.get(&id)? else {
+        // What no search finds has no handle, however its id became known.
+        let shown = |record: &Record| !HIDDEN_CLASSES.contains(&record.columns.class);
+        let Some(record) = self.store.get(&id)?.filter(shown) else {
             self.objects.remove(handle);
             return Err(invalid());
         };

@@ -7,9 +7,9 @@ use cryptoki_sys as ck;
 use super::approvals::{Attempt, Wanted};
 use super::objects::Object;
 use super::token::Token;
-use super::{Module, ObjectHandle, SessionHandle};
+use super::{Module, ObjectHandle, SessionHandle, managed};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{Function, Mechanism, MechanismType, Operation, Outcome};
+use crate::hsm::{CKM_KMS_ENVELOPE, Function, Mechanism, MechanismType, Operation, Outcome};
 
 /// Whether the PIN has been given for a key with CKA_ALWAYS_AUTHENTICATE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,18 +286,32 @@ impl Module {
             return Err(ErrorKind::OperationActive.into());
         }
         let token = &session.token;
+        if mechanism.kind == CKM_KMS_ENVELOPE && function == Function::Encrypt {
+            managed::rotate_if_due(token, &self.handles, state, key);
+        }
         let ticket = &state.credentials.ticket;
         let key = match function {
             Function::Digest => None,
             _ => Some(state.cache.key(token, &state.credentials, key, ErrorKind::KeyHandleInvalid)?),
         };
-        let restart = |operation: &mut dyn Operation| token.channel.restart(ticket, operation, &mechanism.params);
+        let restart = |operation: &mut dyn Operation| match mechanism.kind {
+            CKM_KMS_ENVELOPE => operation.restart(&mechanism.params),
+            _ => token.channel.restart(ticket, operation, &mechanism.params),
+        };
         if state.operations.restart(function, mechanism, key, restart)? {
             return Ok(());
         }
-        let managed = key.is_some_and(|key| key.record.columns.managed);
-        let begin = || token.channel.begin(ticket, function, mechanism, key.map(|key| &key.record));
-        let operation = token.audited(managed, begin)?;
+        let envelope = match key {
+            Some(key) => managed::begin_envelope(token, &state.credentials, function, mechanism, key)?,
+            None => None,
+        };
+        let operation = match envelope {
+            Some(operation) => operation,
+            None => {
+                let begin = || token.channel.begin(ticket, function, mechanism, key.map(|key| &key.record));
+                token.audited(key.is_some_and(|key| key.record.columns.managed), begin)?
+            }
+        };
         let active = match key {
             None => Active::of_digest(operation, Some(mechanism.kind), false),
             Some(key) => {

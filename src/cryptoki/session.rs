@@ -8,6 +8,7 @@ use cryptoki_sys as ck;
 use super::find::Find;
 use super::handle::Fast;
 use super::login::{Credentials, Holder};
+use super::managed::References;
 use super::objects::ObjectCache;
 use super::operation::Operations;
 use super::token::Token;
@@ -28,6 +29,7 @@ pub(super) struct State {
     /// The token's login as this session last saw it.
     pub(super) credentials: Credentials,
     pub(super) cache: ObjectCache,
+    pub(super) managed: References,
     pub(super) operations: Operations,
     pub(super) find: Option<Find>,
     /// Session objects that go with this session; may name some that are gone already.
@@ -108,6 +110,7 @@ impl State {
             closed: false,
             credentials,
             cache: ObjectCache::default(),
+            managed: References::default(),
             operations: Operations::default(),
             find: None,
             owned: Vec::new(),
@@ -119,6 +122,7 @@ impl State {
     fn follow(&mut self, credentials: Credentials) {
         self.credentials = credentials;
         self.cache = ObjectCache::default();
+        self.managed = References::default();
         self.operations.cancel_private();
         if self.find.as_ref().is_some_and(Find::sees_private) {
             self.find = None;

@@ -43,6 +43,8 @@ pub enum ParamShape {
     Pbkd2,
     /// `CK_SP800_108_KDF_PARAMS`.
     Sp800108,
+    /// An encryption context: a JSON object of strings, or nothing.
+    Context,
 }
 
 #[derive(Debug, Clone)]
@@ -104,6 +106,8 @@ pub enum Params<'a> {
         /// Templates of CK_DERIVED_KEY, whose handles the ABI writes back.
         additional: Vec<super::value::Template<'a>>,
     },
+    /// JSON of an encryption context.
+    Context(&'a [u8]),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -34,6 +34,7 @@ fn process(world: &Arc<World>) -> Module {
         hsm: crate::hsm::Settings::default(),
         threads: Threads::Forbidden,
         approval_wait: std::time::Duration::ZERO,
+        max_managed_keys: 100_000,
     };
     Module::over(Box::new(FakeBackend(world.clone())), settings).unwrap()
 }

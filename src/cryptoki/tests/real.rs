@@ -27,6 +27,7 @@ pub(super) fn process(data: &Path) -> Module {
         hsm,
         threads: Threads::Forbidden,
         approval_wait: std::time::Duration::ZERO,
+        max_managed_keys: 100_000,
     };
     Module::over(Box::new(Embedded::at(data, hsm, true).unwrap()), settings).unwrap()
 }

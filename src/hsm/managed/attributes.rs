@@ -9,9 +9,14 @@ use crate::hsm::value::AttributeType;
 /// (CKF_ARRAY_ATTRIBUTE), which K has.
 const BASE: AttributeType = ck::CKA_VENDOR_DEFINED | (0x4B4D_5300 & !ck::CKF_ARRAY_ATTRIBUTE);
 
+/// An envelope of [`envelope.rs`](super::envelope): the parameter is the encryption context.
+pub const CKM_KMS_ENVELOPE: ck::CK_MECHANISM_TYPE = ck::CKM_VENDOR_DEFINED | 0x0b4d_5301;
+/// A key in an envelope, with its attributes, for C_WrapKeyAuthenticated.
+pub const CKM_KMS_WRAP: ck::CK_MECHANISM_TYPE = ck::CKM_VENDOR_DEFINED | 0x0b4d_5302;
+
 macro_rules! attributes {
     ($($(#[doc = $doc:literal])* $name:ident = $number:literal, $form:ident $(, $notes:ident)?;)*) => {
-        $($(#[doc = $doc])* pub(in crate::hsm) const $name: AttributeType = BASE + $number;)*
+        $($(#[doc = $doc])* pub const $name: AttributeType = BASE + $number;)*
 
         /// The rows of the attribute table. Each exists on managed keys only; whoever sees the key
         /// reads them all.

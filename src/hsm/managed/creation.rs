@@ -319,7 +319,7 @@ fn retired(key: &Key, managed: &Managed, object: &ObjectId) -> Result<Key> {
 }
 
 /// The object id of an older version's record, of the key's object id.
-pub(in crate::hsm) fn version_object(object: &ObjectId, version: u64) -> ObjectId {
+pub fn version_object(object: &ObjectId, version: u64) -> ObjectId {
     let digest = Sha256::new().chain_update(b"version").chain_update(object).chain_update(version.to_be_bytes());
     let mut id = ObjectId::default();
     id.copy_from_slice(&digest.finalize()[..16]);

@@ -10,6 +10,7 @@ mod describe;
 pub(in crate::hsm) mod dual_control;
 mod envelope;
 mod grants;
+mod host;
 mod import;
 mod lifecycle;
 mod material;
@@ -27,7 +28,16 @@ use super::command::Columns;
 use super::value::{Attributes, Template};
 use refused::{Answer, Reason};
 
-pub(super) use attributes::{CKA_KMS_KEY_ID, RULES, is_ours as is_attribute};
+pub use attributes::{
+    CKA_KMS_CREATED, CKA_KMS_DELETION_DATE, CKA_KMS_DELETION_WINDOW, CKA_KMS_DESCRIPTION, CKA_KMS_DUAL_CONTROL,
+    CKA_KMS_GRANTS, CKA_KMS_KEY_ID, CKA_KMS_MANAGED, CKA_KMS_MATERIAL, CKA_KMS_MULTI_REGION, CKA_KMS_NEXT_ROTATION,
+    CKA_KMS_ORIGIN, CKA_KMS_OWNER, CKA_KMS_POLICY, CKA_KMS_ROTATED, CKA_KMS_ROTATION_PERIOD, CKA_KMS_SPEC,
+    CKA_KMS_STATE, CKA_KMS_TAGS, CKA_KMS_USAGE, CKA_KMS_VALID_TO, CKA_KMS_VERSION, CKM_KMS_ENVELOPE, CKM_KMS_WRAP,
+};
+pub use creation::version_object;
+pub use host::{EnvelopeName, decrypted_len, encrypted_len, envelope_name, state_name, usage_name};
+
+pub(super) use attributes::{RULES, is_ours as is_attribute};
 pub(super) use context::Context;
 pub(super) use refused::Refused;
 pub(super) use states::Action;
@@ -47,13 +57,15 @@ pub fn wants_managed(template: &Template<'_>) -> bool {
     template.get(attributes::CKA_KMS_MANAGED).is_some()
 }
 
-/// The column by which the store finds what time demands something of.
+/// The column by which the store finds what time demands something of. A key that is not enabled
+/// does not rotate before it is, which writes its record.
 pub(super) fn due_column(attributes: &Attributes) -> Option<u64> {
-    use attributes::{CKA_KMS_DELETION_DATE, CKA_KMS_NEXT_ROTATION, CKA_KMS_VALID_TO};
     if !is_managed(attributes) || attributes.ulong(ck::CKA_CLASS) == Some(ck::CKO_PUBLIC_KEY) {
         return None;
     }
-    let dates = [CKA_KMS_DELETION_DATE, CKA_KMS_NEXT_ROTATION, CKA_KMS_VALID_TO];
-    let dates = dates.into_iter().filter_map(|date| attributes.ulong(date)).filter(|date| *date != 0);
+    let rotates = attributes.ulong(CKA_KMS_STATE) == Some(attributes::KeyState::Enabled.code());
+    let rotation = rotates.then_some(CKA_KMS_NEXT_ROTATION);
+    let dates = [CKA_KMS_DELETION_DATE, CKA_KMS_VALID_TO].into_iter().chain(rotation);
+    let dates = dates.filter_map(|date| attributes.ulong(date)).filter(|date| *date != 0);
     Some(dates.min().unwrap_or(Columns::NEVER).min(Columns::NEVER))
 }

@@ -1,0 +1,192 @@
+//! Envelope encryption and data keys. A use in the steady state touches no database.
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::super::objects::Object;
+use super::super::{Module, SessionHandle};
+use super::resolve::Keys;
+use super::unexpected;
+use crate::error::{ErrorKind, Result};
+use crate::hsm::{CKA_KMS_VERSION, Command, Envelope, EnvelopeName, Reply, envelope_name};
+
+/// A data key, in the clear if it was asked for, and in an envelope.
+pub struct DataKey {
+    pub plaintext: Option<Zeroizing<Vec<u8>>>,
+    pub blob: Vec<u8>,
+}
+
+/// A data key pair.
+pub struct DataKeyPair {
+    /// DER SubjectPublicKeyInfo.
+    pub public: Vec<u8>,
+    /// DER PKCS#8, if it was asked for.
+    pub private: Option<Zeroizing<Vec<u8>>>,
+    /// The private key in an envelope.
+    pub blob: Vec<u8>,
+}
+
+impl Module {
+    /// An envelope with at most 4096 bytes. `context` is a JSON object of strings, or nothing.
+    pub fn kms_encrypt(
+        &self,
+        session: SessionHandle,
+        key: &str,
+        context: &[u8],
+        plaintext: &[u8],
+        dry_run: bool,
+    ) -> Result<Vec<u8>> {
+        self.with_keys(session, |keys| {
+            let key = keys.encrypting(key)?;
+            let with = Envelope { key: &key.record, context };
+            match keys.token.ask(keys.login, Command::EnvelopeEncrypt { with, plaintext, dry_run })? {
+                Reply::Bytes(blob) => Ok(blob),
+                _ => Err(unexpected()),
+            }
+        })
+    }
+
+    /// What is in an envelope. Without `key` its own name says which; with one, another key's is
+    /// KMS_R_INCORRECT_KEY.
+    pub fn kms_decrypt(
+        &self,
+        session: SessionHandle,
+        key: Option<&str>,
+        context: &[u8],
+        blob: &[u8],
+        dry_run: bool,
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        self.with_keys(session, |keys| {
+            let key = match key {
+                Some(name) => keys.named(name)?,
+                None => keys.of_blob(blob)?,
+            };
+            keys.decrypt(&key, context, blob, dry_run)
+        })
+    }
+
+    /// An envelope under another key or context, or the newest version; the plaintext stays inside.
+    pub fn kms_reencrypt(
+        &self,
+        session: SessionHandle,
+        source_context: &[u8],
+        blob: &[u8],
+        key: &str,
+        context: &[u8],
+        dry_run: bool,
+    ) -> Result<Vec<u8>> {
+        self.with_keys(session, |keys| {
+            let to = keys.encrypting(key)?;
+            let source = keys.of_blob(blob)?;
+            let (token, login) = (keys.token, keys.login);
+            let version = keys.version_of(&source, blob)?;
+            let command = Command::ReEncrypt {
+                from: Envelope { key: &source.record, context: source_context },
+                version,
+                blob,
+                to: Envelope { key: &to.record, context },
+                dry_run,
+            };
+            match token.ask(login, command)? {
+                Reply::Bytes(blob) => Ok(blob),
+                _ => Err(unexpected()),
+            }
+        })
+    }
+
+    /// A data key of `len` bytes, from 1 to 1024.
+    pub fn generate_data_key(
+        &self,
+        session: SessionHandle,
+        key: &str,
+        len: usize,
+        context: &[u8],
+        with_plaintext: bool,
+        dry_run: bool,
+    ) -> Result<DataKey> {
+        self.with_keys(session, |keys| {
+            let key = keys.encrypting(key)?;
+            let with = Envelope { key: &key.record, context };
+            let command = Command::GenerateDataKey { with, len, with_plaintext, dry_run };
+            match keys.token.ask(keys.login, command)? {
+                Reply::DataKey { plaintext, blob } => Ok(DataKey { plaintext, blob }),
+                _ => Err(unexpected()),
+            }
+        })
+    }
+
+    /// A data key pair of a spec of the model system's names.
+    pub fn generate_data_key_pair(
+        &self,
+        session: SessionHandle,
+        key: &str,
+        spec: &str,
+        context: &[u8],
+        with_plaintext: bool,
+        dry_run: bool,
+    ) -> Result<DataKeyPair> {
+        self.with_keys(session, |keys| {
+            let key = keys.encrypting(key)?;
+            let with = Envelope { key: &key.record, context };
+            let command = Command::GenerateDataKeyPair { with, spec, with_plaintext, dry_run };
+            match keys.token.ask(keys.login, command)? {
+                Reply::DataKeyPair { public, private, blob } => Ok(DataKeyPair { public, private, blob }),
+                _ => Err(unexpected()),
+            }
+        })
+    }
+
+    /// Runs a call that uses managed keys. CKR_USER_NOT_LOGGED_IN.
+    pub(super) fn with_keys<T>(
+        &self,
+        session: SessionHandle,
+        call: impl FnOnce(&mut Keys<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let session = self.session(session)?;
+        let mut state = session.enter()?;
+        state.credentials.require_user()?;
+        call(&mut Keys::of(&session.token, &self.handles, &mut state))
+    }
+}
+
+impl Keys<'_> {
+    /// The key that a name stands for, after a rotation that is due.
+    fn encrypting(&mut self, name: &str) -> Result<Arc<Object>> {
+        let key = self.named(name)?;
+        self.rotated(key)
+    }
+
+    /// The key that an envelope names. KMS_R_INVALID_CIPHERTEXT for what is no envelope.
+    fn of_blob(&mut self, blob: &[u8]) -> Result<Arc<Object>> {
+        let name = envelope_name(blob).map_err(|_| ErrorKind::KmsInvalidCiphertext)?;
+        self.of_object(&name.object)
+    }
+
+    /// The record of the version that an envelope was made with, unless that is the newest. What is
+    /// wrong with the envelope itself is for the HSM to say.
+    pub(super) fn version_of(&mut self, key: &Object, blob: &[u8]) -> Result<Option<&crate::hsm::Record>> {
+        let Ok(EnvelopeName { object, version }) = envelope_name(blob) else { return Ok(None) };
+        let newest = key.view(self.token, self.login)?.attributes.ulong(CKA_KMS_VERSION).unwrap_or(1);
+        if object != key.record.object || version >= newest {
+            return Ok(None);
+        }
+        self.version(&object, version).map(Some)
+    }
+
+    pub(super) fn decrypt(
+        &mut self,
+        key: &Object,
+        context: &[u8],
+        blob: &[u8],
+        dry_run: bool,
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        let (token, login) = (self.token, self.login);
+        let version = self.version_of(key, blob)?;
+        let with = Envelope { key: &key.record, context };
+        match token.ask(login, Command::EnvelopeDecrypt { with, version, blob, dry_run })? {
+            Reply::Secret(plaintext) => Ok(plaintext),
+            _ => Err(unexpected()),
+        }
+    }
+}
