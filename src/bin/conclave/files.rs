@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{IsTerminal, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde_json::Value;
@@ -41,16 +42,30 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 
 /// Writes a paper in place of the one there may be: it is the old one or the new one at any time.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    replace_with(path, bytes, 0o666)
+}
+
+/// The same for what only its owner may read.
+pub(crate) fn replace_secret(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    replace_with(path, bytes, 0o600)
+}
+
+fn replace_with(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
     if is_standard(path) {
         return to_standard_output(bytes);
     }
     let failed = |error| Failure::new(format!("cannot write {}: {error}", path.display()));
+    // A pipe or a device is written to as it is.
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        return OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(bytes)).map_err(failed);
+    }
     let mut name = path.file_name().map(std::ffi::OsStr::to_owned).unwrap_or_default();
     name.push(format!(".{}.new", std::process::id()));
     let beside = path.with_file_name(name);
     let written = OpenOptions::new()
         .write(true)
         .create_new(true)
+        .mode(mode)
         .open(&beside)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(&beside, path));
@@ -70,11 +85,23 @@ pub(crate) fn report(out: &Path, as_json: bool, sentence: &str, value: &Value) {
     }
 }
 
+/// The same of several papers, those that were asked for.
+pub(crate) fn report_all(outputs: &[Option<&Path>], as_json: bool, sentence: &str, value: &Value) {
+    let standard = outputs.iter().flatten().find(|out| is_standard(out));
+    report(standard.copied().unwrap_or_else(|| Path::new("")), as_json, sentence, value);
+}
+
 fn to_standard_output(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    if out.is_terminal() {
+    if out.is_terminal() && !is_text(bytes) {
         return Err(Failure::usage("the result is bytes, which a terminal cannot show: give a file or a pipe"));
     }
     let written = out.write_all(bytes).and_then(|()| out.flush());
     written.map_err(|error| Failure::new(format!("cannot write to the standard output: {error}")))
+}
+
+/// What a terminal shows and does not obey.
+fn is_text(bytes: &[u8]) -> bool {
+    let printable = |text: &str| text.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\t'));
+    std::str::from_utf8(bytes).is_ok_and(printable)
 }

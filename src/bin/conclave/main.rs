@@ -15,11 +15,14 @@ macro_rules! print {
     }};
 }
 
+mod alias;
 mod args;
 mod doctor;
 mod domain;
 mod files;
+mod grant;
 mod key;
+mod managed;
 mod mechanism;
 mod operator;
 mod operator_keys;
@@ -36,7 +39,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Arguments, Command, KeyCommand, TokenCommand, UserCommand};
+use args::{Arguments, Command, TokenCommand, UserCommand};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -44,9 +47,9 @@ fn main() -> ExitCode {
         Command::Token(TokenCommand::List) => token::list(arguments.json),
         Command::Token(TokenCommand::Init(init)) => token::init(init, arguments.json),
         Command::Token(TokenCommand::Destroy(destroy)) => token::destroy(destroy, arguments.json),
-        Command::Key(KeyCommand::List(list)) => key::list(list, arguments.json),
-        Command::Key(KeyCommand::Show(show)) => key::show(show, arguments.json),
-        Command::Key(KeyCommand::Trust(trust)) => key::trust(trust, arguments.json),
+        Command::Key(command) => key::run(command, arguments.json),
+        Command::Alias(command) => alias::run(command, arguments.json),
+        Command::Grant(command) => grant::run(command, arguments.json),
         Command::Domain(command) => domain::run(command, arguments.json),
         Command::Operator(command) => operator::run(command, arguments.json),
         Command::Proposal(command) => proposal::run(command, arguments.json),

@@ -7,7 +7,7 @@ use conclave::error::{Error, ErrorKind};
 use conclave::hsm::governance;
 use serde_json::Value;
 
-/// The exit code of what the domain refuses.
+/// The exit code of what those who govern refuse.
 const REFUSED: u8 = 5;
 
 /// Why a command ended without doing its work.
@@ -43,7 +43,11 @@ impl Failure {
     pub(crate) fn while_(doing: &str, error: &Error) -> Self {
         let code = match error.kind() {
             ErrorKind::PinIncorrect | ErrorKind::PinLocked | ErrorKind::PinLenRange | ErrorKind::PinInvalid => 4,
-            ErrorKind::FunctionRejected => REFUSED,
+            ErrorKind::FunctionRejected
+            | ErrorKind::KmsAccessDenied
+            | ErrorKind::KmsDisabled
+            | ErrorKind::KmsInvalidState => REFUSED,
+            ErrorKind::KmsNotFound => 3,
             _ => 1,
         };
         Self { code, message: format!("{doing}: {error}{}", advice(error.kind())), rv: Some(error.kind().name()) }
@@ -70,6 +74,14 @@ fn advice(kind: ErrorKind) -> &'static str {
         }
         ErrorKind::UserPinNotInitialized => "; `conclave user set-pin` sets it",
         ErrorKind::TokenNotRecognized | ErrorKind::DeviceError => "; run `conclave doctor`",
+        ErrorKind::KmsNotFound => "; see `conclave key list` and `conclave alias list`",
+        ErrorKind::KmsDisabled => "; `conclave key enable` enables it",
+        ErrorKind::KmsInvalidState => "; `conclave key describe` shows its state",
+        ErrorKind::KmsAccessDenied => "; `conclave key policy show` and `conclave grant list` say who may",
+        ErrorKind::KmsInvalidCiphertext => "; to decrypt, --context must say what it said to encrypt",
+        ErrorKind::KmsInvalidImportToken | ErrorKind::KmsExpiredImportToken => {
+            "; `conclave key import-parameters` gives a new one"
+        }
         _ => "",
     }
 }

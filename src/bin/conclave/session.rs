@@ -167,6 +167,6 @@ pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     bytes.filter(|bytes| hex(bytes) == text)
 }
 
-fn parse(text: &str) -> Result<Value, Failure> {
+pub(crate) fn parse(text: &str) -> Result<Value, Failure> {
     serde_json::from_str(text).map_err(|_| Failure::new("the token answered what is not JSON"))
 }

@@ -1,6 +1,9 @@
 //! The arguments, with the help that users read.
 
+mod alias;
 mod domain;
+mod grant;
+mod key;
 mod login;
 mod operator;
 mod proposal;
@@ -9,7 +12,10 @@ mod user;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use alias::*;
 pub(crate) use domain::*;
+pub(crate) use grant::*;
+pub(crate) use key::*;
 pub(crate) use login::*;
 pub(crate) use operator::*;
 pub(crate) use proposal::*;
@@ -22,7 +28,7 @@ pub(crate) use user::*;
     name = "conclave",
     version,
     propagate_version = true,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 PIN refused,\n5 refused by those who govern: the quorum, the rules, the state.\n\
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 PIN refused,\n5 refused by those who govern: the quorum, the rules, a key's policy, the state.\n\
                   The data directory is CONCLAVE_HOME, else data_dir of the configuration, else\n\
                   $XDG_DATA_HOME/conclave, else ~/.local/share/conclave.\n\n\
                   PINs and passphrases are asked for at the terminal. Elsewhere give a source:\n  \
@@ -44,9 +50,15 @@ pub(crate) enum Command {
     /// Tokens: list, initialise, destroy.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Keys and other objects of a token: list, show, trust.
+    /// Keys and other objects of a token; the life of managed keys, and what they are used for.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Aliases: names of managed keys that can be pointed elsewhere.
+    #[command(subcommand)]
+    Alias(AliasCommand),
+    /// Grants: what one user may do with a managed key.
+    #[command(subcommand)]
+    Grant(GrantCommand),
     /// Domains: founding, what a token and its history say, rotation, recovery.
     #[command(subcommand)]
     Domain(DomainCommand),
@@ -98,58 +110,6 @@ pub(crate) struct TokenInit {
 pub(crate) struct TokenDestroy {
     /// The token's label, serial number or slot id.
     pub(crate) token: String,
-    /// Do not ask.
-    #[arg(long)]
-    pub(crate) yes: bool,
-}
-
-#[derive(Subcommand)]
-pub(crate) enum KeyCommand {
-    /// List the objects of a token.
-    #[command(after_help = "Examples:\n  conclave key list --token web\n  \
-                            conclave key list --token web --pin none     only what is public\n  \
-                            conclave key list --token web --pin env:USER_PIN --json")]
-    List(KeyList),
-    /// Show all readable attributes of the objects with a label, CKA_ID or unique id.
-    #[command(after_help = "Examples:\n  conclave key show --token web signing\n  \
-                            conclave key show --token web 01a2 --pin env:USER_PIN")]
-    Show(KeyShow),
-    /// Mark a key or certificate as trusted (CKA_TRUSTED), as the security officer who governs the token.
-    ///
-    /// Only objects with CKA_PRIVATE false can be trusted: the security officer does not see
-    /// private ones.
-    #[command(after_help = "Example:\n  conclave key trust --token web backup-wrapping-key")]
-    Trust(KeyTrust),
-}
-
-#[derive(Args)]
-pub(crate) struct KeyList {
-    /// The token's label, serial number or slot id; not needed if there is only one.
-    #[arg(long)]
-    pub(crate) token: Option<String>,
-    /// Where the user's PIN comes from; `none` lists public objects only.
-    #[arg(long, value_name = "SOURCE", default_value = "prompt")]
-    pub(crate) pin: String,
-}
-
-#[derive(Args)]
-pub(crate) struct KeyShow {
-    /// A label, a CKA_ID or a unique id in hexadecimal.
-    pub(crate) name: String,
-    #[command(flatten)]
-    pub(crate) at: KeyList,
-}
-
-#[derive(Args)]
-pub(crate) struct KeyTrust {
-    /// A label, a CKA_ID or a unique id in hexadecimal.
-    pub(crate) name: String,
-    /// The token's label, serial number or slot id; not needed if there is only one.
-    #[arg(long)]
-    pub(crate) token: Option<String>,
-    /// Where the security officer's PIN comes from.
-    #[arg(long, value_name = "SOURCE", default_value = "prompt")]
-    pub(crate) so_pin: String,
     /// Do not ask.
     #[arg(long)]
     pub(crate) yes: bool,

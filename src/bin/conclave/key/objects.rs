@@ -1,14 +1,14 @@
-//! `conclave key`.
+//! What `conclave key` does with any object of the standard: `show`, `trust`.
 
 use conclave::cryptoki::{Module, ObjectHandle, Readable, SessionHandle};
 use conclave::error::ErrorKind;
-use conclave::hsm::{AttributeType, Attributes, Raw, Template, Value};
+use conclave::hsm::{self, AttributeType, Attributes, Raw, Template, Value};
 use cryptoki_sys as ck;
 use serde_json::{Map, json};
 
-use crate::args::{KeyList, KeyShow, KeyTrust};
+use crate::args::{KeyShow, KeyTrust};
 use crate::output::{self, Failure};
-use crate::session;
+use crate::session::{self, Live};
 
 /// The attributes that are shown, in the order they are shown.
 const SHOWN: &[(AttributeType, &str)] = &[
@@ -51,6 +51,14 @@ const SHOWN: &[(AttributeType, &str)] = &[
     (ck::CKA_CHECK_VALUE, "check_value"),
     (ck::CKA_PUBLIC_KEY_INFO, "public_key_info"),
     (ck::CKA_APPLICATION, "application"),
+    (hsm::CKA_KMS_MANAGED, "kms_managed"),
+    (hsm::CKA_KMS_KEY_ID, "kms_key_id"),
+    (hsm::CKA_KMS_SPEC, "kms_spec"),
+    (hsm::CKA_KMS_USAGE, "kms_usage"),
+    (hsm::CKA_KMS_STATE, "kms_state"),
+    (hsm::CKA_KMS_VERSION, "kms_version"),
+    (hsm::CKA_KMS_DESCRIPTION, "kms_description"),
+    (hsm::CKA_KMS_OWNER, "kms_owner"),
 ];
 
 const CLASSES: &[(u64, &str)] = &[
@@ -62,7 +70,7 @@ const CLASSES: &[(u64, &str)] = &[
 ];
 
 /// Usage attributes in short.
-const USES: &[(AttributeType, &str)] = &[
+pub(super) const USES: &[(AttributeType, &str)] = &[
     (ck::CKA_ENCRYPT, "encrypt"),
     (ck::CKA_DECRYPT, "decrypt"),
     (ck::CKA_SIGN, "sign"),
@@ -72,41 +80,10 @@ const USES: &[(AttributeType, &str)] = &[
     (ck::CKA_DERIVE, "derive"),
 ];
 
-pub(crate) fn list(arguments: &KeyList, as_json: bool) -> Result<(), Failure> {
-    let module = session::open_module()?;
-    let (slot, token) = session::find_token(&module, arguments.token.as_deref())?;
-    let session = session::open(&module, slot, ck::CKU_USER, &arguments.pin)?;
-    let objects = find(&module, session, &Template::default())?;
-    let mut rows = Vec::with_capacity(objects.len());
-    let mut list = Vec::new();
-    for object in objects {
-        let shown = read(&module, session, object)?;
-        let text = |name: &str| shown.get(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
-        let uses: Vec<&str> = USES
-            .iter()
-            .filter(|(kind, _)| name_of(*kind).and_then(|name| shown.get(name)) == Some(&json!(true)))
-            .map(|(_, name)| *name)
-            .collect();
-        rows.push(vec![text("class"), text("key_type"), text("label"), text("id"), uses.join(",")]);
-        list.push(shown);
-    }
-    if as_json {
-        output::json(&json!(list));
-    } else if rows.is_empty() {
-        let what = if arguments.pin == "none" { "public object" } else { "object" };
-        println!("Token {:?} has no {what}.", token.label);
-    } else {
-        output::table(&["CLASS", "TYPE", "LABEL", "ID", "USES"], &rows);
-    }
-    Ok(())
-}
-
-pub(crate) fn show(arguments: &KeyShow, as_json: bool) -> Result<(), Failure> {
-    let module = session::open_module()?;
-    let (slot, _) = session::find_token(&module, arguments.at.token.as_deref())?;
-    let session = session::open(&module, slot, ck::CKU_USER, &arguments.at.pin)?;
-    let objects = find_named(&module, session, &arguments.name)?;
-    let shown = objects.into_iter().map(|object| read(&module, session, object)).collect::<Result<Vec<_>, _>>()?;
+pub(super) fn show(arguments: &KeyShow, as_json: bool) -> Result<(), Failure> {
+    let Live { module, session, .. } = &super::list::open(&arguments.at)?;
+    let objects = find_named(module, *session, &arguments.name)?;
+    let shown = objects.into_iter().map(|object| read(module, *session, object)).collect::<Result<Vec<_>, _>>()?;
     if as_json {
         output::json(&json!(shown));
         return Ok(());
@@ -123,7 +100,7 @@ pub(crate) fn show(arguments: &KeyShow, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) fn trust(arguments: &KeyTrust, as_json: bool) -> Result<(), Failure> {
+pub(super) fn trust(arguments: &KeyTrust, as_json: bool) -> Result<(), Failure> {
     let module = session::open_module()?;
     let (slot, token) = session::find_token(&module, arguments.token.as_deref())?;
     if token.founded {
@@ -174,7 +151,7 @@ pub(crate) fn summary(attributes: &Attributes) -> Map<String, serde_json::Value>
     named.filter_map(|(kind, name)| Some(((*name).to_owned(), display(*kind, attributes.get(*kind)?)))).collect()
 }
 
-/// The objects with this label, else with this CKA_ID, else with this unique id.
+/// The objects with this label, else with this CKA_ID in hexadecimal or as text, else with this unique id.
 fn find_named(module: &Module, session: SessionHandle, name: &str) -> Result<Vec<ObjectHandle>, Failure> {
     let id =
         (0..name.len()).step_by(2).map(|at| name.get(at..at + 2).and_then(|byte| u8::from_str_radix(byte, 16).ok()));
@@ -183,6 +160,8 @@ fn find_named(module: &Module, session: SessionHandle, name: &str) -> Result<Vec
     if let Some(id) = id.as_deref().filter(|id| !id.is_empty()) {
         templates.push((ck::CKA_ID, id));
     }
+    // The id of a managed key is text.
+    templates.push((ck::CKA_ID, name.as_bytes()));
     templates.push((ck::CKA_UNIQUE_ID, name.as_bytes()));
     for (kind, value) in templates {
         let found = find(module, session, &Template(vec![(kind, Raw::Bytes(value))]))?;
@@ -193,7 +172,11 @@ fn find_named(module: &Module, session: SessionHandle, name: &str) -> Result<Vec
     Err(Failure::not_found(format!("no object has the label, CKA_ID or unique id {name:?}: see `conclave key list`")))
 }
 
-fn find(module: &Module, session: SessionHandle, template: &Template<'_>) -> Result<Vec<ObjectHandle>, Failure> {
+pub(super) fn find(
+    module: &Module,
+    session: SessionHandle,
+    template: &Template<'_>,
+) -> Result<Vec<ObjectHandle>, Failure> {
     let failed = |error| Failure::while_("cannot search the token", &error);
     module.find_init(session, template).map_err(failed)?;
     let mut found = Vec::new();
@@ -209,7 +192,7 @@ fn find(module: &Module, session: SessionHandle, template: &Template<'_>) -> Res
 }
 
 /// The readable attributes of an object as JSON.
-fn read(
+pub(super) fn read(
     module: &Module,
     session: SessionHandle,
     object: ObjectHandle,
@@ -232,15 +215,25 @@ fn display(kind: AttributeType, value: &Value) -> serde_json::Value {
         Value::Bool(b) => json!(b),
         Value::Ulong(n) => match kind {
             ck::CKA_CLASS => named(CLASSES, *n),
-            ck::CKA_KEY_TYPE => match conclave::hsm::key_type_name(*n) {
+            ck::CKA_KEY_TYPE => match hsm::key_type_name(*n) {
                 Some(name) => json!(name.trim_start_matches("CKK_")),
                 None => json!(format!("{n:#x}")),
             },
             ck::CKA_KEY_GEN_MECHANISM => mechanism(*n),
+            hsm::CKA_KMS_USAGE => json!(hsm::usage_name(*n)),
+            hsm::CKA_KMS_STATE => json!(hsm::state_name(*n)),
             _ => json!(n),
         },
         Value::Bytes(bytes) => match kind {
-            ck::CKA_LABEL | ck::CKA_UNIQUE_ID | ck::CKA_APPLICATION | ck::CKA_START_DATE | ck::CKA_END_DATE => {
+            ck::CKA_LABEL
+            | ck::CKA_UNIQUE_ID
+            | ck::CKA_APPLICATION
+            | ck::CKA_START_DATE
+            | ck::CKA_END_DATE
+            | hsm::CKA_KMS_KEY_ID
+            | hsm::CKA_KMS_SPEC
+            | hsm::CKA_KMS_DESCRIPTION
+            | hsm::CKA_KMS_OWNER => {
                 json!(String::from_utf8_lossy(bytes))
             }
             _ => json!(conclave::text::hex(bytes)),
@@ -258,13 +251,13 @@ fn named(names: &[(u64, &str)], value: u64) -> serde_json::Value {
 }
 
 fn mechanism(kind: u64) -> serde_json::Value {
-    match conclave::hsm::mechanism_info(kind) {
+    match hsm::mechanism_info(kind) {
         Ok(info) => json!(info.name),
         Err(_) if kind == ck::CK_UNAVAILABLE_INFORMATION => json!("none"),
         Err(_) => json!(format!("{kind:#x}")),
     }
 }
 
-fn name_of(kind: AttributeType) -> Option<&'static str> {
+pub(super) fn name_of(kind: AttributeType) -> Option<&'static str> {
     SHOWN.iter().find(|(shown, _)| *shown == kind).map(|(_, name)| *name)
 }
