@@ -15,6 +15,9 @@ show() {
     "$@" 2>&1 | sed 's/^/   /'
 }
 
+# Only the lines that match are shown of what a command says, without the names of keys.
+lines() { "${@:2}" 2>&1 | grep -E "$1" | sed -E 's/ \(signs with[^)]*\)//' | fold -sw 104 | sed 's/^ */   /'; }
+
 scripts/apt.sh opensc openssl gcc libc6-dev python3
 say "1. Build the module"
 cargo build --release --locked --quiet
@@ -70,11 +73,37 @@ gcc -std=c99 -Wall -O2 -I"$root/include" "$root/c-tests/demo_wrap.c" -o demo_wra
 say "7. What the token holds"
 CONCLAVE_DEMO_PIN=$pin show "$conclave" key list --token demo --pin env:CONCLAVE_DEMO_PIN
 
-say "8. Hand the token over from its security officer to three operators, two of whom decide"
-export CONCLAVE_DEMO_SO=$so_pin CONCLAVE_DEMO_PIN=$pin CONCLAVE_DEMO_PASS=passphrase-$RANDOM$RANDOM
+say "8. A managed key: a file under a data key, rotation, a deletion that is taken back"
+export CONCLAVE_DEMO_PIN=$pin
+login=(--token demo --pin env:CONCLAVE_DEMO_PIN)
+show "$conclave" key create --alias files --description "of the demo" "${login[@]}"
+show "$conclave" key data-key files --context file=README --plaintext-out data.key --blob-out data.blob "${login[@]}"
+cms() { openssl cms "$@" -binary -secretkeyid 01 -secretkey "$(od -An -v -tx1 data.key | tr -d ' \n')"; }
+cp "$root/README.md" secret.md
+cms -encrypt -aes-256-gcm -in secret.md -outform DER -out secret.cms
+rm data.key
+echo "   openssl encrypted the README under the data key (AES-256-GCM); the key in clear is gone, its blob stays."
+show "$conclave" key rotate files "${login[@]}"
+show "$conclave" key rotation files "${login[@]}"
+show "$conclave" key decrypt --context file=README --in data.blob --out data.key "${login[@]}"
+cms -decrypt -inform DER -in secret.cms -out secret.out
+cmp secret.out secret.md
+echo "   What was encrypted before the rotation decrypts: the README is the same."
+if "$conclave" key decrypt --context file=other --in data.blob --out other.key "${login[@]}" >refused.log 2>&1; then
+    echo "   another encryption context was accepted" && exit 1
+fi
+lines conclave cat refused.log
+show "$conclave" key delete files --days 7 --yes "${login[@]}"
+if "$conclave" key decrypt --context file=README --in data.blob --out other.key "${login[@]}" >refused.log 2>&1; then
+    echo "   a key that waits for its deletion was used" && exit 1
+fi
+lines conclave cat refused.log
+show "$conclave" key cancel-deletion files "${login[@]}"
+show "$conclave" key enable files "${login[@]}"
+
+say "9. Hand the token over from its security officer to three operators, two of whom decide"
+export CONCLAVE_DEMO_SO=$so_pin CONCLAVE_DEMO_PASS=passphrase-$RANDOM$RANDOM
 pass=(--passphrase env:CONCLAVE_DEMO_PASS)
-# Only the lines that match are shown of what a command says, without the names of keys.
-lines() { "${@:2}" 2>&1 | grep -E "$1" | sed -E 's/ \(signs with[^)]*\)//' | fold -sw 104 | sed 's/^ */   /'; }
 signs() { printf '   %-5s' "$1:" && lines '^Signed\.' "$conclave" proposal sign "$2" --keys "$1.pem" "${pass[@]}" --domain demo.token --yes; }
 "$conclave" domain export --token demo --out demo.token >keys.log
 for person in Anna Ben Cleo; do
@@ -89,7 +118,7 @@ for person in Anna Ben Cleo; do signs $person found.proposal; done
 lines '^Done' "$conclave" proposal execute found.proposal --token demo --yes --so-pin env:CONCLAVE_DEMO_SO
 show "$conclave" token list
 
-say "9. Admit a host: one signature is refused, two are enough"
+say "10. Admit a host: one signature is refused, two are enough"
 "$conclave" domain export --token demo --out demo.token >>keys.log
 "$conclave" operator keygen --out web-1.pem "${pass[@]}" >>keys.log
 "$conclave" operator claim --host web-1 --domain demo.token --keys web-1.pem "${pass[@]}" --out web-1.claim >>keys.log
@@ -103,7 +132,7 @@ lines 'refused' cat refused.log
 signs Ben admit.proposal
 lines '^Done' "${execute[@]}"
 
-say "10. Who approved what, verified as it prints"
+say "11. Who approved what, verified as it prints"
 show "$conclave" domain history --token demo --out demo.history
 python3 -c 'b = bytearray(open("demo.history", "rb").read()); b[len(b) // 2] ^= 1; open("altered.history", "wb").write(b)'
 if "$conclave" domain history --file altered.history >refused.log 2>&1; then
