@@ -16,7 +16,7 @@ fn main() {
     for argument in ["-z,nodelete", "-z,now", "-z,relro", "-Bsymbolic", "-soname,libconclave.so"] {
         println!("cargo:rustc-cdylib-link-arg=-Wl,{argument}");
     }
-    for path in ["build.rs", "Cargo.lock", ENTRY, VENDOR] {
+    for path in ["build.rs", "Cargo.lock", ENTRY, VENDOR, ATTRIBUTES, ERRORS] {
         println!("cargo:rerun-if-changed={path}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -28,6 +28,9 @@ fn main() {
 
 const ENTRY: &str = "src/abi/entry";
 const VENDOR: &str = "src/abi/vendor";
+/// The tables of the vendor's numbers.
+const ATTRIBUTES: &str = "src/hsm/managed/attributes.rs";
+const ERRORS: &str = "src/error.rs";
 
 /// Macros by which other pkcs11.h files are known: p11-kit's, OASIS's and NSS's, the one in the
 /// public domain, opencryptoki's; and the one constant that all of them define.
@@ -71,7 +74,19 @@ const CONVENTIONS: &str = "\
    CKR_SESSION_HANDLE_INVALID and CKR_SESSION_CLOSED; CKR_DEVICE_REMOVED if the token was initialised
    anew; CKR_FUNCTION_FAILED if another process changed the domain meanwhile, and then the call may
    be made again; CKR_DEVICE_ERROR if the store fails or shows an older state than it has shown;
-   CKR_HOST_MEMORY and CKR_GENERAL_ERROR. KMS_LastError says more. */
+   CKR_HOST_MEMORY and CKR_GENERAL_ERROR. KMS_LastError says more.
+
+   Managed keys have an id, aliases, one usage, a state, versions of their material, and a waiting
+   period before their deletion; docs/managed-keys.md tells of them. They are objects of the token as others
+   are: C_FindObjects finds them, and the standard's functions do with them what their usage allows.
+   KeyId in a request, and pKey, is a key id or \"alias/NAME\". Requests and answers are JSON in UTF-8,
+   times in them are seconds since 1970, and \"NUMBER?\" and the like may be left out. flags is 0 or KMS_DRY_RUN:
+   then everything is checked, nothing is done, and KMS_R_DRY_RUN is the answer instead of CKR_OK.
+   Functions of managed keys need a user's login, and a read/write session if they change something.
+   They also give CKR_USER_NOT_LOGGED_IN; CKR_SESSION_READ_ONLY; CKR_ARGUMENTS_BAD for a request that is not
+   JSON, lacks a member, or has one that there is not, and for flags that there are not; KMS_R_NOT_FOUND
+   for a key or alias that is not in the token; and KMS_R_ACCESS_DENIED. The standard's functions have no
+   vendor codes: they give CKR_KEY_FUNCTION_NOT_PERMITTED where a state, a usage or a policy forbids. */
 ";
 
 fn vendor_header() -> String {
@@ -86,8 +101,76 @@ fn vendor_header() -> String {
          #include \"conclave_pkcs11.h\"\n\n\
          {CONVENTIONS}\n\
          /* The name that C_GetInterface takes; the interface's list is a KMS_FUNCTION_LIST. */\n\
-         #define KMS_INTERFACE_NAME \"Vendor Conclave\"\n\n{items}\n#endif /* CONCLAVE_H */\n"
+         #define KMS_INTERFACE_NAME \"Vendor Conclave\"\n\n{}{items}\n#endif /* CONCLAVE_H */\n",
+        vendor_constants()
     )
+}
+
+/// The numbers of attributes, mechanisms, codes of attributes and return codes, from their tables.
+fn vendor_constants() -> String {
+    let attributes = fs::read_to_string(ATTRIBUTES).expect("the table of attributes can be read");
+    let errors = fs::read_to_string(ERRORS).expect("the table of errors can be read");
+    let mut out = String::new();
+    let mut section = |title: &str, lines: Vec<String>| {
+        assert!(!lines.is_empty(), "no constants found for: {title}");
+        let _ = write!(out, "/* {title} */\n{}\n\n", lines.join("\n"));
+    };
+    // "NAME = NUMBER, REST" or "NAME = NUMBER;"
+    let row = |line: &str| -> Option<(String, u64, String)> {
+        let (name, value) = line.trim().split_once(" = ")?;
+        let (number, rest) = value.split_once([',', ';'])?;
+        Some((name.to_owned(), number.trim().parse().ok()?, rest.to_owned()))
+    };
+    let vendor = |prefix: &str, number: u64| format!("({prefix}_VENDOR_DEFINED | {number:#010x}UL)");
+
+    let rows = attributes.lines().filter_map(row).filter(|(name, ..)| name.starts_with("CKA_KMS_"));
+    section(
+        "Attributes of managed keys. Those that a generate template may have: MANAGED, USAGE, SPEC,\n   \
+         DESCRIPTION, TAGS, MULTI_REGION. DESCRIPTION can be set; the rest is read only.",
+        rows.map(|(name, number, _)| format!("#define {name} {}", vendor("CKA", 0x0b4d_5300 + number))).collect(),
+    );
+    for (kind, prefix, title) in [
+        ("Usage", "KMS_USAGE", "Values of CKA_KMS_USAGE."),
+        ("Origin", "KMS_ORIGIN", "Values of CKA_KMS_ORIGIN."),
+        ("KeyState", "KMS_STATE", "Values of CKA_KMS_STATE: the state at the time of asking."),
+    ] {
+        let table = attributes.split(&format!("\n    {kind} {{")).nth(1).and_then(|rest| rest.split('}').next());
+        let rows = table.unwrap_or_default().lines().filter_map(row);
+        section(title, rows.map(|(name, code, _)| format!("#define {prefix}_{} {code}UL", snake(&name))).collect());
+    }
+    let mechanisms = attributes.lines().filter_map(|line| line.trim().split_once(" = ck::CKM_VENDOR_DEFINED | 0x"));
+    let mechanism = |(declared, number): (&str, &str)| {
+        let name = declared.split(':').next()?.split(' ').next_back()?;
+        let number = u64::from_str_radix(&number.trim_end_matches(';').replace('_', ""), 16).ok()?;
+        Some(format!("#define {name} {}", vendor("CKM", number)))
+    };
+    section(
+        "Mechanisms of managed keys: CKM_KMS_ENVELOPE is for C_Encrypt and C_Decrypt, CKM_KMS_WRAP for\n   \
+         C_WrapKeyAuthenticated and C_UnwrapKeyAuthenticated. The parameter of the first is the encryption\n   \
+         context, a JSON object of texts; NULL for none.",
+        mechanisms.filter_map(mechanism).collect(),
+    );
+    let codes = errors.lines().filter_map(|line| {
+        let (declared, number) = line.trim().split_once(": CK_RV = KMS_R + ")?;
+        let name = declared.split(' ').next_back()?;
+        let told = errors.split(&format!("= {name}, \"")).nth(1)?.split('"').next()?;
+        let number: u64 = number.trim_end_matches(';').parse().ok()?;
+        Some(format!("/* {told} */\n#define {name} {}", vendor("CKR", 0x4b4d_5300 + number)))
+    });
+    section("Return codes about managed keys.", codes.collect());
+    out
+}
+
+/// EncryptDecrypt is ENCRYPT_DECRYPT.
+fn snake(camel: &str) -> String {
+    let mut out = String::new();
+    for character in camel.chars() {
+        if character.is_ascii_uppercase() && !out.is_empty() {
+            out.push('_');
+        }
+        out.push(character.to_ascii_uppercase());
+    }
+    out
 }
 
 fn pkcs11_header(bindings: &str, out: &Path) -> String {

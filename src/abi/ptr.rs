@@ -334,6 +334,11 @@ impl Room<'_> {
         self.capacity.unwrap_or(0)
     }
 
+    /// Whether only the length is asked for.
+    pub(super) fn is_asked(&self) -> bool {
+        self.capacity.is_none()
+    }
+
     /// Writes all of the output, or only its length: CKR_BUFFER_TOO_SMALL unless that was asked for.
     pub(super) fn give(&self, output: &[u8]) -> Result<()> {
         if self.capacity.is_none_or(|capacity| capacity < output.len()) {

@@ -4,16 +4,32 @@
 //! all of them.
 #![allow(non_snake_case, non_camel_case_types, clippy::missing_safety_doc)]
 
+mod aliases;
+mod data_key;
 mod domain;
+mod envelope;
+mod import;
+mod key_policy;
+mod keys;
+mod managed;
 mod proposal;
 mod recovery;
+mod rotation;
 
+pub use aliases::*;
+pub use data_key::*;
 pub use domain::*;
+pub use envelope::*;
+pub use import::*;
+pub use key_policy::*;
+pub use keys::*;
+pub use managed::*;
 pub use proposal::*;
 pub use recovery::*;
+pub use rotation::*;
 
 use cryptoki_sys::{
-    CK_BYTE_PTR, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CK_ULONG, CK_ULONG_PTR, CK_USER_TYPE, CK_UTF8CHAR_PTR,
+    CK_BYTE_PTR, CK_FLAGS, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CK_ULONG, CK_ULONG_PTR, CK_USER_TYPE, CK_UTF8CHAR_PTR,
     CK_VERSION,
 };
 
@@ -30,7 +46,7 @@ pub(super) const INTERFACE_NAME: &[u8] = b"Vendor Conclave\0";
 const LONGEST_INPUT: CK_ULONG = 16 << 20;
 
 /// The function list of the interface "Vendor Conclave". Later versions add functions at the end and
-/// raise the minor version: 1.0 had KMS_LastError alone.
+/// raise the minor version: 1.0 had KMS_LastError alone, 1.1 ends with KMS_Recover.
 #[repr(C)]
 pub struct KMS_FUNCTION_LIST {
     pub version: CK_VERSION,
@@ -147,12 +163,157 @@ pub struct KMS_FUNCTION_LIST {
             ulCount: CK_ULONG,
         ) -> CK_RV,
     >,
+    pub KMS_EnableKey: KMS_CHANGE,
+    pub KMS_DisableKey: KMS_CHANGE,
+    pub KMS_ScheduleKeyDeletion: KMS_CHANGE,
+    pub KMS_CancelKeyDeletion: KMS_CHANGE,
+    pub KMS_UpdateKeyDescription: KMS_CHANGE,
+    pub KMS_TagKey: KMS_CHANGE,
+    pub KMS_UntagKey: KMS_CHANGE,
+    pub KMS_CreateAlias: KMS_CHANGE,
+    pub KMS_UpdateAlias: KMS_CHANGE,
+    pub KMS_DeleteAlias: KMS_CHANGE,
+    pub KMS_RotateKey: KMS_CHANGE,
+    pub KMS_SetRotation: KMS_CHANGE,
+    pub KMS_DeleteImportedKeyMaterial: KMS_CHANGE,
+    pub KMS_PutKeyPolicy: KMS_CHANGE,
+    pub KMS_RetireGrant: KMS_CHANGE,
+    pub KMS_RevokeGrant: KMS_CHANGE,
+    pub KMS_RunDue: KMS_CHANGE,
+    pub KMS_CreateKey: KMS_CREATION,
+    pub KMS_CreateGrant: KMS_CREATION,
+    pub KMS_DescribeKey: KMS_QUERY,
+    pub KMS_ListKeys: KMS_QUERY,
+    pub KMS_ListAliases: KMS_QUERY,
+    pub KMS_GetKeyRotationStatus: KMS_QUERY,
+    pub KMS_ListRotations: KMS_QUERY,
+    pub KMS_GetKeyPolicy: KMS_QUERY,
+    pub KMS_ListGrants: KMS_QUERY,
+    pub KMS_ListUsers: KMS_QUERY,
+    pub KMS_Encrypt: Option<unsafe extern "C" fn(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pKey: CK_UTF8CHAR_PTR,
+    ulKeyLen: CK_ULONG,
+    pContext: CK_UTF8CHAR_PTR,
+    ulContextLen: CK_ULONG,
+    pPlaintext: CK_BYTE_PTR,
+    ulPlaintextLen: CK_ULONG,
+    pBlob: CK_BYTE_PTR,
+    pulBlobLen: CK_ULONG_PTR,
+) -> CK_RV>,
+    pub KMS_Decrypt: Option<unsafe extern "C" fn(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pKey: CK_UTF8CHAR_PTR,
+    ulKeyLen: CK_ULONG,
+    pContext: CK_UTF8CHAR_PTR,
+    ulContextLen: CK_ULONG,
+    pBlob: CK_BYTE_PTR,
+    ulBlobLen: CK_ULONG,
+    pPlaintext: CK_BYTE_PTR,
+    pulPlaintextLen: CK_ULONG_PTR,
+) -> CK_RV>,
+    pub KMS_ReEncrypt: Option<unsafe extern "C" fn(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pSourceContext: CK_UTF8CHAR_PTR,
+    ulSourceContextLen: CK_ULONG,
+    pBlob: CK_BYTE_PTR,
+    ulBlobLen: CK_ULONG,
+    pKey: CK_UTF8CHAR_PTR,
+    ulKeyLen: CK_ULONG,
+    pContext: CK_UTF8CHAR_PTR,
+    ulContextLen: CK_ULONG,
+    pNewBlob: CK_BYTE_PTR,
+    pulNewBlobLen: CK_ULONG_PTR,
+) -> CK_RV>,
+    pub KMS_GenerateDataKey: Option<unsafe extern "C" fn(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pKey: CK_UTF8CHAR_PTR,
+    ulKeyLen: CK_ULONG,
+    ulBytes: CK_ULONG,
+    pContext: CK_UTF8CHAR_PTR,
+    ulContextLen: CK_ULONG,
+    pPlaintext: CK_BYTE_PTR,
+    pulPlaintextLen: CK_ULONG_PTR,
+    pBlob: CK_BYTE_PTR,
+    pulBlobLen: CK_ULONG_PTR,
+) -> CK_RV>,
+    pub KMS_GenerateDataKeyWithoutPlaintext: Option<unsafe extern "C" fn(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pKey: CK_UTF8CHAR_PTR,
+    ulKeyLen: CK_ULONG,
+    ulBytes: CK_ULONG,
+    pContext: CK_UTF8CHAR_PTR,
+    ulContextLen: CK_ULONG,
+    pBlob: CK_BYTE_PTR,
+    pulBlobLen: CK_ULONG_PTR,
+) -> CK_RV>,
+    pub KMS_GenerateDataKeyPair: Option<unsafe extern "C" fn(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pKey: CK_UTF8CHAR_PTR,
+    ulKeyLen: CK_ULONG,
+    pSpec: CK_UTF8CHAR_PTR,
+    ulSpecLen: CK_ULONG,
+    pContext: CK_UTF8CHAR_PTR,
+    ulContextLen: CK_ULONG,
+    pPublic: CK_BYTE_PTR,
+    pulPublicLen: CK_ULONG_PTR,
+    pPrivate: CK_BYTE_PTR,
+    pulPrivateLen: CK_ULONG_PTR,
+    pBlob: CK_BYTE_PTR,
+    pulBlobLen: CK_ULONG_PTR,
+) -> CK_RV>,
+    pub KMS_GenerateDataKeyPairWithoutPlaintext: Option<unsafe extern "C" fn(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pKey: CK_UTF8CHAR_PTR,
+    ulKeyLen: CK_ULONG,
+    pSpec: CK_UTF8CHAR_PTR,
+    ulSpecLen: CK_ULONG,
+    pContext: CK_UTF8CHAR_PTR,
+    ulContextLen: CK_ULONG,
+    pPublic: CK_BYTE_PTR,
+    pulPublicLen: CK_ULONG_PTR,
+    pBlob: CK_BYTE_PTR,
+    pulBlobLen: CK_ULONG_PTR,
+) -> CK_RV>,
+    pub KMS_GetParametersForImport: Option<unsafe extern "C" fn(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pKey: CK_UTF8CHAR_PTR,
+    ulKeyLen: CK_ULONG,
+    pAlgorithm: CK_UTF8CHAR_PTR,
+    ulAlgorithmLen: CK_ULONG,
+    pWrappingSpec: CK_UTF8CHAR_PTR,
+    ulWrappingSpecLen: CK_ULONG,
+    pPublicKey: CK_BYTE_PTR,
+    pulPublicKeyLen: CK_ULONG_PTR,
+    pToken: CK_BYTE_PTR,
+    pulTokenLen: CK_ULONG_PTR,
+    pulValidTo: CK_ULONG_PTR,
+) -> CK_RV>,
+    pub KMS_ImportKeyMaterial: Option<unsafe extern "C" fn(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pKey: CK_UTF8CHAR_PTR,
+    ulKeyLen: CK_ULONG,
+    pToken: CK_BYTE_PTR,
+    ulTokenLen: CK_ULONG,
+    pWrapped: CK_BYTE_PTR,
+    ulWrappedLen: CK_ULONG,
+    ulValidTo: CK_ULONG,
+) -> CK_RV>,
 }
 
 macro_rules! table {
     ($($name:ident)*) => {
         pub(super) static FUNCTION_LIST: KMS_FUNCTION_LIST =
-            KMS_FUNCTION_LIST { version: CK_VERSION { major: 1, minor: 1 }, $($name: Some($name),)* };
+            KMS_FUNCTION_LIST { version: CK_VERSION { major: 1, minor: 2 }, $($name: Some($name),)* };
 
         /// The names of all functions, in the order of the list.
         pub const NAMES: &[&str] = &[$(stringify!($name),)*];
@@ -166,6 +327,16 @@ table! {
     KMS_GetProposal KMS_WithdrawProposal KMS_Execute
     KMS_ExportDomainToken KMS_ReadLog KMS_ImportDomain KMS_SetEnrolledPIN
     KMS_BeginRecovery KMS_Recover
+    KMS_EnableKey KMS_DisableKey KMS_ScheduleKeyDeletion KMS_CancelKeyDeletion
+    KMS_UpdateKeyDescription KMS_TagKey KMS_UntagKey KMS_CreateAlias KMS_UpdateAlias KMS_DeleteAlias
+    KMS_RotateKey KMS_SetRotation KMS_DeleteImportedKeyMaterial KMS_PutKeyPolicy KMS_RetireGrant
+    KMS_RevokeGrant KMS_RunDue
+    KMS_CreateKey KMS_CreateGrant
+    KMS_DescribeKey KMS_ListKeys KMS_ListAliases KMS_GetKeyRotationStatus KMS_ListRotations
+    KMS_GetKeyPolicy KMS_ListGrants KMS_ListUsers
+    KMS_Encrypt KMS_Decrypt KMS_ReEncrypt KMS_GenerateDataKey KMS_GenerateDataKeyWithoutPlaintext
+    KMS_GenerateDataKeyPair KMS_GenerateDataKeyPairWithoutPlaintext KMS_GetParametersForImport
+    KMS_ImportKeyMaterial
 }
 
 /// Gives the sentence about the last C_ or KMS_ call that failed in the calling thread: the
