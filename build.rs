@@ -138,7 +138,7 @@ fn vendor_constants() -> String {
         let rows = table.unwrap_or_default().lines().filter_map(row);
         section(title, rows.map(|(name, code, _)| format!("#define {prefix}_{} {code}UL", snake(&name))).collect());
     }
-    let mechanisms = attributes.lines().filter_map(|line| line.trim().split_once(" = ck::CKM_VENDOR_DEFINED | 0x"));
+    let declared = attributes.lines().filter_map(|line| line.trim().split_once(" = ck::CKM_VENDOR_DEFINED | 0x"));
     let mechanism = |(declared, number): (&str, &str)| {
         let name = declared.split(':').next()?.split(' ').next_back()?;
         let number = u64::from_str_radix(&number.trim_end_matches(';').replace('_', ""), 16).ok()?;
@@ -148,7 +148,7 @@ fn vendor_constants() -> String {
         "Mechanisms of managed keys: CKM_KMS_ENVELOPE is for C_Encrypt and C_Decrypt, CKM_KMS_WRAP for\n   \
          C_WrapKeyAuthenticated and C_UnwrapKeyAuthenticated. The parameter of the first is the encryption\n   \
          context, a JSON object of texts; NULL for none.",
-        mechanisms.filter_map(mechanism).collect(),
+        declared.filter_map(mechanism).collect(),
     );
     let codes = errors.lines().filter_map(|line| {
         let (declared, number) = line.trim().split_once(": CK_RV = KMS_R + ")?;

@@ -3,9 +3,8 @@
 use cryptoki_sys::{CK_BYTE_PTR, CK_FLAGS, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CK_ULONG_PTR, CK_UTF8CHAR_PTR};
 
 use super::input;
-use super::managed::{KMS_MAX_BLOB_OVERHEAD, have_room, is_dry_run, text};
+use super::managed::{have_room, is_dry_run, longest_blob, opened_len, text};
 use crate::abi::guard::entry;
-use crate::hsm::envelope_plaintext_len;
 
 /// Encrypts a few bytes under a symmetric managed key of the usage "ENCRYPT_DECRYPT". CKM_KMS_ENVELOPE
 /// does the same through C_Encrypt. A call that gives only the length does nothing with the key.
@@ -38,7 +37,7 @@ pub unsafe extern "C" fn KMS_Encrypt(
         let key = text(caller, pKey, ulKeyLen)?;
         let context = input(caller, pContext, ulContextLen)?;
         let plaintext = input(caller, pPlaintext, ulPlaintextLen)?;
-        let outputs = [(caller.room(pBlob, pulBlobLen)?, plaintext.len() + KMS_MAX_BLOB_OVERHEAD as usize)];
+        let outputs = [(caller.room(pBlob, pulBlobLen)?, longest_blob(plaintext.len())?)];
         if !have_room(module, hSession, &outputs)? {
             return Ok(());
         }
@@ -77,7 +76,7 @@ pub unsafe extern "C" fn KMS_Decrypt(
         let key = text(caller, pKey, ulKeyLen)?;
         let context = input(caller, pContext, ulContextLen)?;
         let blob = input(caller, pBlob, ulBlobLen)?;
-        let outputs = [(caller.room(pPlaintext, pulPlaintextLen)?, envelope_plaintext_len(blob)?)];
+        let outputs = [(caller.room(pPlaintext, pulPlaintextLen)?, opened_len(blob)?)];
         if !have_room(module, hSession, &outputs)? {
             return Ok(());
         }
@@ -119,8 +118,7 @@ pub unsafe extern "C" fn KMS_ReEncrypt(
         let blob = input(caller, pBlob, ulBlobLen)?;
         let key = text(caller, pKey, ulKeyLen)?;
         let context = input(caller, pContext, ulContextLen)?;
-        let most = envelope_plaintext_len(blob)? + KMS_MAX_BLOB_OVERHEAD as usize;
-        let outputs = [(caller.room(pNewBlob, pulNewBlobLen)?, most)];
+        let outputs = [(caller.room(pNewBlob, pulNewBlobLen)?, longest_blob(opened_len(blob)?)?)];
         if !have_room(module, hSession, &outputs)? {
             return Ok(());
         }

@@ -6,7 +6,7 @@ use super::input;
 use crate::abi::ptr::{Caller, Room};
 use crate::cryptoki::{KeyQuery, Module};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{MAX_BLOB_OVERHEAD, Manage};
+use crate::hsm::{self, Manage};
 
 /// The flag by which a function does nothing but say whether it would: KMS_R_DRY_RUN.
 pub const KMS_DRY_RUN: CK_FLAGS = 1;
@@ -136,4 +136,25 @@ pub(super) fn have_room(module: &Module, session: CK_SESSION_HANDLE, outputs: &[
     Ok(false)
 }
 
-const _: () = assert!(KMS_MAX_BLOB_OVERHEAD as usize == MAX_BLOB_OVERHEAD);
+/// The length of a blob, at most: what callers are told to have room for.
+pub(super) fn longest_blob(plaintext_len: usize) -> Result<usize> {
+    hsm::encrypted_len(u64::MAX, plaintext_len)?;
+    Ok(plaintext_len + KMS_MAX_BLOB_OVERHEAD as usize)
+}
+
+/// The length of what is in a blob. KMS_R_INVALID_CIPHERTEXT for what is no blob.
+pub(super) fn opened_len(blob: &[u8]) -> Result<usize> {
+    hsm::decrypted_len(blob).map_err(|_| ErrorKind::KmsInvalidCiphertext.with("it is no blob of an envelope"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_blob_is_longer_than_callers_are_told() {
+        let longest = (0..=4096).map(|len| hsm::encrypted_len(u64::MAX, len).unwrap() - len).max();
+        assert_eq!(longest, Some(KMS_MAX_BLOB_OVERHEAD as usize));
+        assert_eq!(longest_blob(4097).unwrap_err().kind(), ErrorKind::DataLenRange);
+    }
+}
