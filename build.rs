@@ -77,7 +77,7 @@ const CONVENTIONS: &str = "\
    CKR_HOST_MEMORY and CKR_GENERAL_ERROR. KMS_LastError says more.
 
    Managed keys have an id, aliases, one usage, a state, versions of their material, and a waiting
-   period before their deletion; docs/managed-keys.md tells of them. They are objects of the token as others
+   period before their deletion; the README tells of them. They are objects of the token as others
    are: C_FindObjects finds them, and the standard's functions do with them what their usage allows.
    KeyId in a request, and pKey, is a key id or \"alias/NAME\". Requests and answers are JSON in UTF-8,
    times in them are seconds since 1970, and \"NUMBER?\" and the like may be left out. flags is 0 or KMS_DRY_RUN:

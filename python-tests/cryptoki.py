@@ -1,6 +1,6 @@
 """PKCS#11 through ctypes: the module's C ABI as Python sees it, with nothing in between.
 
-Constants (CKM_*, CKA_*, ...) come from include/conclave_pkcs11.h and are attributes of `ck`.
+Constants (CKM_*, CKA_*, KMS_R_*, ...) come from the headers in include/ and are attributes of `ck`.
 A template is a dict from attribute type to bool, int, bytes, str, a list of ints, or a dict.
 """
 
@@ -10,18 +10,19 @@ import pathlib
 import re
 from ctypes import Structure, byref, c_char, c_ubyte, c_ulong, c_void_p
 
-HEADER = pathlib.Path(__file__).parent.parent / "include" / "conclave_pkcs11.h"
+INCLUDE = pathlib.Path(__file__).parent.parent / "include"
 UNAVAILABLE = c_ulong(-1).value
 
 
 class Constants:
-    """The numeric macros of the header."""
+    """The numeric macros of the headers: NUMBER, or (NAME | NUMBER)."""
 
-    def __init__(self, path):
-        text = path.read_text()
-        for name, value in re.findall(r"^#define (CK[A-Z]*_\w+)\s+\(?(0x[0-9a-fA-F]+|\d+)[uUlL]*\)?\s*$", text, re.M):
-            setattr(self, name, int(value, 0))
-        self._text = text
+    def __init__(self, *paths):
+        number = r"(0x[0-9a-fA-F]+|\d+)[uUlL]*"
+        for path in paths:
+            for name, base, value in re.findall(rf"^#define ((?:CK|KMS)\w+)\s+\(?(?:(\w+) \| )?{number}\)?\s*$",
+                                                path.read_text(), re.M):
+                setattr(self, name, int(value, 0) | (getattr(self, base) if base else 0))
 
     def name(self, prefix, value):
         """The first macro of that prefix with that value, e.g. name("CKR_", 0xa0)."""
@@ -31,7 +32,7 @@ class Constants:
         return f"{prefix}{value:#x}"
 
 
-ck = Constants(HEADER)
+ck = Constants(INCLUDE / "conclave_pkcs11.h", INCLUDE / "conclave.h")
 
 
 class Error(Exception):
@@ -39,7 +40,8 @@ class Error(Exception):
 
     def __init__(self, function, rv, sentence=""):
         self.function, self.rv = function, rv
-        super().__init__(f"{function}: {ck.name('CKR_', rv)} {sentence}".strip())
+        self.name = ck.name("KMS_R_", rv) if rv & ck.CKR_VENDOR_DEFINED else ck.name("CKR_", rv)
+        super().__init__(f"{function}: {self.name} {sentence}".strip())
 
 
 class CK_VERSION(Structure):
@@ -75,9 +77,6 @@ class CK_MECHANISM(Structure):
 
 class KMS_BYTES(Structure):
     _fields_ = [("pBytes", c_void_p), ("ulLen", c_ulong)]
-
-
-KMS_MAX_CLAIM_LEN = 1024
 
 
 class CK_C_INITIALIZE_ARGS(Structure):
@@ -293,7 +292,7 @@ class Module:
 
     def begin_recovery(self, slot, so_pin):
         """Makes the fresh HSM; the claim by which "recover domain" names it."""
-        buffer, length = ctypes.create_string_buffer(KMS_MAX_CLAIM_LEN), c_ulong(KMS_MAX_CLAIM_LEN)
+        buffer, length = ctypes.create_string_buffer(ck.KMS_MAX_CLAIM_LEN), c_ulong(ck.KMS_MAX_CLAIM_LEN)
         self.call("KMS_BeginRecovery", c_ulong(slot), so_pin, c_ulong(len(so_pin)), buffer, byref(length))
         return buffer.raw[:length.value]
 
@@ -523,15 +522,10 @@ class Domain:
         self.session = session
 
     def _call(self, function, *inputs):
-        self.session.call(function, *self._sized(inputs))
+        self.session.call(function, *sized(inputs))
 
     def _out(self, function, *inputs):
-        return self.session._out(function, *self._sized(inputs))
-
-    @staticmethod
-    def _sized(inputs):
-        """Each input and its length. None is NULL."""
-        return [argument for data in inputs for argument in (data, c_ulong(len(data or b"")))]
+        return self.session._out(function, *sized(inputs))
 
     def describe(self):
         return json.loads(self._out("KMS_DescribeDomain"))
@@ -579,4 +573,9 @@ class Domain:
     def set_enrolled_pin(self, pin, user=None, name=None, code=None):
         """`user` is CKU_USER unless said otherwise; `name` that of a named user."""
         user = ck.CKU_USER if user is None else user
-        self.session.call("KMS_SetEnrolledPIN", c_ulong(user), *self._sized([name, code, pin]))
+        self.session.call("KMS_SetEnrolledPIN", c_ulong(user), *sized([name, code, pin]))
+
+
+def sized(inputs):
+    """Each input and its length. None is NULL."""
+    return [argument for data in inputs for argument in (data, c_ulong(len(data or b"")))]

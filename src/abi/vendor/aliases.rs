@@ -16,8 +16,20 @@ use crate::hsm::Manage;
 /// KMS_R_INVALID_ALIAS_NAME. KMS_R_ALREADY_EXISTS. KMS_R_LIMIT_EXCEEDED: a key has 50 aliases at most.
 /// KMS_R_INVALID_STATE: the key waits for its deletion.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_CreateAlias(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_CreateAlias, |caller, module| change(caller, module, hSession, Manage::CreateAlias, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_CreateAlias(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_CreateAlias, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::CreateAlias,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }
 
 /// Makes an alias name another key of the same usage, and of the same kind: symmetric or not.
@@ -27,8 +39,20 @@ pub unsafe extern "C" fn KMS_CreateAlias(hSession: CK_SESSION_HANDLE, flags: CK_
 /// KMS_R_NOT_FOUND. KMS_R_LIMIT_EXCEEDED. KMS_R_INVALID_KEY_USAGE: the keys are not of one kind and usage.
 /// KMS_R_INVALID_STATE: the key that it is to name waits for its deletion.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_UpdateAlias(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_UpdateAlias, |caller, module| change(caller, module, hSession, Manage::UpdateAlias, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_UpdateAlias(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_UpdateAlias, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::UpdateAlias,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }
 
 /// Deletes an alias, whatever the state of its key.
@@ -37,8 +61,20 @@ pub unsafe extern "C" fn KMS_UpdateAlias(hSession: CK_SESSION_HANDLE, flags: CK_
 ///
 /// KMS_R_NOT_FOUND.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_DeleteAlias(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_DeleteAlias, |caller, module| change(caller, module, hSession, Manage::DeleteAlias, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_DeleteAlias(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_DeleteAlias, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::DeleteAlias,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }
 
 /// Lists the aliases, of one key or of all.
@@ -49,6 +85,19 @@ pub unsafe extern "C" fn KMS_DeleteAlias(hSession: CK_SESSION_HANDLE, flags: CK_
 ///
 /// CKR_BUFFER_TOO_SMALL; the list may grow between two calls.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_ListAliases(hSession: CK_SESSION_HANDLE, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG, pJson: CK_UTF8CHAR_PTR, pulJsonLen: CK_ULONG_PTR) -> CK_RV {
-    entry!(KMS_ListAliases, |caller, module| query(caller, module, hSession, KeyQuery::ListAliases, (pRequest, ulRequestLen), (pJson, pulJsonLen)))
+pub unsafe extern "C" fn KMS_ListAliases(
+    hSession: CK_SESSION_HANDLE,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+    pJson: CK_UTF8CHAR_PTR,
+    pulJsonLen: CK_ULONG_PTR,
+) -> CK_RV {
+    entry!(KMS_ListAliases, |caller, module| query(
+        caller,
+        module,
+        hSession,
+        KeyQuery::ListAliases,
+        (pRequest, ulRequestLen),
+        (pJson, pulJsonLen)
+    ))
 }

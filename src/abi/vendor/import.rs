@@ -101,6 +101,18 @@ pub unsafe extern "C" fn KMS_ImportKeyMaterial(
 ///
 /// KMS_R_UNSUPPORTED: the key's material was made here.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_DeleteImportedKeyMaterial(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_DeleteImportedKeyMaterial, |caller, module| change(caller, module, hSession, Manage::DeleteImportedKeyMaterial, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_DeleteImportedKeyMaterial(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_DeleteImportedKeyMaterial, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::DeleteImportedKeyMaterial,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }

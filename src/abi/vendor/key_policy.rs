@@ -17,18 +17,45 @@ use crate::hsm::Manage;
 /// KMS_R_LIMIT_EXCEEDED: a key has 100 grants at most. KMS_R_INVALID_GRANT. KMS_R_DISABLED.
 /// KMS_R_INVALID_STATE. CKR_BUFFER_TOO_SMALL: nothing was made.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_CreateGrant(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG, pId: CK_UTF8CHAR_PTR, pulIdLen: CK_ULONG_PTR) -> CK_RV {
-    entry!(KMS_CreateGrant, |caller, module| creation(caller, module, hSession, Manage::CreateGrant, flags, (pRequest, ulRequestLen), (pId, pulIdLen)))
+pub unsafe extern "C" fn KMS_CreateGrant(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+    pId: CK_UTF8CHAR_PTR,
+    pulIdLen: CK_ULONG_PTR,
+) -> CK_RV {
+    entry!(KMS_CreateGrant, |caller, module| creation(
+        caller,
+        module,
+        hSession,
+        Manage::CreateGrant,
+        flags,
+        (pRequest, ulRequestLen),
+        (pId, pulIdLen)
+    ))
 }
 
 /// Sets who may do what with a key, in the place of what was said before.
 ///
-/// pRequest, ulRequestLen: {"KeyId": TEXT, "Policy": {...}}. docs/managed-keys.md has the form.
+/// pRequest, ulRequestLen: {"KeyId": TEXT, "Policy": {...}}. docs/protocols.md has the form.
 ///
 /// KMS_R_MALFORMED_POLICY: it is not a policy, or one that nobody could change.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_PutKeyPolicy(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_PutKeyPolicy, |caller, module| change(caller, module, hSession, Manage::PutKeyPolicy, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_PutKeyPolicy(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_PutKeyPolicy, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::PutKeyPolicy,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }
 
 /// Ends a grant, by the one whom it says may retire it or by the grantee.
@@ -37,8 +64,20 @@ pub unsafe extern "C" fn KMS_PutKeyPolicy(hSession: CK_SESSION_HANDLE, flags: CK
 ///
 /// KMS_R_NOT_FOUND.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_RetireGrant(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_RetireGrant, |caller, module| change(caller, module, hSession, Manage::RetireGrant, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_RetireGrant(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_RetireGrant, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::RetireGrant,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }
 
 /// Ends a grant, by whoever may revoke the key's grants.
@@ -47,8 +86,20 @@ pub unsafe extern "C" fn KMS_RetireGrant(hSession: CK_SESSION_HANDLE, flags: CK_
 ///
 /// KMS_R_NOT_FOUND.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_RevokeGrant(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_RevokeGrant, |caller, module| change(caller, module, hSession, Manage::RevokeGrant, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_RevokeGrant(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_RevokeGrant, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::RevokeGrant,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }
 
 /// Tells who may do what with a key. The token's owners, the SO and the user, may always ask.
@@ -58,8 +109,21 @@ pub unsafe extern "C" fn KMS_RevokeGrant(hSession: CK_SESSION_HANDLE, flags: CK_
 ///
 /// CKR_BUFFER_TOO_SMALL.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_GetKeyPolicy(hSession: CK_SESSION_HANDLE, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG, pJson: CK_UTF8CHAR_PTR, pulJsonLen: CK_ULONG_PTR) -> CK_RV {
-    entry!(KMS_GetKeyPolicy, |caller, module| query(caller, module, hSession, KeyQuery::GetKeyPolicy, (pRequest, ulRequestLen), (pJson, pulJsonLen)))
+pub unsafe extern "C" fn KMS_GetKeyPolicy(
+    hSession: CK_SESSION_HANDLE,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+    pJson: CK_UTF8CHAR_PTR,
+    pulJsonLen: CK_ULONG_PTR,
+) -> CK_RV {
+    entry!(KMS_GetKeyPolicy, |caller, module| query(
+        caller,
+        module,
+        hSession,
+        KeyQuery::GetKeyPolicy,
+        (pRequest, ulRequestLen),
+        (pJson, pulJsonLen)
+    ))
 }
 
 /// Lists the grants of a key. The token's owners, the SO and the user, may always ask.
@@ -69,8 +133,21 @@ pub unsafe extern "C" fn KMS_GetKeyPolicy(hSession: CK_SESSION_HANDLE, pRequest:
 ///
 /// CKR_BUFFER_TOO_SMALL.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_ListGrants(hSession: CK_SESSION_HANDLE, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG, pJson: CK_UTF8CHAR_PTR, pulJsonLen: CK_ULONG_PTR) -> CK_RV {
-    entry!(KMS_ListGrants, |caller, module| query(caller, module, hSession, KeyQuery::ListGrants, (pRequest, ulRequestLen), (pJson, pulJsonLen)))
+pub unsafe extern "C" fn KMS_ListGrants(
+    hSession: CK_SESSION_HANDLE,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+    pJson: CK_UTF8CHAR_PTR,
+    pulJsonLen: CK_ULONG_PTR,
+) -> CK_RV {
+    entry!(KMS_ListGrants, |caller, module| query(
+        caller,
+        module,
+        hSession,
+        KeyQuery::ListGrants,
+        (pRequest, ulRequestLen),
+        (pJson, pulJsonLen)
+    ))
 }
 
 /// Lists the token's users: the principals of policies and grants.
@@ -80,6 +157,19 @@ pub unsafe extern "C" fn KMS_ListGrants(hSession: CK_SESSION_HANDLE, pRequest: C
 ///
 /// CKR_BUFFER_TOO_SMALL.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_ListUsers(hSession: CK_SESSION_HANDLE, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG, pJson: CK_UTF8CHAR_PTR, pulJsonLen: CK_ULONG_PTR) -> CK_RV {
-    entry!(KMS_ListUsers, |caller, module| query(caller, module, hSession, KeyQuery::ListUsers, (pRequest, ulRequestLen), (pJson, pulJsonLen)))
+pub unsafe extern "C" fn KMS_ListUsers(
+    hSession: CK_SESSION_HANDLE,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+    pJson: CK_UTF8CHAR_PTR,
+    pulJsonLen: CK_ULONG_PTR,
+) -> CK_RV {
+    entry!(KMS_ListUsers, |caller, module| query(
+        caller,
+        module,
+        hSession,
+        KeyQuery::ListUsers,
+        (pRequest, ulRequestLen),
+        (pJson, pulJsonLen)
+    ))
 }

@@ -31,8 +31,23 @@ use crate::hsm::Manage;
 /// KMS_R_MALFORMED_POLICY. CKR_TOKEN_RESOURCE_EXCEEDED: there are too many keys. CKR_BUFFER_TOO_SMALL:
 /// nothing was made.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_CreateKey(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG, pId: CK_UTF8CHAR_PTR, pulIdLen: CK_ULONG_PTR) -> CK_RV {
-    entry!(KMS_CreateKey, |caller, module| creation(caller, module, hSession, Manage::CreateKey, flags, (pRequest, ulRequestLen), (pId, pulIdLen)))
+pub unsafe extern "C" fn KMS_CreateKey(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+    pId: CK_UTF8CHAR_PTR,
+    pulIdLen: CK_ULONG_PTR,
+) -> CK_RV {
+    entry!(KMS_CreateKey, |caller, module| creation(
+        caller,
+        module,
+        hSession,
+        Manage::CreateKey,
+        flags,
+        (pRequest, ulRequestLen),
+        (pId, pulIdLen)
+    ))
 }
 
 /// Tells what is public of a key. Whoever is logged in may ask.
@@ -43,8 +58,21 @@ pub unsafe extern "C" fn KMS_CreateKey(hSession: CK_SESSION_HANDLE, flags: CK_FL
 ///
 /// CKR_BUFFER_TOO_SMALL.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_DescribeKey(hSession: CK_SESSION_HANDLE, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG, pJson: CK_UTF8CHAR_PTR, pulJsonLen: CK_ULONG_PTR) -> CK_RV {
-    entry!(KMS_DescribeKey, |caller, module| query(caller, module, hSession, KeyQuery::DescribeKey, (pRequest, ulRequestLen), (pJson, pulJsonLen)))
+pub unsafe extern "C" fn KMS_DescribeKey(
+    hSession: CK_SESSION_HANDLE,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+    pJson: CK_UTF8CHAR_PTR,
+    pulJsonLen: CK_ULONG_PTR,
+) -> CK_RV {
+    entry!(KMS_DescribeKey, |caller, module| query(
+        caller,
+        module,
+        hSession,
+        KeyQuery::DescribeKey,
+        (pRequest, ulRequestLen),
+        (pJson, pulJsonLen)
+    ))
 }
 
 /// Lists the managed keys.
@@ -55,8 +83,21 @@ pub unsafe extern "C" fn KMS_DescribeKey(hSession: CK_SESSION_HANDLE, pRequest: 
 ///
 /// CKR_BUFFER_TOO_SMALL; the list may grow between two calls.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_ListKeys(hSession: CK_SESSION_HANDLE, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG, pJson: CK_UTF8CHAR_PTR, pulJsonLen: CK_ULONG_PTR) -> CK_RV {
-    entry!(KMS_ListKeys, |caller, module| query(caller, module, hSession, KeyQuery::ListKeys, (pRequest, ulRequestLen), (pJson, pulJsonLen)))
+pub unsafe extern "C" fn KMS_ListKeys(
+    hSession: CK_SESSION_HANDLE,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+    pJson: CK_UTF8CHAR_PTR,
+    pulJsonLen: CK_ULONG_PTR,
+) -> CK_RV {
+    entry!(KMS_ListKeys, |caller, module| query(
+        caller,
+        module,
+        hSession,
+        KeyQuery::ListKeys,
+        (pRequest, ulRequestLen),
+        (pJson, pulJsonLen)
+    ))
 }
 
 /// Enables a disabled key.
@@ -65,8 +106,20 @@ pub unsafe extern "C" fn KMS_ListKeys(hSession: CK_SESSION_HANDLE, pRequest: CK_
 ///
 /// KMS_R_INVALID_STATE: the key waits for its deletion or for its material.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_EnableKey(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_EnableKey, |caller, module| change(caller, module, hSession, Manage::EnableKey, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_EnableKey(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_EnableKey, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::EnableKey,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }
 
 /// Disables a key: nothing is done with it until KMS_EnableKey.
@@ -75,8 +128,20 @@ pub unsafe extern "C" fn KMS_EnableKey(hSession: CK_SESSION_HANDLE, flags: CK_FL
 ///
 /// KMS_R_INVALID_STATE: the key waits for its deletion or for its material.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_DisableKey(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_DisableKey, |caller, module| change(caller, module, hSession, Manage::DisableKey, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_DisableKey(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_DisableKey, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::DisableKey,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }
 
 /// Schedules the deletion of a key. It waits in the state PendingDeletion, in which nothing is done with
@@ -88,8 +153,20 @@ pub unsafe extern "C" fn KMS_DisableKey(hSession: CK_SESSION_HANDLE, flags: CK_F
 ///
 /// KMS_R_INVALID_STATE: it waits already.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_ScheduleKeyDeletion(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_ScheduleKeyDeletion, |caller, module| change(caller, module, hSession, Manage::ScheduleKeyDeletion, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_ScheduleKeyDeletion(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_ScheduleKeyDeletion, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::ScheduleKeyDeletion,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }
 
 /// Keeps a key that waits for its deletion. It is disabled then.
@@ -98,8 +175,20 @@ pub unsafe extern "C" fn KMS_ScheduleKeyDeletion(hSession: CK_SESSION_HANDLE, fl
 ///
 /// KMS_R_INVALID_STATE: it does not wait for its deletion, or the time is over.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_CancelKeyDeletion(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_CancelKeyDeletion, |caller, module| change(caller, module, hSession, Manage::CancelKeyDeletion, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_CancelKeyDeletion(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_CancelKeyDeletion, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::CancelKeyDeletion,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }
 
 /// Sets the description of a key.
@@ -109,8 +198,20 @@ pub unsafe extern "C" fn KMS_CancelKeyDeletion(hSession: CK_SESSION_HANDLE, flag
 /// KMS_R_INVALID_STATE: the key waits for its deletion. CKR_ARGUMENTS_BAD: also for a description that is
 /// too long.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_UpdateKeyDescription(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_UpdateKeyDescription, |caller, module| change(caller, module, hSession, Manage::UpdateDescription, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_UpdateKeyDescription(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_UpdateKeyDescription, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::UpdateDescription,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }
 
 /// Adds tags to a key, in the place of those with the same names.
@@ -120,8 +221,20 @@ pub unsafe extern "C" fn KMS_UpdateKeyDescription(hSession: CK_SESSION_HANDLE, f
 /// KMS_R_INVALID_TAG. KMS_R_LIMIT_EXCEEDED: a key has 50 tags at most. KMS_R_INVALID_STATE: the key waits
 /// for its deletion.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_TagKey(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_TagKey, |caller, module| change(caller, module, hSession, Manage::TagKey, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_TagKey(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_TagKey, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::TagKey,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }
 
 /// Removes tags from a key. Names that it does not have do not matter.
@@ -130,6 +243,18 @@ pub unsafe extern "C" fn KMS_TagKey(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS
 ///
 /// KMS_R_INVALID_STATE: the key waits for its deletion.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_UntagKey(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_UntagKey, |caller, module| change(caller, module, hSession, Manage::UntagKey, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_UntagKey(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_UntagKey, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::UntagKey,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }

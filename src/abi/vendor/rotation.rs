@@ -15,8 +15,20 @@ use crate::hsm::Manage;
 /// KMS_R_UNSUPPORTED: the key is not for envelopes alone, or its material is imported; it rotates by a new
 /// key and KMS_UpdateAlias. KMS_R_DISABLED. KMS_R_INVALID_STATE.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_RotateKey(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_RotateKey, |caller, module| change(caller, module, hSession, Manage::RotateKey, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_RotateKey(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_RotateKey, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::RotateKey,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }
 
 /// Has a key rotated by a period, or no longer. A rotation that is due happens when the key is used,
@@ -27,8 +39,20 @@ pub unsafe extern "C" fn KMS_RotateKey(hSession: CK_SESSION_HANDLE, flags: CK_FL
 ///
 /// KMS_R_UNSUPPORTED: as for KMS_RotateKey. KMS_R_DISABLED. KMS_R_INVALID_STATE.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_SetRotation(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
-    entry!(KMS_SetRotation, |caller, module| change(caller, module, hSession, Manage::SetRotation, flags, (pRequest, ulRequestLen)))
+pub unsafe extern "C" fn KMS_SetRotation(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
+    entry!(KMS_SetRotation, |caller, module| change(
+        caller,
+        module,
+        hSession,
+        Manage::SetRotation,
+        flags,
+        (pRequest, ulRequestLen)
+    ))
 }
 
 /// Does what time demands of all keys: deletes those whose waiting period is over, deletes imported
@@ -36,11 +60,18 @@ pub unsafe extern "C" fn KMS_SetRotation(hSession: CK_SESSION_HANDLE, flags: CK_
 ///
 /// pRequest, ulRequestLen: {}, or nothing.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_RunDue(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG) -> CK_RV {
+pub unsafe extern "C" fn KMS_RunDue(
+    hSession: CK_SESSION_HANDLE,
+    flags: CK_FLAGS,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+) -> CK_RV {
     entry!(KMS_RunDue, |caller, module| {
         let dry_run = is_dry_run(flags)?;
         let request = text(caller, pRequest, ulRequestLen)?;
-        if !matches!(serde_json::from_str(request), Ok(serde_json::Value::Object(members)) if members.is_empty()) && !request.is_empty() {
+        if !matches!(serde_json::from_str(request), Ok(serde_json::Value::Object(members)) if members.is_empty())
+            && !request.is_empty()
+        {
             return Err(ErrorKind::ArgumentsBad.with("the request of KMS_RunDue is {}"));
         }
         module.run_due(hSession, dry_run, &mut |_, _| ()).map(drop)
@@ -55,8 +86,21 @@ pub unsafe extern "C" fn KMS_RunDue(hSession: CK_SESSION_HANDLE, flags: CK_FLAGS
 ///
 /// CKR_BUFFER_TOO_SMALL.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_GetKeyRotationStatus(hSession: CK_SESSION_HANDLE, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG, pJson: CK_UTF8CHAR_PTR, pulJsonLen: CK_ULONG_PTR) -> CK_RV {
-    entry!(KMS_GetKeyRotationStatus, |caller, module| query(caller, module, hSession, KeyQuery::GetKeyRotationStatus, (pRequest, ulRequestLen), (pJson, pulJsonLen)))
+pub unsafe extern "C" fn KMS_GetKeyRotationStatus(
+    hSession: CK_SESSION_HANDLE,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+    pJson: CK_UTF8CHAR_PTR,
+    pulJsonLen: CK_ULONG_PTR,
+) -> CK_RV {
+    entry!(KMS_GetKeyRotationStatus, |caller, module| query(
+        caller,
+        module,
+        hSession,
+        KeyQuery::GetKeyRotationStatus,
+        (pRequest, ulRequestLen),
+        (pJson, pulJsonLen)
+    ))
 }
 
 /// Lists the versions of a key's material that rotations made.
@@ -67,6 +111,19 @@ pub unsafe extern "C" fn KMS_GetKeyRotationStatus(hSession: CK_SESSION_HANDLE, p
 ///
 /// CKR_BUFFER_TOO_SMALL; the list may grow between two calls.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn KMS_ListRotations(hSession: CK_SESSION_HANDLE, pRequest: CK_UTF8CHAR_PTR, ulRequestLen: CK_ULONG, pJson: CK_UTF8CHAR_PTR, pulJsonLen: CK_ULONG_PTR) -> CK_RV {
-    entry!(KMS_ListRotations, |caller, module| query(caller, module, hSession, KeyQuery::ListRotations, (pRequest, ulRequestLen), (pJson, pulJsonLen)))
+pub unsafe extern "C" fn KMS_ListRotations(
+    hSession: CK_SESSION_HANDLE,
+    pRequest: CK_UTF8CHAR_PTR,
+    ulRequestLen: CK_ULONG,
+    pJson: CK_UTF8CHAR_PTR,
+    pulJsonLen: CK_ULONG_PTR,
+) -> CK_RV {
+    entry!(KMS_ListRotations, |caller, module| query(
+        caller,
+        module,
+        hSession,
+        KeyQuery::ListRotations,
+        (pRequest, ulRequestLen),
+        (pJson, pulJsonLen)
+    ))
 }
