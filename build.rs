@@ -100,7 +100,8 @@ fn vendor_header() -> String {
          #ifndef CONCLAVE_H\n#define CONCLAVE_H\n\n\
          #include \"conclave_pkcs11.h\"\n\n\
          {CONVENTIONS}\n\
-         /* The name that C_GetInterface takes; the interface's list is a KMS_FUNCTION_LIST. */\n\
+         /* The name that C_GetInterface takes; the interface's list is a KMS_FUNCTION_LIST. It is given for each\n   \
+            version from 1.0 to the list's own. */\n\
          #define KMS_INTERFACE_NAME \"Vendor Conclave\"\n\n{}{items}\n#endif /* CONCLAVE_H */\n",
         vendor_constants()
     )

@@ -35,7 +35,7 @@ static void interface(void) {
         "KMS_Recover",
     };
     void **entries = (void **)((char *)kms + offsetof(KMS_FUNCTION_LIST, KMS_LastError));
-    size_t n = (sizeof *kms - offsetof(KMS_FUNCTION_LIST, KMS_LastError)) / sizeof(void *);
+    size_t n = (offsetof(KMS_FUNCTION_LIST, KMS_EnableKey) - offsetof(KMS_FUNCTION_LIST, KMS_LastError)) / sizeof(void *);
     if (!CHECK(n == COUNT(names))) return;
     for (size_t i = 0; i < n; i++) CHECK(entries[i] && entries[i] == dlsym(module, names[i]));
 }

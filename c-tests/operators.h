@@ -239,7 +239,7 @@ static UNUSED void find_kms(void) {
     *(void **)&find_interface = dlsym(module, "C_GetInterface");
     OK(find_interface((CK_UTF8CHAR *)KMS_INTERFACE_NAME, &version, &found, 0));
     kms = found ? found->pFunctionList : NULL;
-    if (!CHECK(kms) || !CHECK(kms->version.major == 1 && kms->version.minor == 1)) exit(1);
+    if (!CHECK(kms) || !CHECK(kms->version.major == 1 && kms->version.minor >= 1)) exit(1);
 }
 
 /* Makes the tokens "keys" and "domain", the operators' keys in the one, and founds the domain of the

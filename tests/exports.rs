@@ -131,7 +131,7 @@ fn the_vendors_table_has_every_function_in_order() {
     assert_eq!(rv, ck::CKR_OK);
     // SAFETY: the interface is static.
     let list = unsafe { (*interface).pFunctionList };
-    assert_eq!(entries::<17, _>(list.cast::<vendor::KMS_FUNCTION_LIST>())[..], symbols);
+    assert_eq!(entries::<{ vendor::NAMES.len() }, _>(list.cast::<vendor::KMS_FUNCTION_LIST>())[..], symbols);
 }
 
 #[test]
@@ -156,12 +156,16 @@ fn interfaces_are_found_by_name_version_and_flags() {
     assert_eq!(find(Some(c"PKCS 11"), None, 0), version(3, 2));
     assert_eq!(find(None, Some((3, 0)), 0), version(3, 0));
     assert_eq!(find(Some(c"PKCS 11"), Some((2, 40)), 0), version(2, 40));
-    assert_eq!(find(Some(c"Vendor Conclave"), None, 0), version(1, 1));
+    for wanted in [None, Some((1, 0)), Some((1, 1)), Some((1, 2))] {
+        assert_eq!(find(Some(c"Vendor Conclave"), wanted, 0), version(1, 2));
+    }
     for (name, wanted, flags) in [
         (Some(c"PKCS 1"), None, 0),
         (Some(c"PKCS 11 "), None, 0),
         (Some(c""), None, 0),
         (Some(c"PKCS 11"), Some((3, 1)), 0),
+        (Some(c"Vendor Conclave"), Some((1, 3)), 0),
+        (Some(c"Vendor Conclave"), Some((0, 1)), 0),
         (Some(c"PKCS 11"), None, ck::CKF_INTERFACE_FORK_SAFE),
         (None, None, ck::CK_FLAGS::MAX),
     ] {

@@ -102,7 +102,8 @@ pub(super) fn interfaces() -> &'static [ck::CK_INTERFACE] {
 }
 
 /// C_GetInterface (§5.4.6): the first interface that has the name, the version and all the flags. A
-/// NULL name or version stands for any.
+/// NULL name or version stands for any. The vendor's list begins with all that its earlier versions
+/// had, so it is one of those, too.
 pub(super) fn interface(
     caller: &Caller,
     (name, version, flags): (ck::CK_UTF8CHAR_PTR, Option<ck::CK_VERSION>, ck::CK_FLAGS),
@@ -113,7 +114,11 @@ pub(super) fn interface(
         // SAFETY: every function list starts with its version.
         let offered = unsafe { interface.pFunctionList.cast::<ck::CK_VERSION>().read() };
         (name.is_null() || caller.is_string(name, interface.pInterfaceName))
-            && version.is_none_or(|wanted| (wanted.major, wanted.minor) == (offered.major, offered.minor))
+            && version.is_none_or(|wanted| {
+                let vendors = interface.pInterfaceName.cast_const() == vendor::INTERFACE_NAME.as_ptr();
+                let enough = vendors && wanted.minor < offered.minor;
+                wanted.major == offered.major && (wanted.minor == offered.minor || enough)
+            })
             && interface.flags & flags == flags
     });
     let found = found.ok_or_else(|| ErrorKind::FunctionFailed.with("there is no such interface"))?;
