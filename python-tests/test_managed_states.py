@@ -1,0 +1,226 @@
+"""The state table of managed keys, cell by cell over the C ABI: the table itself, as the specification has it, says
+what must come of each action in each state. A KMS_ function answers with the vendor's code, a function of the
+standard with CKR_KEY_FUNCTION_NOT_PERMITTED.
+
+Only replication leads into PendingReplicaDeletion, Creating and Updating, or offers the actions "replicate" and "make
+primary"; these cells are tested below the ABI (src/hsm/managed/states.rs)."""
+
+import itertools
+
+import pytest
+from cryptoki import ck, ecdh
+from managed import MATERIAL, envelope, open_kms, outcome, wrap
+
+TABLE = """
+| action | Enabled | Disabled | PendingDeletion, PendingReplicaDeletion | PendingImport | Creating | Updating |
+| --- | --- | --- | --- | --- | --- | --- |
+| encrypt, decrypt, sign, verify, MAC, agree, data keys | yes | disabled | state | state | state | yes |
+| replicate | yes | disabled | state | state | state | state |
+| make primary | yes | disabled | state | state | state | yes |
+| enable, disable | yes | yes | state | state | state | state |
+| schedule deletion | yes | yes | state | yes | yes | state |
+| cancel deletion | state | state | yes | state | state | state |
+| create grant | yes | disabled | state | state | state | yes |
+| public key | yes | yes | state | yes | state | yes |
+| parameters for import | yes | yes | state | yes | state | state |
+| import material | yes | yes | state | yes | state | yes |
+| delete imported material | yes | yes | yes | yes | state | state |
+| set rotation | yes | disabled | state | unsupported | state | yes |
+| rotate | yes | disabled | state | state | state | yes |
+| rotation status, list rotations, describe, policies, list, retire, revoke, delete alias | yes | yes | yes | yes | yes | yes |
+| create alias, tag, set description | yes | yes | state | yes | yes | yes |
+| update alias | from any state, but not *to* a key pending deletion | | | | | |
+"""
+
+STATES = ["Enabled", "Disabled", "PendingDeletion", "PendingImport"]
+ONLY_BY_REPLICATION = {"PendingReplicaDeletion", "Creating", "Updating", "replicate", "make primary"}
+VENDOR = {"yes": "CKR_OK", "disabled": "KMS_R_DISABLED", "state": "KMS_R_INVALID_STATE", "unsupported": "KMS_R_UNSUPPORTED"}
+STANDARD = {said: "CKR_OK" if said == "yes" else "CKR_KEY_FUNCTION_NOT_PERMITTED" for said in VENDOR}
+# A public key is an attribute, and what may not be read is sensitive.
+ATTRIBUTE = {"yes": "CKR_OK", "state": "CKR_ATTRIBUTE_SENSITIVE"}
+
+SPECS = {
+    "AES": ("AES_256", "ENCRYPT_DECRYPT"),
+    "MAC": ("HMAC_256", "GENERATE_VERIFY_MAC"),
+    "sign": ("ECC_NIST_P256", "SIGN_VERIFY"),
+    "agree": ("ECC_NIST_P256", "KEY_AGREEMENT"),
+}
+P256_POINT = bytes.fromhex("046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
+                           "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5")
+
+
+def cells():
+    """(action, state, what the table says) of each cell."""
+    rows = [[field.strip() for field in line.strip("|").split("|")] for line in TABLE.strip().splitlines()]
+    columns = rows[0][1:]
+    for actions, *said in rows[2:]:
+        if actions == "update alias":
+            # Its row is a sentence, which is that of these two.
+            for state in itertools.chain(*(states.split(", ") for states in columns)):
+                yield "update alias from", state, "yes"
+                yield "update alias to", state, "state" if state.endswith("Deletion") else "yes"
+            continue
+        assert len(said) == len(columns)
+        for action, (states, verdict) in itertools.product(actions.split(", "), zip(columns, said)):
+            for state in states.split(", "):
+                yield action, state, verdict
+
+
+@pytest.fixture(scope="module")
+def kms(module):
+    return open_kms(module, "states")
+
+
+class Subject:
+    """A key of a kind, in a state. What the actions need of it is made before it comes into the state. Its material
+    is imported if `external`, and where the state asks for it."""
+
+    names = itertools.count()
+
+    def __init__(self, kms, kind, state, external=False):
+        self.kms, self.session = kms, kms.session
+        spec, usage = SPECS[kind]
+        external |= state == "PendingImport"
+        self.id = kms.create(spec, KeyUsage=usage, **({"Origin": "EXTERNAL"} if external else {}))
+        if external:
+            public, self.token, _ = kms.import_parameters(self.id)
+            self.wrapped = wrap(public, MATERIAL[spec]())
+            self.bring()
+        self.objects = kms.objects(self.id)
+        self.alias = f"alias/subject-{next(self.names)}"
+        kms.create_alias(self.alias, self.id)
+        self.policy = kms.ask("GetKeyPolicy", KeyId=self.id)["Policy"]
+        grant = {"KeyId": self.id, "GranteePrincipal": "user", "Operations": ["DescribeKey"]}
+        self.grant = kms.ask("CreateGrant", grant)
+        if kind == "AES":
+            self.blob = kms.encrypt(self.id, b"before")
+            self.elsewhere = kms.create()
+            self.foreign = kms.encrypt(self.elsewhere, b"elsewhere")
+        if kind == "MAC":
+            self.signature = self.session.sign(ck.CKM_SHA256_HMAC, self.key, b"data")
+        if kind == "sign":
+            self.signature = self.session.sign(ck.CKM_ECDSA_SHA256, self.key, b"data")
+        if state == "Disabled":
+            kms.disable(self.id)
+        if state == "PendingDeletion":
+            kms.schedule_deletion(self.id)
+        if state == "PendingImport":
+            kms.delete_material(self.id)
+        assert kms.describe(self.id)["KeyState"] == state
+        shown = self.session.get_number(self.key, ck.CKA_KMS_STATE)
+        assert ck.name("KMS_STATE_", shown).removeprefix("KMS_STATE_").replace("_", "").lower() == state.lower()
+
+    @property
+    def key(self):
+        return self.objects[0]
+
+    @property
+    def public(self):
+        return self.objects[1]
+
+    def bring(self):
+        self.kms.import_material(self.id, self.token, self.wrapped)
+
+    def ask(self, name, **members):
+        self.kms.ask(name, KeyId=self.id, **members)
+
+    def verify(self, mechanism, key):
+        assert self.session.verify(mechanism, key, b"data", self.signature)
+
+
+def by(kind, codes, call, external=False):
+    return kind, codes, call, external
+
+
+# What is done to a key for each action, in each way that there is.
+ACTIONS = {
+    "encrypt": [
+        by("AES", VENDOR, lambda s: s.kms.encrypt(s.id, b"data")),
+        by("AES", STANDARD, lambda s: s.session.encrypt(envelope(), s.key, b"data")),
+        by("AES", VENDOR, lambda s: s.kms.reencrypt(s.foreign, s.id)),
+    ],
+    "decrypt": [
+        by("AES", VENDOR, lambda s: s.kms.decrypt(s.blob)),
+        by("AES", STANDARD, lambda s: s.session.decrypt(envelope(), s.key, s.blob)),
+        by("AES", VENDOR, lambda s: s.kms.reencrypt(s.blob, s.elsewhere)),
+    ],
+    "sign": [by("sign", STANDARD, lambda s: s.session.sign(ck.CKM_ECDSA_SHA256, s.key, b"data"))],
+    "verify": [by("sign", STANDARD, lambda s: s.verify(ck.CKM_ECDSA_SHA256, s.public))],
+    "MAC": [
+        by("MAC", STANDARD, lambda s: s.session.sign(ck.CKM_SHA256_HMAC, s.key, b"data")),
+        by("MAC", STANDARD, lambda s: s.verify(ck.CKM_SHA256_HMAC, s.key)),
+    ],
+    "agree": [by("agree", STANDARD, lambda s: s.session.derive(ecdh(P256_POINT), s.key, {
+        ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_GENERIC_SECRET, ck.CKA_VALUE_LEN: 32}))],
+    "data keys": [
+        by("AES", VENDOR, lambda s: s.kms.data_key(s.id)),
+        by("AES", VENDOR, lambda s: s.kms.data_key(s.id, plaintext=False)),
+        by("AES", VENDOR, lambda s: s.kms.data_key_pair(s.id, "ECC_NIST_P256")),
+        by("AES", VENDOR, lambda s: s.kms.data_key_pair(s.id, "ECC_NIST_P256", plaintext=False)),
+    ],
+    "enable": [by("AES", VENDOR, lambda s: s.kms.enable(s.id))],
+    "disable": [by("AES", VENDOR, lambda s: s.kms.disable(s.id))],
+    "schedule deletion": [by("AES", VENDOR, lambda s: s.kms.schedule_deletion(s.id))],
+    "cancel deletion": [by("AES", VENDOR, lambda s: s.kms.cancel_deletion(s.id))],
+    "create grant": [by("AES", VENDOR, lambda s: s.ask("CreateGrant", GranteePrincipal="so", Operations=["DescribeKey"]))],
+    "public key": [
+        by("sign", ATTRIBUTE, lambda s: s.session.get(s.public, ck.CKA_PUBLIC_KEY_INFO)),
+        by("sign", ATTRIBUTE, lambda s: s.session.get(s.public, ck.CKA_EC_POINT)),
+        by("sign", ATTRIBUTE, lambda s: s.session.get(s.key, ck.CKA_PUBLIC_KEY_INFO)),
+    ],
+    "parameters for import": [by("AES", VENDOR, lambda s: s.kms.import_parameters(s.id), True)],
+    "import material": [by("AES", VENDOR, lambda s: s.bring(), True), by("sign", VENDOR, lambda s: s.bring(), True)],
+    "delete imported material": [by("AES", VENDOR, lambda s: s.kms.delete_material(s.id), True)],
+    "set rotation": [by("AES", VENDOR, lambda s: s.kms.set_rotation(s.id, 90))],
+    "rotate": [by("AES", VENDOR, lambda s: s.kms.rotate(s.id))],
+    "rotation status": [by("AES", VENDOR, lambda s: s.ask("GetKeyRotationStatus"))],
+    "list rotations": [by("AES", VENDOR, lambda s: s.kms.rotations(s.id))],
+    "describe": [
+        by("AES", VENDOR, lambda s: s.kms.describe(s.id)),
+        by("AES", STANDARD, lambda s: s.session.get(s.key, ck.CKA_KMS_DESCRIPTION)),
+    ],
+    "policies": [
+        by("AES", VENDOR, lambda s: s.ask("GetKeyPolicy")),
+        by("AES", VENDOR, lambda s: s.ask("PutKeyPolicy", Policy=s.policy)),
+    ],
+    "list": [
+        by("AES", VENDOR, lambda s: s.kms.aliases(KeyId=s.id)),
+        by("AES", VENDOR, lambda s: s.ask("ListGrants")),
+        by("AES", VENDOR, lambda s: s.kms.keys()),
+    ],
+    "retire": [by("AES", VENDOR, lambda s: s.ask("RetireGrant", GrantId=s.grant))],
+    "revoke": [by("AES", VENDOR, lambda s: s.ask("RevokeGrant", GrantId=s.grant))],
+    "delete alias": [by("AES", VENDOR, lambda s: s.kms.delete_alias(s.alias))],
+    "create alias": [by("AES", VENDOR, lambda s: s.kms.create_alias(s.alias + "-more", s.id))],
+    "tag": [
+        by("AES", VENDOR, lambda s: s.kms.tag(s.id, {"name": "value"})),
+        by("AES", VENDOR, lambda s: s.kms.untag(s.id, ["name"])),
+    ],
+    "set description": [
+        by("AES", VENDOR, lambda s: s.kms.set_description(s.id, "another")),
+        by("AES", STANDARD, lambda s: s.session.set(s.key, {ck.CKA_KMS_DESCRIPTION: "another"})),
+    ],
+    "update alias from": [by("AES", VENDOR, lambda s: s.kms.update_alias(s.alias, s.elsewhere))],
+    "update alias to": [by("AES", VENDOR, lambda s: (s.kms.create_alias(s.alias + "-to", s.elsewhere),
+                                                     s.kms.update_alias(s.alias + "-to", s.id)))],
+}
+
+CELLS = list(cells())
+REACHED = [cell for cell in CELLS if not ONLY_BY_REPLICATION & set(cell[:2])]
+
+
+def test_the_table_is_whole():
+    assert {action for action, *_ in REACHED} == set(ACTIONS)
+    assert {state for _, state, _ in REACHED} == set(STATES)
+    assert {said for *_, said in CELLS} == set(VENDOR)
+    assert (len(CELLS), len(REACHED)) == (33 * 7, 31 * 4)
+
+
+@pytest.mark.parametrize(("action", "state", "said"), REACHED, ids=[f"{a}-{s}".replace(" ", "_") for a, s, _ in REACHED])
+def test_a_cell(kms, action, state, said):
+    for kind, codes, call, external in ACTIONS[action]:
+        subject = Subject(kms, kind, state, external)
+        before = kms.describe(subject.id)
+        assert outcome(lambda: call(subject)) == codes[said], (action, state)
+        if said != "yes":
+            assert kms.describe(subject.id) == before
