@@ -24,10 +24,113 @@
    CKR_SESSION_HANDLE_INVALID and CKR_SESSION_CLOSED; CKR_DEVICE_REMOVED if the token was initialised
    anew; CKR_FUNCTION_FAILED if another process changed the domain meanwhile, and then the call may
    be made again; CKR_DEVICE_ERROR if the store fails or shows an older state than it has shown;
-   CKR_HOST_MEMORY and CKR_GENERAL_ERROR. KMS_LastError says more. */
+   CKR_HOST_MEMORY and CKR_GENERAL_ERROR. KMS_LastError says more.
 
-/* The name that C_GetInterface takes; the interface's list is a KMS_FUNCTION_LIST. */
+   Managed keys have an id, aliases, one usage, a state, versions of their material, and a waiting
+   period before their deletion; the README tells of them. They are objects of the token as others
+   are: C_FindObjects finds them, and the standard's functions do with them what their usage allows.
+   KeyId in a request, and pKey, is a key id or "alias/NAME". Requests and answers are JSON in UTF-8,
+   times in them are seconds since 1970, and "NUMBER?" and the like may be left out. flags is 0 or KMS_DRY_RUN:
+   then everything is checked, nothing is done, and KMS_R_DRY_RUN is the answer instead of CKR_OK.
+   Functions of managed keys need a user's login, and a read/write session if they change something.
+   They also give CKR_USER_NOT_LOGGED_IN; CKR_SESSION_READ_ONLY; CKR_ARGUMENTS_BAD for a request that is not
+   JSON, lacks a member, or has one that there is not, and for flags that there are not; KMS_R_NOT_FOUND
+   for a key or alias that is not in the token; and KMS_R_ACCESS_DENIED. The standard's functions have no
+   vendor codes: they give CKR_KEY_FUNCTION_NOT_PERMITTED where a state, a usage or a policy forbids. */
+
+/* The name that C_GetInterface takes; the interface's list is a KMS_FUNCTION_LIST. It is given for each
+   version from 1.0 to the list's own. */
 #define KMS_INTERFACE_NAME "Vendor Conclave"
+
+/* Attributes of managed keys. Those that a generate template may have: MANAGED, USAGE, SPEC,
+   DESCRIPTION, TAGS, MULTI_REGION. DESCRIPTION can be set; the rest is read only. */
+#define CKA_KMS_MANAGED (CKA_VENDOR_DEFINED | 0x0b4d5300UL)
+#define CKA_KMS_KEY_ID (CKA_VENDOR_DEFINED | 0x0b4d5301UL)
+#define CKA_KMS_USAGE (CKA_VENDOR_DEFINED | 0x0b4d5302UL)
+#define CKA_KMS_SPEC (CKA_VENDOR_DEFINED | 0x0b4d5303UL)
+#define CKA_KMS_ORIGIN (CKA_VENDOR_DEFINED | 0x0b4d5304UL)
+#define CKA_KMS_STATE (CKA_VENDOR_DEFINED | 0x0b4d5305UL)
+#define CKA_KMS_DESCRIPTION (CKA_VENDOR_DEFINED | 0x0b4d5306UL)
+#define CKA_KMS_TAGS (CKA_VENDOR_DEFINED | 0x0b4d5307UL)
+#define CKA_KMS_VERSION (CKA_VENDOR_DEFINED | 0x0b4d5308UL)
+#define CKA_KMS_CREATED (CKA_VENDOR_DEFINED | 0x0b4d5309UL)
+#define CKA_KMS_DELETION_DATE (CKA_VENDOR_DEFINED | 0x0b4d530aUL)
+#define CKA_KMS_ROTATION_PERIOD (CKA_VENDOR_DEFINED | 0x0b4d530bUL)
+#define CKA_KMS_ROTATED (CKA_VENDOR_DEFINED | 0x0b4d530cUL)
+#define CKA_KMS_VALID_TO (CKA_VENDOR_DEFINED | 0x0b4d530dUL)
+#define CKA_KMS_MATERIAL (CKA_VENDOR_DEFINED | 0x0b4d530eUL)
+#define CKA_KMS_MULTI_REGION (CKA_VENDOR_DEFINED | 0x0b4d530fUL)
+#define CKA_KMS_OWNER (CKA_VENDOR_DEFINED | 0x0b4d5310UL)
+#define CKA_KMS_POLICY (CKA_VENDOR_DEFINED | 0x0b4d5311UL)
+#define CKA_KMS_DELETION_WINDOW (CKA_VENDOR_DEFINED | 0x0b4d5313UL)
+#define CKA_KMS_NEXT_ROTATION (CKA_VENDOR_DEFINED | 0x0b4d5314UL)
+#define CKA_KMS_GRANTS (CKA_VENDOR_DEFINED | 0x0b4d5315UL)
+#define CKA_KMS_DUAL_CONTROL (CKA_VENDOR_DEFINED | 0x0b4d5316UL)
+
+/* Values of CKA_KMS_USAGE. */
+#define KMS_USAGE_ENCRYPT_DECRYPT 1UL
+#define KMS_USAGE_SIGN_VERIFY 2UL
+#define KMS_USAGE_GENERATE_VERIFY_MAC 3UL
+#define KMS_USAGE_KEY_AGREEMENT 4UL
+
+/* Values of CKA_KMS_ORIGIN. */
+#define KMS_ORIGIN_HSM 1UL
+#define KMS_ORIGIN_EXTERNAL 2UL
+
+/* Values of CKA_KMS_STATE: the state at the time of asking. */
+#define KMS_STATE_ENABLED 1UL
+#define KMS_STATE_DISABLED 2UL
+#define KMS_STATE_PENDING_DELETION 3UL
+#define KMS_STATE_PENDING_REPLICA_DELETION 4UL
+#define KMS_STATE_PENDING_IMPORT 5UL
+#define KMS_STATE_CREATING 6UL
+#define KMS_STATE_UPDATING 7UL
+
+/* Mechanisms of managed keys: CKM_KMS_ENVELOPE is for C_Encrypt and C_Decrypt, CKM_KMS_WRAP for
+   C_WrapKeyAuthenticated and C_UnwrapKeyAuthenticated. The parameter of the first is the encryption
+   context, a JSON object of texts; NULL for none. */
+#define CKM_KMS_ENVELOPE (CKM_VENDOR_DEFINED | 0x0b4d5301UL)
+#define CKM_KMS_WRAP (CKM_VENDOR_DEFINED | 0x0b4d5302UL)
+
+/* Return codes about managed keys. */
+/* the key is disabled */
+#define KMS_R_DISABLED (CKR_VENDOR_DEFINED | 0x4b4d5301UL)
+/* the key's state does not allow this */
+#define KMS_R_INVALID_STATE (CKR_VENDOR_DEFINED | 0x4b4d5302UL)
+/* keys of this kind do not support this */
+#define KMS_R_UNSUPPORTED (CKR_VENDOR_DEFINED | 0x4b4d5303UL)
+/* a limit is reached */
+#define KMS_R_LIMIT_EXCEEDED (CKR_VENDOR_DEFINED | 0x4b4d5304UL)
+/* there is no such key, alias or grant */
+#define KMS_R_NOT_FOUND (CKR_VENDOR_DEFINED | 0x4b4d5305UL)
+/* it exists already */
+#define KMS_R_ALREADY_EXISTS (CKR_VENDOR_DEFINED | 0x4b4d5306UL)
+/* the alias is not a valid name */
+#define KMS_R_INVALID_ALIAS_NAME (CKR_VENDOR_DEFINED | 0x4b4d5307UL)
+/* a tag is not valid */
+#define KMS_R_INVALID_TAG (CKR_VENDOR_DEFINED | 0x4b4d5308UL)
+/* the key is not for this usage */
+#define KMS_R_INVALID_KEY_USAGE (CKR_VENDOR_DEFINED | 0x4b4d5309UL)
+/* another key encrypted this */
+#define KMS_R_INCORRECT_KEY (CKR_VENDOR_DEFINED | 0x4b4d530aUL)
+/* the ciphertext or its encryption context is not valid */
+#define KMS_R_INVALID_CIPHERTEXT (CKR_VENDOR_DEFINED | 0x4b4d530bUL)
+/* the version of the key is not available */
+#define KMS_R_KEY_UNAVAILABLE (CKR_VENDOR_DEFINED | 0x4b4d530cUL)
+/* the import token is not valid for the key */
+#define KMS_R_INVALID_IMPORT_TOKEN (CKR_VENDOR_DEFINED | 0x4b4d530dUL)
+/* the import token has expired */
+#define KMS_R_EXPIRED_IMPORT_TOKEN (CKR_VENDOR_DEFINED | 0x4b4d530eUL)
+/* the material is not what was imported into the key before */
+#define KMS_R_INCORRECT_KEY_MATERIAL (CKR_VENDOR_DEFINED | 0x4b4d530fUL)
+/* the policy is not valid */
+#define KMS_R_MALFORMED_POLICY (CKR_VENDOR_DEFINED | 0x4b4d5310UL)
+/* the grant is not valid */
+#define KMS_R_INVALID_GRANT (CKR_VENDOR_DEFINED | 0x4b4d5311UL)
+/* the key's policy does not allow this */
+#define KMS_R_ACCESS_DENIED (CKR_VENDOR_DEFINED | 0x4b4d5312UL)
+/* the request would have been carried out */
+#define KMS_R_DRY_RUN (CKR_VENDOR_DEFINED | 0x4b4d5313UL)
 
 /*
  Some bytes of the caller.
@@ -38,8 +141,35 @@ typedef struct KMS_BYTES {
 } KMS_BYTES;
 
 /*
+ A function that changes what its request, a JSON object, names.
+ */
+typedef CK_RV (*KMS_CHANGE)(CK_SESSION_HANDLE hSession,
+                            CK_FLAGS flags,
+                            CK_UTF8CHAR_PTR pRequest,
+                            CK_ULONG ulRequestLen);
+
+/*
+ A function that makes what its request, a JSON object, asks for, and gives its id.
+ */
+typedef CK_RV (*KMS_CREATION)(CK_SESSION_HANDLE hSession,
+                              CK_FLAGS flags,
+                              CK_UTF8CHAR_PTR pRequest,
+                              CK_ULONG ulRequestLen,
+                              CK_UTF8CHAR_PTR pId,
+                              CK_ULONG_PTR pulIdLen);
+
+/*
+ A function that answers its request, a JSON object, with JSON.
+ */
+typedef CK_RV (*KMS_QUERY)(CK_SESSION_HANDLE hSession,
+                           CK_UTF8CHAR_PTR pRequest,
+                           CK_ULONG ulRequestLen,
+                           CK_UTF8CHAR_PTR pJson,
+                           CK_ULONG_PTR pulJsonLen);
+
+/*
  The function list of the interface "Vendor Conclave". Later versions add functions at the end and
- raise the minor version: 1.0 had KMS_LastError alone.
+ raise the minor version: 1.0 had KMS_LastError alone, 1.1 ends with KMS_Recover.
  */
 typedef struct KMS_FUNCTION_LIST {
   CK_VERSION version;
@@ -107,7 +237,164 @@ typedef struct KMS_FUNCTION_LIST {
                        CK_ULONG ulCommandLen,
                        struct KMS_BYTES *pContributions,
                        CK_ULONG ulCount);
+  KMS_CHANGE KMS_EnableKey;
+  KMS_CHANGE KMS_DisableKey;
+  KMS_CHANGE KMS_ScheduleKeyDeletion;
+  KMS_CHANGE KMS_CancelKeyDeletion;
+  KMS_CHANGE KMS_UpdateKeyDescription;
+  KMS_CHANGE KMS_TagKey;
+  KMS_CHANGE KMS_UntagKey;
+  KMS_CHANGE KMS_CreateAlias;
+  KMS_CHANGE KMS_UpdateAlias;
+  KMS_CHANGE KMS_DeleteAlias;
+  KMS_CHANGE KMS_RotateKey;
+  KMS_CHANGE KMS_SetRotation;
+  KMS_CHANGE KMS_DeleteImportedKeyMaterial;
+  KMS_CHANGE KMS_PutKeyPolicy;
+  KMS_CHANGE KMS_RetireGrant;
+  KMS_CHANGE KMS_RevokeGrant;
+  KMS_CHANGE KMS_RunDue;
+  KMS_CREATION KMS_CreateKey;
+  KMS_CREATION KMS_CreateGrant;
+  KMS_QUERY KMS_DescribeKey;
+  KMS_QUERY KMS_ListKeys;
+  KMS_QUERY KMS_ListAliases;
+  KMS_QUERY KMS_GetKeyRotationStatus;
+  KMS_QUERY KMS_ListRotations;
+  KMS_QUERY KMS_GetKeyPolicy;
+  KMS_QUERY KMS_ListGrants;
+  KMS_QUERY KMS_ListUsers;
+  CK_RV (*KMS_Encrypt)(CK_SESSION_HANDLE hSession,
+                       CK_FLAGS flags,
+                       CK_UTF8CHAR_PTR pKey,
+                       CK_ULONG ulKeyLen,
+                       CK_UTF8CHAR_PTR pContext,
+                       CK_ULONG ulContextLen,
+                       CK_BYTE_PTR pPlaintext,
+                       CK_ULONG ulPlaintextLen,
+                       CK_BYTE_PTR pBlob,
+                       CK_ULONG_PTR pulBlobLen);
+  CK_RV (*KMS_Decrypt)(CK_SESSION_HANDLE hSession,
+                       CK_FLAGS flags,
+                       CK_UTF8CHAR_PTR pKey,
+                       CK_ULONG ulKeyLen,
+                       CK_UTF8CHAR_PTR pContext,
+                       CK_ULONG ulContextLen,
+                       CK_BYTE_PTR pBlob,
+                       CK_ULONG ulBlobLen,
+                       CK_BYTE_PTR pPlaintext,
+                       CK_ULONG_PTR pulPlaintextLen);
+  CK_RV (*KMS_ReEncrypt)(CK_SESSION_HANDLE hSession,
+                         CK_FLAGS flags,
+                         CK_UTF8CHAR_PTR pSourceContext,
+                         CK_ULONG ulSourceContextLen,
+                         CK_BYTE_PTR pBlob,
+                         CK_ULONG ulBlobLen,
+                         CK_UTF8CHAR_PTR pKey,
+                         CK_ULONG ulKeyLen,
+                         CK_UTF8CHAR_PTR pContext,
+                         CK_ULONG ulContextLen,
+                         CK_BYTE_PTR pNewBlob,
+                         CK_ULONG_PTR pulNewBlobLen);
+  CK_RV (*KMS_GenerateDataKey)(CK_SESSION_HANDLE hSession,
+                               CK_FLAGS flags,
+                               CK_UTF8CHAR_PTR pKey,
+                               CK_ULONG ulKeyLen,
+                               CK_ULONG ulBytes,
+                               CK_UTF8CHAR_PTR pContext,
+                               CK_ULONG ulContextLen,
+                               CK_BYTE_PTR pPlaintext,
+                               CK_ULONG_PTR pulPlaintextLen,
+                               CK_BYTE_PTR pBlob,
+                               CK_ULONG_PTR pulBlobLen);
+  CK_RV (*KMS_GenerateDataKeyWithoutPlaintext)(CK_SESSION_HANDLE hSession,
+                                               CK_FLAGS flags,
+                                               CK_UTF8CHAR_PTR pKey,
+                                               CK_ULONG ulKeyLen,
+                                               CK_ULONG ulBytes,
+                                               CK_UTF8CHAR_PTR pContext,
+                                               CK_ULONG ulContextLen,
+                                               CK_BYTE_PTR pBlob,
+                                               CK_ULONG_PTR pulBlobLen);
+  CK_RV (*KMS_GenerateDataKeyPair)(CK_SESSION_HANDLE hSession,
+                                   CK_FLAGS flags,
+                                   CK_UTF8CHAR_PTR pKey,
+                                   CK_ULONG ulKeyLen,
+                                   CK_UTF8CHAR_PTR pSpec,
+                                   CK_ULONG ulSpecLen,
+                                   CK_UTF8CHAR_PTR pContext,
+                                   CK_ULONG ulContextLen,
+                                   CK_BYTE_PTR pPublic,
+                                   CK_ULONG_PTR pulPublicLen,
+                                   CK_BYTE_PTR pPrivate,
+                                   CK_ULONG_PTR pulPrivateLen,
+                                   CK_BYTE_PTR pBlob,
+                                   CK_ULONG_PTR pulBlobLen);
+  CK_RV (*KMS_GenerateDataKeyPairWithoutPlaintext)(CK_SESSION_HANDLE hSession,
+                                                   CK_FLAGS flags,
+                                                   CK_UTF8CHAR_PTR pKey,
+                                                   CK_ULONG ulKeyLen,
+                                                   CK_UTF8CHAR_PTR pSpec,
+                                                   CK_ULONG ulSpecLen,
+                                                   CK_UTF8CHAR_PTR pContext,
+                                                   CK_ULONG ulContextLen,
+                                                   CK_BYTE_PTR pPublic,
+                                                   CK_ULONG_PTR pulPublicLen,
+                                                   CK_BYTE_PTR pBlob,
+                                                   CK_ULONG_PTR pulBlobLen);
+  CK_RV (*KMS_GetParametersForImport)(CK_SESSION_HANDLE hSession,
+                                      CK_FLAGS flags,
+                                      CK_UTF8CHAR_PTR pKey,
+                                      CK_ULONG ulKeyLen,
+                                      CK_UTF8CHAR_PTR pAlgorithm,
+                                      CK_ULONG ulAlgorithmLen,
+                                      CK_UTF8CHAR_PTR pWrappingSpec,
+                                      CK_ULONG ulWrappingSpecLen,
+                                      CK_BYTE_PTR pPublicKey,
+                                      CK_ULONG_PTR pulPublicKeyLen,
+                                      CK_BYTE_PTR pToken,
+                                      CK_ULONG_PTR pulTokenLen,
+                                      CK_ULONG_PTR pulValidTo);
+  CK_RV (*KMS_ImportKeyMaterial)(CK_SESSION_HANDLE hSession,
+                                 CK_FLAGS flags,
+                                 CK_UTF8CHAR_PTR pKey,
+                                 CK_ULONG ulKeyLen,
+                                 CK_BYTE_PTR pToken,
+                                 CK_ULONG ulTokenLen,
+                                 CK_BYTE_PTR pWrapped,
+                                 CK_ULONG ulWrappedLen,
+                                 CK_ULONG ulValidTo);
 } KMS_FUNCTION_LIST;
+
+/*
+ The flag by which a function does nothing but say whether it would: KMS_R_DRY_RUN.
+ */
+#define KMS_DRY_RUN 1
+
+/*
+ Bytes of a key id, and of a grant id.
+ */
+#define KMS_ID_LEN 36
+
+/*
+ Bytes by which a blob is longer than its plaintext, at most.
+ */
+#define KMS_MAX_BLOB_OVERHEAD 169
+
+/*
+ Bytes that are enough for every public key of KMS_GenerateDataKeyPair and KMS_GetParametersForImport.
+ */
+#define KMS_MAX_PUBLIC_KEY_LEN 1024
+
+/*
+ Bytes that are enough for every private key of KMS_GenerateDataKeyPair.
+ */
+#define KMS_MAX_PRIVATE_KEY_LEN 4096
+
+/*
+ Bytes that are enough for every import token.
+ */
+#define KMS_MAX_IMPORT_TOKEN_LEN 4096
 
 /*
  Bytes that are enough for every claim of an HSM.
@@ -126,6 +413,147 @@ extern "C" {
  before C_Initialize.
  */
 CK_RV KMS_LastError(CK_UTF8CHAR_PTR pMessage, CK_ULONG_PTR pulMessageLen);
+
+/*
+ Makes an alias: another name of a key, which may come to name another key. C_FindObjects finds a key by
+ an alias as it does by CKA_LABEL.
+
+ pRequest, ulRequestLen: {"AliasName": "alias/NAME", "TargetKeyId": TEXT}. NAME has letters of ASCII,
+     digits, "/", "_" and "-"; the whole has 256 bytes at most.
+
+ KMS_R_INVALID_ALIAS_NAME. KMS_R_ALREADY_EXISTS. KMS_R_LIMIT_EXCEEDED: a key has 50 aliases at most.
+ KMS_R_INVALID_STATE: the key waits for its deletion.
+ */
+CK_RV KMS_CreateAlias(CK_SESSION_HANDLE hSession,
+                      CK_FLAGS flags,
+                      CK_UTF8CHAR_PTR pRequest,
+                      CK_ULONG ulRequestLen);
+
+/*
+ Makes an alias name another key of the same usage, and of the same kind: symmetric or not.
+
+ pRequest, ulRequestLen: {"AliasName": TEXT, "TargetKeyId": TEXT}.
+
+ KMS_R_NOT_FOUND. KMS_R_LIMIT_EXCEEDED. KMS_R_INVALID_KEY_USAGE: the keys are not of one kind and usage.
+ KMS_R_INVALID_STATE: the key that it is to name waits for its deletion.
+ */
+CK_RV KMS_UpdateAlias(CK_SESSION_HANDLE hSession,
+                      CK_FLAGS flags,
+                      CK_UTF8CHAR_PTR pRequest,
+                      CK_ULONG ulRequestLen);
+
+/*
+ Deletes an alias, whatever the state of its key.
+
+ pRequest, ulRequestLen: {"AliasName": TEXT}.
+
+ KMS_R_NOT_FOUND.
+ */
+CK_RV KMS_DeleteAlias(CK_SESSION_HANDLE hSession,
+                      CK_FLAGS flags,
+                      CK_UTF8CHAR_PTR pRequest,
+                      CK_ULONG ulRequestLen);
+
+/*
+ Lists the aliases, of one key or of all.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT?, "Limit": NUMBER?, "Marker": TEXT?}, as for KMS_ListKeys.
+ pJson, *pulJsonLen: gets {"Aliases": [{"AliasName": TEXT, "TargetKeyId": TEXT, ...}], "Truncated":
+     BOOLEAN, "NextMarker": TEXT?}.
+
+ CKR_BUFFER_TOO_SMALL; the list may grow between two calls.
+ */
+CK_RV KMS_ListAliases(CK_SESSION_HANDLE hSession,
+                      CK_UTF8CHAR_PTR pRequest,
+                      CK_ULONG ulRequestLen,
+                      CK_UTF8CHAR_PTR pJson,
+                      CK_ULONG_PTR pulJsonLen);
+
+/*
+ Makes a data key, and gives it in clear and in a blob, which KMS_Decrypt opens. A call that gives only
+ the lengths makes nothing.
+
+ pKey, ulKeyLen: the symmetric managed key that protects it: its id or an alias.
+ ulBytes: the length of the data key, 1 to 1024; 16 and 32 for AES keys.
+ pContext, ulContextLen: the encryption context, as for KMS_Encrypt.
+ pPlaintext, *pulPlaintextLen: gets the data key, ulBytes bytes.
+ pBlob, *pulBlobLen: gets the blob. The buffer has at least ulBytes + KMS_MAX_BLOB_OVERHEAD bytes, which is
+     also the length given if it is NULL. Both buffers are NULL or neither.
+
+ CKR_ARGUMENTS_BAD: also for another length, and for one buffer that is NULL. KMS_R_INVALID_KEY_USAGE.
+ KMS_R_DISABLED. KMS_R_INVALID_STATE. CKR_BUFFER_TOO_SMALL, with both lengths.
+ */
+CK_RV KMS_GenerateDataKey(CK_SESSION_HANDLE hSession,
+                          CK_FLAGS flags,
+                          CK_UTF8CHAR_PTR pKey,
+                          CK_ULONG ulKeyLen,
+                          CK_ULONG ulBytes,
+                          CK_UTF8CHAR_PTR pContext,
+                          CK_ULONG ulContextLen,
+                          CK_BYTE_PTR pPlaintext,
+                          CK_ULONG_PTR pulPlaintextLen,
+                          CK_BYTE_PTR pBlob,
+                          CK_ULONG_PTR pulBlobLen);
+
+/*
+ As KMS_GenerateDataKey, but the data key leaves the HSM in the blob only.
+ */
+CK_RV KMS_GenerateDataKeyWithoutPlaintext(CK_SESSION_HANDLE hSession,
+                                          CK_FLAGS flags,
+                                          CK_UTF8CHAR_PTR pKey,
+                                          CK_ULONG ulKeyLen,
+                                          CK_ULONG ulBytes,
+                                          CK_UTF8CHAR_PTR pContext,
+                                          CK_ULONG ulContextLen,
+                                          CK_BYTE_PTR pBlob,
+                                          CK_ULONG_PTR pulBlobLen);
+
+/*
+ Makes a key pair, and gives its public key, its private key in clear, and in a blob, which KMS_Decrypt
+ opens. A call that gives only the lengths makes nothing.
+
+ pKey, ulKeyLen: the symmetric managed key that protects it: its id or an alias.
+ pSpec, ulSpecLen: "RSA_2048", "RSA_3072", "RSA_4096", "ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521",
+     "ECC_SECG_P256K1" or "ECC_ED25519".
+ pContext, ulContextLen: the encryption context, as for KMS_Encrypt.
+ pPublic, *pulPublicLen: gets the public key, a DER SubjectPublicKeyInfo. The buffer has at least
+     KMS_MAX_PUBLIC_KEY_LEN bytes, which is also the length given if it is NULL.
+ pPrivate, *pulPrivateLen: gets the private key, a DER PKCS#8; KMS_MAX_PRIVATE_KEY_LEN likewise.
+ pBlob, *pulBlobLen: gets the blob of the PKCS#8; KMS_MAX_PRIVATE_KEY_LEN + KMS_MAX_BLOB_OVERHEAD likewise.
+     All buffers are NULL or none.
+
+ As KMS_GenerateDataKey.
+ */
+CK_RV KMS_GenerateDataKeyPair(CK_SESSION_HANDLE hSession,
+                              CK_FLAGS flags,
+                              CK_UTF8CHAR_PTR pKey,
+                              CK_ULONG ulKeyLen,
+                              CK_UTF8CHAR_PTR pSpec,
+                              CK_ULONG ulSpecLen,
+                              CK_UTF8CHAR_PTR pContext,
+                              CK_ULONG ulContextLen,
+                              CK_BYTE_PTR pPublic,
+                              CK_ULONG_PTR pulPublicLen,
+                              CK_BYTE_PTR pPrivate,
+                              CK_ULONG_PTR pulPrivateLen,
+                              CK_BYTE_PTR pBlob,
+                              CK_ULONG_PTR pulBlobLen);
+
+/*
+ As KMS_GenerateDataKeyPair, but the private key leaves the HSM in the blob only.
+ */
+CK_RV KMS_GenerateDataKeyPairWithoutPlaintext(CK_SESSION_HANDLE hSession,
+                                              CK_FLAGS flags,
+                                              CK_UTF8CHAR_PTR pKey,
+                                              CK_ULONG ulKeyLen,
+                                              CK_UTF8CHAR_PTR pSpec,
+                                              CK_ULONG ulSpecLen,
+                                              CK_UTF8CHAR_PTR pContext,
+                                              CK_ULONG ulContextLen,
+                                              CK_BYTE_PTR pPublic,
+                                              CK_ULONG_PTR pulPublicLen,
+                                              CK_BYTE_PTR pBlob,
+                                              CK_ULONG_PTR pulBlobLen);
 
 /*
  Describes the domain behind the session's token: everything public of its state, how many
@@ -197,6 +625,396 @@ CK_RV KMS_SetEnrolledPIN(CK_SESSION_HANDLE hSession,
                          CK_ULONG ulCodeLen,
                          CK_UTF8CHAR_PTR pPin,
                          CK_ULONG ulPinLen);
+
+/*
+ Encrypts a few bytes under a symmetric managed key of the usage "ENCRYPT_DECRYPT". CKM_KMS_ENVELOPE
+ does the same through C_Encrypt. A call that gives only the length does nothing with the key.
+
+ pKey, ulKeyLen: the key: its id or an alias.
+ pContext, ulContextLen: the encryption context, a JSON object of texts, which KMS_Decrypt has to be
+     given again and which the audit log shows: nothing secret. Empty for none.
+ pPlaintext, ulPlaintextLen: at most 4096 bytes.
+ pBlob, *pulBlobLen: gets the blob (COSE_Encrypt0), which names the key and the version of its
+     material. The buffer has at least ulPlaintextLen + KMS_MAX_BLOB_OVERHEAD bytes, which is also the
+     length given if it is NULL.
+
+ CKR_DATA_LEN_RANGE: the plaintext is too long. KMS_R_INVALID_KEY_USAGE. KMS_R_DISABLED.
+ KMS_R_INVALID_STATE. CKR_BUFFER_TOO_SMALL.
+ */
+CK_RV KMS_Encrypt(CK_SESSION_HANDLE hSession,
+                  CK_FLAGS flags,
+                  CK_UTF8CHAR_PTR pKey,
+                  CK_ULONG ulKeyLen,
+                  CK_UTF8CHAR_PTR pContext,
+                  CK_ULONG ulContextLen,
+                  CK_BYTE_PTR pPlaintext,
+                  CK_ULONG ulPlaintextLen,
+                  CK_BYTE_PTR pBlob,
+                  CK_ULONG_PTR pulBlobLen);
+
+/*
+ Decrypts a blob, with whichever version of the key's material it was made. A call that gives only
+ the length does nothing with the key.
+
+ pKey, ulKeyLen: the key that the blob has to be of: its id or an alias; NULL and 0 for any, which the
+     blob names.
+ pContext, ulContextLen: the encryption context that the blob was made with.
+ pBlob, ulBlobLen: the blob.
+ pPlaintext, *pulPlaintextLen: gets the plaintext. It may be the memory of the blob.
+
+ KMS_R_INVALID_CIPHERTEXT: it is no blob, was changed, or was made with another context.
+ KMS_R_INCORRECT_KEY: it is of another key. KMS_R_NOT_FOUND: its key is not in this token.
+ KMS_R_DISABLED. KMS_R_INVALID_STATE. CKR_BUFFER_TOO_SMALL.
+ */
+CK_RV KMS_Decrypt(CK_SESSION_HANDLE hSession,
+                  CK_FLAGS flags,
+                  CK_UTF8CHAR_PTR pKey,
+                  CK_ULONG ulKeyLen,
+                  CK_UTF8CHAR_PTR pContext,
+                  CK_ULONG ulContextLen,
+                  CK_BYTE_PTR pBlob,
+                  CK_ULONG ulBlobLen,
+                  CK_BYTE_PTR pPlaintext,
+                  CK_ULONG_PTR pulPlaintextLen);
+
+/*
+ Decrypts a blob and encrypts what was in it under another key, or anew under the same. The plaintext
+ does not leave the HSM. A call that gives only the length does nothing with the keys.
+
+ pSourceContext, ulSourceContextLen: the encryption context that the blob was made with.
+ pBlob, ulBlobLen: the blob, which names its key.
+ pKey, ulKeyLen: the key of the new blob: its id or an alias.
+ pContext, ulContextLen: the encryption context of the new blob.
+ pNewBlob, *pulNewBlobLen: gets the new blob. The buffer has at least the length given if it is NULL. It
+     may be the memory of the old one.
+
+ As KMS_Decrypt and KMS_Encrypt.
+ */
+CK_RV KMS_ReEncrypt(CK_SESSION_HANDLE hSession,
+                    CK_FLAGS flags,
+                    CK_UTF8CHAR_PTR pSourceContext,
+                    CK_ULONG ulSourceContextLen,
+                    CK_BYTE_PTR pBlob,
+                    CK_ULONG ulBlobLen,
+                    CK_UTF8CHAR_PTR pKey,
+                    CK_ULONG ulKeyLen,
+                    CK_UTF8CHAR_PTR pContext,
+                    CK_ULONG ulContextLen,
+                    CK_BYTE_PTR pNewBlob,
+                    CK_ULONG_PTR pulNewBlobLen);
+
+/*
+ Makes an RSA wrapping pair for material that is to be imported into a key. The wrapping key's private
+ half travels in the import token, sealed; both are good for 24 hours, for this key only. A call that
+ gives only the lengths makes nothing.
+
+ pKey, ulKeyLen: the key, of the origin "EXTERNAL": its id or an alias.
+ pAlgorithm, ulAlgorithmLen: how the material will be wrapped: "RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256",
+     "RSA_AES_KEY_WRAP_SHA_1" or "RSA_AES_KEY_WRAP_SHA_256".
+ pWrappingSpec, ulWrappingSpecLen: "RSA_2048", "RSA_3072" or "RSA_4096".
+ pPublicKey, *pulPublicKeyLen: gets the wrapping key, a DER SubjectPublicKeyInfo. The buffer has at least
+     KMS_MAX_PUBLIC_KEY_LEN bytes, which is also the length given if it is NULL.
+ pToken, *pulTokenLen: gets the import token. The buffer has at least KMS_MAX_IMPORT_TOKEN_LEN bytes, which
+     is also the length given if it is NULL. Both buffers are NULL or neither.
+ pulValidTo: gets the time until which the token is good, seconds since 1970.
+
+ KMS_R_UNSUPPORTED: the key's material is made here. KMS_R_INVALID_STATE: the key waits for its deletion.
+ CKR_ARGUMENTS_BAD: also for an algorithm or spec that there is not. CKR_BUFFER_TOO_SMALL.
+ */
+CK_RV KMS_GetParametersForImport(CK_SESSION_HANDLE hSession,
+                                 CK_FLAGS flags,
+                                 CK_UTF8CHAR_PTR pKey,
+                                 CK_ULONG ulKeyLen,
+                                 CK_UTF8CHAR_PTR pAlgorithm,
+                                 CK_ULONG ulAlgorithmLen,
+                                 CK_UTF8CHAR_PTR pWrappingSpec,
+                                 CK_ULONG ulWrappingSpecLen,
+                                 CK_BYTE_PTR pPublicKey,
+                                 CK_ULONG_PTR pulPublicKeyLen,
+                                 CK_BYTE_PTR pToken,
+                                 CK_ULONG_PTR pulTokenLen,
+                                 CK_ULONG_PTR pulValidTo);
+
+/*
+ Imports material that was wrapped with the wrapping key that came with an import token. A key takes the
+ same material only, also after it was deleted or has expired.
+
+ pKey, ulKeyLen: the key that the token was made for: its id or an alias.
+ pToken, ulTokenLen: the import token.
+ pWrapped, ulWrappedLen: the wrapped material: the bytes of a symmetric key, the PKCS#8 of a private key.
+ ulValidTo: when the material expires, seconds since 1970, within 365 days; 0 if it does not.
+
+ KMS_R_INVALID_IMPORT_TOKEN. KMS_R_EXPIRED_IMPORT_TOKEN. KMS_R_INVALID_CIPHERTEXT: the material does not
+ unwrap. KMS_R_INCORRECT_KEY_MATERIAL: it does not fit the key's spec, or is not what was imported
+ before. KMS_R_UNSUPPORTED: the key's material is made here. KMS_R_INVALID_STATE: the key waits for its
+ deletion. CKR_ARGUMENTS_BAD: also for a time that has passed or is too far away.
+ */
+CK_RV KMS_ImportKeyMaterial(CK_SESSION_HANDLE hSession,
+                            CK_FLAGS flags,
+                            CK_UTF8CHAR_PTR pKey,
+                            CK_ULONG ulKeyLen,
+                            CK_BYTE_PTR pToken,
+                            CK_ULONG ulTokenLen,
+                            CK_BYTE_PTR pWrapped,
+                            CK_ULONG ulWrappedLen,
+                            CK_ULONG ulValidTo);
+
+/*
+ Deletes the imported material of a key, which then waits for the same material to be imported again.
+ Without material, nothing happens.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT}.
+
+ KMS_R_UNSUPPORTED: the key's material was made here.
+ */
+CK_RV KMS_DeleteImportedKeyMaterial(CK_SESSION_HANDLE hSession,
+                                    CK_FLAGS flags,
+                                    CK_UTF8CHAR_PTR pRequest,
+                                    CK_ULONG ulRequestLen);
+
+/*
+ Grants somebody a part of what may be done with a key.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT, "GranteePrincipal": TEXT, "Operations": [TEXT],
+     "RetiringPrincipal": TEXT?, "Constraints": {"EncryptionContextEquals": {...}} or
+     {"EncryptionContextSubset": {...}}?, "Name": TEXT?}.
+ pId, *pulIdLen: gets the grant's id, KMS_ID_LEN bytes.
+
+ KMS_R_LIMIT_EXCEEDED: a key has 100 grants at most. KMS_R_INVALID_GRANT. KMS_R_DISABLED.
+ KMS_R_INVALID_STATE. CKR_BUFFER_TOO_SMALL: nothing was made.
+ */
+CK_RV KMS_CreateGrant(CK_SESSION_HANDLE hSession,
+                      CK_FLAGS flags,
+                      CK_UTF8CHAR_PTR pRequest,
+                      CK_ULONG ulRequestLen,
+                      CK_UTF8CHAR_PTR pId,
+                      CK_ULONG_PTR pulIdLen);
+
+/*
+ Sets who may do what with a key, in the place of what was said before.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT, "Policy": {...}}. docs/protocols.md has the form.
+
+ KMS_R_MALFORMED_POLICY: it is not a policy, or one that nobody could change.
+ */
+CK_RV KMS_PutKeyPolicy(CK_SESSION_HANDLE hSession,
+                       CK_FLAGS flags,
+                       CK_UTF8CHAR_PTR pRequest,
+                       CK_ULONG ulRequestLen);
+
+/*
+ Ends a grant, by the one whom it says may retire it or by the grantee.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT, "GrantId": TEXT}.
+
+ KMS_R_NOT_FOUND.
+ */
+CK_RV KMS_RetireGrant(CK_SESSION_HANDLE hSession,
+                      CK_FLAGS flags,
+                      CK_UTF8CHAR_PTR pRequest,
+                      CK_ULONG ulRequestLen);
+
+/*
+ Ends a grant, by whoever may revoke the key's grants.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT, "GrantId": TEXT}.
+
+ KMS_R_NOT_FOUND.
+ */
+CK_RV KMS_RevokeGrant(CK_SESSION_HANDLE hSession,
+                      CK_FLAGS flags,
+                      CK_UTF8CHAR_PTR pRequest,
+                      CK_ULONG ulRequestLen);
+
+/*
+ Tells who may do what with a key. The token's owners, the SO and the user, may always ask.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT}.
+ pJson, *pulJsonLen: gets {"KeyId": TEXT, "Policy": {...}}.
+
+ CKR_BUFFER_TOO_SMALL.
+ */
+CK_RV KMS_GetKeyPolicy(CK_SESSION_HANDLE hSession,
+                       CK_UTF8CHAR_PTR pRequest,
+                       CK_ULONG ulRequestLen,
+                       CK_UTF8CHAR_PTR pJson,
+                       CK_ULONG_PTR pulJsonLen);
+
+/*
+ Lists the grants of a key. The token's owners, the SO and the user, may always ask.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT}.
+ pJson, *pulJsonLen: gets {"Grants": [{"GrantId": TEXT, ...}]}.
+
+ CKR_BUFFER_TOO_SMALL.
+ */
+CK_RV KMS_ListGrants(CK_SESSION_HANDLE hSession,
+                     CK_UTF8CHAR_PTR pRequest,
+                     CK_ULONG ulRequestLen,
+                     CK_UTF8CHAR_PTR pJson,
+                     CK_ULONG_PTR pulJsonLen);
+
+/*
+ Lists the token's users: the principals of policies and grants.
+
+ pRequest, ulRequestLen: {}, or nothing.
+ pJson, *pulJsonLen: gets {"Users": [...]}.
+
+ CKR_BUFFER_TOO_SMALL.
+ */
+CK_RV KMS_ListUsers(CK_SESSION_HANDLE hSession,
+                    CK_UTF8CHAR_PTR pRequest,
+                    CK_ULONG ulRequestLen,
+                    CK_UTF8CHAR_PTR pJson,
+                    CK_ULONG_PTR pulJsonLen);
+
+/*
+ Makes a managed key. It is for one usage, for ever.
+
+ pRequest, ulRequestLen: a JSON object, of which everything may be left out:
+     "KeySpec"              "AES_256" (which is the default; also "SYMMETRIC_DEFAULT"), "RSA_2048", "RSA_3072",
+                            "RSA_4096", "ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521",
+                            "ECC_SECG_P256K1", "ECC_ED25519", "HMAC_224", "HMAC_256", "HMAC_384",
+                            "HMAC_512"
+     "KeyUsage"             "ENCRYPT_DECRYPT", "SIGN_VERIFY", "GENERATE_VERIFY_MAC" or "KEY_AGREEMENT"; it must
+                            be given where the spec has more than one
+     "Origin"               "HSM" (the default), or "EXTERNAL" for a key whose material will be imported
+     "MultiRegion"          BOOLEAN; the key may be replicated, and its id begins with mrk-
+     "Description"          TEXT
+     "Label"                TEXT, the CKA_LABEL
+     "Tags"                 [{"TagKey": TEXT, "TagValue": TEXT}]
+     "StandardMechanisms"   BOOLEAN; an AES_256 key is also for CKM_AES_GCM, and does not rotate
+     "Policy"               as KMS_PutKeyPolicy takes it; else whoever makes the key may do everything
+     "DualControl"          {"Operators": [TEXT], "Threshold": NUMBER}; each use needs the approval of so
+                            many of these operators of a founded domain
+ pId, *pulIdLen: gets the key's id, KMS_ID_LEN bytes.
+
+ CKR_ARGUMENTS_BAD: also for a spec or usage that there is not. KMS_R_INVALID_TAG.
+ KMS_R_MALFORMED_POLICY. CKR_TOKEN_RESOURCE_EXCEEDED: there are too many keys. CKR_BUFFER_TOO_SMALL:
+ nothing was made.
+ */
+CK_RV KMS_CreateKey(CK_SESSION_HANDLE hSession,
+                    CK_FLAGS flags,
+                    CK_UTF8CHAR_PTR pRequest,
+                    CK_ULONG ulRequestLen,
+                    CK_UTF8CHAR_PTR pId,
+                    CK_ULONG_PTR pulIdLen);
+
+/*
+ Tells what is public of a key. Whoever is logged in may ask.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT}.
+ pJson, *pulJsonLen: gets a JSON object: KeyId, KeySpec, KeyUsage, KeyState, Enabled, Origin,
+     CreationDate, Description, Tags, Owner, KeyVersion, and others where there is something to say.
+
+ CKR_BUFFER_TOO_SMALL.
+ */
+CK_RV KMS_DescribeKey(CK_SESSION_HANDLE hSession,
+                      CK_UTF8CHAR_PTR pRequest,
+                      CK_ULONG ulRequestLen,
+                      CK_UTF8CHAR_PTR pJson,
+                      CK_ULONG_PTR pulJsonLen);
+
+/*
+ Lists the managed keys.
+
+ pRequest, ulRequestLen: {"Limit": NUMBER? of 1 to 1000 (100), "Marker": TEXT? (the NextMarker of the list
+     before), "ExpiringWithinDays": NUMBER? (only those of which time demands something until then)}.
+ pJson, *pulJsonLen: gets {"Keys": [{"KeyId": TEXT, ...}], "Truncated": BOOLEAN, "NextMarker": TEXT?}.
+
+ CKR_BUFFER_TOO_SMALL; the list may grow between two calls.
+ */
+CK_RV KMS_ListKeys(CK_SESSION_HANDLE hSession,
+                   CK_UTF8CHAR_PTR pRequest,
+                   CK_ULONG ulRequestLen,
+                   CK_UTF8CHAR_PTR pJson,
+                   CK_ULONG_PTR pulJsonLen);
+
+/*
+ Enables a disabled key.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT}.
+
+ KMS_R_INVALID_STATE: the key waits for its deletion or for its material.
+ */
+CK_RV KMS_EnableKey(CK_SESSION_HANDLE hSession,
+                    CK_FLAGS flags,
+                    CK_UTF8CHAR_PTR pRequest,
+                    CK_ULONG ulRequestLen);
+
+/*
+ Disables a key: nothing is done with it until KMS_EnableKey.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT}.
+
+ KMS_R_INVALID_STATE: the key waits for its deletion or for its material.
+ */
+CK_RV KMS_DisableKey(CK_SESSION_HANDLE hSession,
+                     CK_FLAGS flags,
+                     CK_UTF8CHAR_PTR pRequest,
+                     CK_ULONG ulRequestLen);
+
+/*
+ Schedules the deletion of a key. It waits in the state PendingDeletion, in which nothing is done with
+ it, and is deleted with all versions of its material, its public half and its aliases once the time
+ is over and somebody is logged in, or KMS_RunDue is called. There is no other way to delete a
+ managed key: C_DestroyObject gives CKR_ACTION_PROHIBITED.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT, "PendingWindowInDays": NUMBER? of 7 to 30 (30)}.
+
+ KMS_R_INVALID_STATE: it waits already.
+ */
+CK_RV KMS_ScheduleKeyDeletion(CK_SESSION_HANDLE hSession,
+                              CK_FLAGS flags,
+                              CK_UTF8CHAR_PTR pRequest,
+                              CK_ULONG ulRequestLen);
+
+/*
+ Keeps a key that waits for its deletion. It is disabled then.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT}.
+
+ KMS_R_INVALID_STATE: it does not wait for its deletion, or the time is over.
+ */
+CK_RV KMS_CancelKeyDeletion(CK_SESSION_HANDLE hSession,
+                            CK_FLAGS flags,
+                            CK_UTF8CHAR_PTR pRequest,
+                            CK_ULONG ulRequestLen);
+
+/*
+ Sets the description of a key.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT, "Description": TEXT}.
+
+ KMS_R_INVALID_STATE: the key waits for its deletion. CKR_ARGUMENTS_BAD: also for a description that is
+ too long.
+ */
+CK_RV KMS_UpdateKeyDescription(CK_SESSION_HANDLE hSession,
+                               CK_FLAGS flags,
+                               CK_UTF8CHAR_PTR pRequest,
+                               CK_ULONG ulRequestLen);
+
+/*
+ Adds tags to a key, in the place of those with the same names.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT, "Tags": [{"TagKey": TEXT, "TagValue": TEXT}]}.
+
+ KMS_R_INVALID_TAG. KMS_R_LIMIT_EXCEEDED: a key has 50 tags at most. KMS_R_INVALID_STATE: the key waits
+ for its deletion.
+ */
+CK_RV KMS_TagKey(CK_SESSION_HANDLE hSession, CK_FLAGS flags, CK_UTF8CHAR_PTR pRequest, CK_ULONG ulRequestLen);
+
+/*
+ Removes tags from a key. Names that it does not have do not matter.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT, "TagKeys": [TEXT]}.
+
+ KMS_R_INVALID_STATE: the key waits for its deletion.
+ */
+CK_RV KMS_UntagKey(CK_SESSION_HANDLE hSession,
+                   CK_FLAGS flags,
+                   CK_UTF8CHAR_PTR pRequest,
+                   CK_ULONG ulRequestLen);
 
 /*
  Makes a proposal of a command and keeps it among the pending ones. Needs no login, but a
@@ -426,6 +1244,71 @@ CK_RV KMS_Recover(CK_SLOT_ID slotID,
                   CK_ULONG ulCommandLen,
                   struct KMS_BYTES *pContributions,
                   CK_ULONG ulCount);
+
+/*
+ Makes a new version of a symmetric key's material: it encrypts from now on, and all versions decrypt.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT}.
+
+ KMS_R_UNSUPPORTED: the key is not for envelopes alone, or its material is imported; it rotates by a new
+ key and KMS_UpdateAlias. KMS_R_DISABLED. KMS_R_INVALID_STATE.
+ */
+CK_RV KMS_RotateKey(CK_SESSION_HANDLE hSession,
+                    CK_FLAGS flags,
+                    CK_UTF8CHAR_PTR pRequest,
+                    CK_ULONG ulRequestLen);
+
+/*
+ Has a key rotated by a period, or no longer. A rotation that is due happens when the key is used,
+ when somebody logs in, or by KMS_RunDue.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT, "Enabled": BOOLEAN, "RotationPeriodInDays": NUMBER? of 90 to
+     2560 (365)}.
+
+ KMS_R_UNSUPPORTED: as for KMS_RotateKey. KMS_R_DISABLED. KMS_R_INVALID_STATE.
+ */
+CK_RV KMS_SetRotation(CK_SESSION_HANDLE hSession,
+                      CK_FLAGS flags,
+                      CK_UTF8CHAR_PTR pRequest,
+                      CK_ULONG ulRequestLen);
+
+/*
+ Does what time demands of all keys: deletes those whose waiting period is over, deletes imported
+ material that has expired, rotates by period. With a dry run, nothing but KMS_R_DRY_RUN.
+
+ pRequest, ulRequestLen: {}, or nothing.
+ */
+CK_RV KMS_RunDue(CK_SESSION_HANDLE hSession, CK_FLAGS flags, CK_UTF8CHAR_PTR pRequest, CK_ULONG ulRequestLen);
+
+/*
+ Tells whether a key is rotated by a period, and when.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT}.
+ pJson, *pulJsonLen: gets a JSON object: KeyId, KeyRotationEnabled, RotationPeriodInDays and
+     NextRotationDate where it is, RotationDate of the newest version.
+
+ CKR_BUFFER_TOO_SMALL.
+ */
+CK_RV KMS_GetKeyRotationStatus(CK_SESSION_HANDLE hSession,
+                               CK_UTF8CHAR_PTR pRequest,
+                               CK_ULONG ulRequestLen,
+                               CK_UTF8CHAR_PTR pJson,
+                               CK_ULONG_PTR pulJsonLen);
+
+/*
+ Lists the versions of a key's material that rotations made.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT, "Limit": NUMBER?, "Marker": TEXT?}, as for KMS_ListKeys.
+ pJson, *pulJsonLen: gets {"Rotations": [{"KeyId": TEXT, "KeyVersion": NUMBER, "RotationDate": TIME?, ...}],
+     "Truncated": BOOLEAN, "NextMarker": TEXT?}.
+
+ CKR_BUFFER_TOO_SMALL; the list may grow between two calls.
+ */
+CK_RV KMS_ListRotations(CK_SESSION_HANDLE hSession,
+                        CK_UTF8CHAR_PTR pRequest,
+                        CK_ULONG ulRequestLen,
+                        CK_UTF8CHAR_PTR pJson,
+                        CK_ULONG_PTR pulJsonLen);
 
 #ifdef __cplusplus
 }  // extern "C"

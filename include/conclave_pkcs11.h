@@ -3397,6 +3397,26 @@ CK_RV C_DeriveKey(CK_SESSION_HANDLE hSession,
                   CK_ULONG ulAttributeCount,
                   CK_OBJECT_HANDLE_PTR phKey);
 
+CK_RV C_WrapKeyAuthenticated(CK_SESSION_HANDLE hSession,
+                             CK_MECHANISM_PTR pMechanism,
+                             CK_OBJECT_HANDLE hWrappingKey,
+                             CK_OBJECT_HANDLE hKey,
+                             CK_BYTE_PTR pAssociatedData,
+                             CK_ULONG ulAssociatedDataLen,
+                             CK_BYTE_PTR pWrappedKey,
+                             CK_ULONG_PTR pulWrappedKeyLen);
+
+CK_RV C_UnwrapKeyAuthenticated(CK_SESSION_HANDLE hSession,
+                               CK_MECHANISM_PTR pMechanism,
+                               CK_OBJECT_HANDLE hUnwrappingKey,
+                               CK_BYTE_PTR pWrappedKey,
+                               CK_ULONG ulWrappedKeyLen,
+                               CK_ATTRIBUTE_PTR pTemplate,
+                               CK_ULONG ulAttributeCount,
+                               CK_BYTE_PTR pAssociatedData,
+                               CK_ULONG ulAssociatedDataLen,
+                               CK_OBJECT_HANDLE_PTR phKey);
+
 CK_RV C_GetFunctionStatus(CK_SESSION_HANDLE hSession);
 
 CK_RV C_CancelFunction(CK_SESSION_HANDLE hSession);
@@ -3442,26 +3462,6 @@ CK_RV C_AsyncJoin(CK_SESSION_HANDLE hSession,
                   CK_ULONG ulID,
                   CK_BYTE_PTR pData,
                   CK_ULONG ulDataLen);
-
-CK_RV C_WrapKeyAuthenticated(CK_SESSION_HANDLE hSession,
-                             CK_MECHANISM_PTR pMechanism,
-                             CK_OBJECT_HANDLE hWrappingKey,
-                             CK_OBJECT_HANDLE hKey,
-                             CK_BYTE_PTR pAssociatedData,
-                             CK_ULONG ulAssociatedDataLen,
-                             CK_BYTE_PTR pWrappedKey,
-                             CK_ULONG_PTR pulWrappedKeyLen);
-
-CK_RV C_UnwrapKeyAuthenticated(CK_SESSION_HANDLE hSession,
-                               CK_MECHANISM_PTR pMechanism,
-                               CK_OBJECT_HANDLE hUnwrappingKey,
-                               CK_BYTE_PTR pWrappedKey,
-                               CK_ULONG ulWrappedKeyLen,
-                               CK_ATTRIBUTE_PTR pTemplate,
-                               CK_ULONG ulAttributeCount,
-                               CK_BYTE_PTR pAssociatedData,
-                               CK_ULONG ulAssociatedDataLen,
-                               CK_OBJECT_HANDLE_PTR phKey);
 
 CK_RV C_MessageEncryptInit(CK_SESSION_HANDLE hSession, CK_MECHANISM_PTR pMechanism, CK_OBJECT_HANDLE hKey);
 
