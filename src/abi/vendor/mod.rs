@@ -48,6 +48,7 @@ const LONGEST_INPUT: CK_ULONG = 16 << 20;
 /// The function list of the interface "Vendor Conclave". Later versions add functions at the end and
 /// raise the minor version: 1.0 had KMS_LastError alone, 1.1 ends with KMS_Recover.
 #[repr(C)]
+#[expect(clippy::type_complexity, reason = "the types are those of C")]
 pub struct KMS_FUNCTION_LIST {
     pub version: CK_VERSION,
     pub KMS_LastError: Option<unsafe extern "C" fn(pMessage: CK_UTF8CHAR_PTR, pulMessageLen: CK_ULONG_PTR) -> CK_RV>,
