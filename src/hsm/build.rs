@@ -6,7 +6,7 @@ use cryptoki_sys as ck;
 use super::attribute;
 use super::crypto::SecretBytes;
 use super::draft::{self, Draft, Implied, Origin};
-use super::key::{Key, Secrets};
+use super::key::Key;
 use super::mechanism::{self, Derivation, KeyType, Row};
 use super::params::{Mechanism, MechanismType, Params};
 use super::separation::{self, Usages};
@@ -144,11 +144,7 @@ pub(super) fn copy(source: &Key, template: &Template<'_>, so: bool, settings: &S
     if !source.attributes.flag(ck::CKA_COPYABLE) {
         return Err(ErrorKind::ActionProhibited.with("CKA_COPYABLE is false"));
     }
-    let mut secrets = Secrets::new();
-    for (kind, secret) in source.secrets.iter() {
-        secrets.set(kind, SecretBytes::copy_of(secret.expose())?);
-    }
-    changed(source, secrets, template, true, so, settings)
+    changed(source, template, true, so, settings)
 }
 
 /// C_SetAttributeValue: the object as it will be.
@@ -156,16 +152,11 @@ pub(super) fn set_attributes(source: &Key, template: &Template<'_>, so: bool, se
     if !source.attributes.flag(ck::CKA_MODIFIABLE) {
         return Err(ErrorKind::ActionProhibited.with("CKA_MODIFIABLE is false"));
     }
-    let mut secrets = Secrets::new();
-    for (kind, secret) in source.secrets.iter() {
-        secrets.set(kind, SecretBytes::copy_of(secret.expose())?);
-    }
-    changed(source, secrets, template, false, so, settings)
+    changed(source, template, false, so, settings)
 }
 
 fn changed(
     source: &Key,
-    secrets: Secrets,
     template: &Template<'_>,
     copying: bool,
     so: bool,
@@ -182,7 +173,7 @@ fn changed(
     for (kind, value) in changes.iter() {
         attributes.set(kind, value.clone());
     }
-    Ok(Key::from_parts((attributes, secrets, source.marks)))
+    Ok(Key::from_parts((attributes, source.secrets.duplicate()?, source.marks)))
 }
 
 fn derived_draft(template: &Template<'_>, data: bool) -> Result<Draft> {

@@ -38,6 +38,12 @@ impl Secrets {
         self.0.iter().map(|(kind, secret)| (*kind, secret))
     }
 
+    /// The same secrets, in memory of their own.
+    pub(super) fn duplicate(&self) -> Result<Self> {
+        let copies = self.0.iter().map(|(kind, secret)| Ok((*kind, SecretBytes::copy_of(secret.expose())?)));
+        copies.collect::<Result<_>>().map(Self)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -13,15 +13,17 @@ mod crypto;
 #[allow(dead_code, reason = "what only a fleet's HSMs do is not reached by a host yet")]
 mod domain;
 mod draft;
+mod enveloping;
 mod governing;
+mod importing;
 mod key;
 mod login;
-#[allow(dead_code, reason = "the commands that reach it come next")]
+#[allow(dead_code, reason = "what replicas and policies need has no command yet")]
 mod managed;
+mod managing;
 mod mechanism;
 mod objects;
 mod params;
-#[allow(dead_code, reason = "the commands that reach it come next")]
 mod permit;
 mod random;
 mod record;
@@ -159,15 +161,31 @@ impl Hsm {
             Command::Derive { mechanism, base, salt_key, template, place, additional_places } => {
                 self.derive(ticket, mechanism, (base, salt_key), template, (place, additional_places))
             }
-            Command::Manage { .. }
-            | Command::KeepTime { .. }
-            | Command::EnvelopeEncrypt { .. }
-            | Command::EnvelopeDecrypt { .. }
-            | Command::ReEncrypt { .. }
-            | Command::GenerateDataKey { .. }
-            | Command::GenerateDataKeyPair { .. }
-            | Command::ImportParameters { .. }
-            | Command::ImportMaterial { .. } => Err(crate::error::ErrorKind::FunctionNotSupported.into()),
+            Command::Manage { action, keys, alias, target, request, dry_run } => {
+                self.manage(ticket, action, (keys, alias, target), request, dry_run)
+            }
+            Command::KeepTime { keys } => self.keep_time(ticket, keys),
+            Command::EnvelopeEncrypt { with, plaintext, dry_run } => {
+                self.envelope_encrypt(ticket, with, plaintext, dry_run)
+            }
+            Command::EnvelopeDecrypt { with, version, blob, dry_run } => {
+                self.envelope_decrypt(ticket, with, (version, blob), dry_run)
+            }
+            Command::ReEncrypt { from, version, blob, to, dry_run } => {
+                self.reencrypt(ticket, (from, version, blob), to, dry_run)
+            }
+            Command::GenerateDataKey { with, len, with_plaintext, dry_run } => {
+                self.generate_data_key(ticket, with, len, (with_plaintext, dry_run))
+            }
+            Command::GenerateDataKeyPair { with, spec, with_plaintext, dry_run } => {
+                self.generate_data_key_pair(ticket, with, spec, (with_plaintext, dry_run))
+            }
+            Command::ImportParameters { key, algorithm, spec, dry_run } => {
+                self.import_parameters(ticket, key, (algorithm, spec), dry_run)
+            }
+            Command::ImportMaterial { keys, token, wrapped, valid_to, dry_run } => {
+                self.import_material(ticket, keys, (token, wrapped), valid_to, dry_run)
+            }
             Command::BeginAudit { host, store } => self.begin_audit(host, store),
             Command::FlushAudit { flush, store } => self.flush_audit(flush, store),
             Command::AuditHead { host, store } => self.audit_head(ticket, host, store),

@@ -12,8 +12,13 @@ use super::key::Key;
 use super::mechanism::{self, Row};
 use super::params::{Mechanism, MechanismType, Params};
 use super::transient::Transient;
+use super::managed::attributes::{CKA_KMS_STATE, KeyState};
+use super::managed::metadata::Managed;
+use super::managed::watched::Watched;
+use super::managed::{Action, Refused, is_managed, lifecycle, requested, states};
+use super::permit::Recorded;
 use super::value::{AttributeType, Attributes, Template, Value};
-use super::{Access, Function, Hsm, Operation, build, domain, draft, managed, random, record, separation};
+use super::{Access, Function, Hsm, Operation, audit, build, domain, draft, managed, random, record, separation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::hex;
 
@@ -31,8 +36,14 @@ impl Hsm {
         template: &Template<'_>,
         place: Place,
     ) -> Result<Reply> {
+        let access = self.access(ticket);
+        if requested::is_managed(&[template])? {
+            return self
+                .generate_managed(access, mechanism.kind, &[template], (place, place))
+                .map(Reply::Records);
+        }
         let key = build::generate(mechanism::row(mechanism.kind)?, mechanism, template)?;
-        self.new_record(self.access(ticket), key, place).map(one)
+        self.new_record(access, key, place).map(one)
     }
 
     pub(super) fn generate_pair(
@@ -43,6 +54,11 @@ impl Hsm {
         (private, private_place): (&Template<'_>, Place),
     ) -> Result<Reply> {
         let access = self.access(ticket);
+        if requested::is_managed(&[public, private])? {
+            return self
+                .generate_managed(access, mechanism.kind, &[public, private], (public_place, private_place))
+                .map(Reply::Records);
+        }
         let (public, private) = build::generate_pair(mechanism::row(mechanism.kind)?, mechanism, public, private)?;
         Ok(Reply::Records(vec![
             self.new_record(access, public, public_place)?,
@@ -68,11 +84,26 @@ impl Hsm {
         let access = self.access(ticket);
         self.check_trust(template)?;
         let open = self.open(access, source)?;
+        if is_managed(&open.key.attributes) {
+            return self.set_managed_attributes(access, &open, template);
+        }
         let key = build::set_attributes(&open.key, template, access == Access::So, &self.settings)?;
         let generation = source.generation.checked_add(1).ok_or(ErrorKind::DeviceError)?;
         let record = self.seal(access, key, source.object, generation)?;
         self.cache.forget(source.sealed.digest());
         Ok(one(record))
+    }
+
+    fn set_managed_attributes(&self, access: Access, open: &Open, template: &Template<'_>) -> Result<Reply> {
+        let key = &open.key;
+        let change = || {
+            self.permit(access, &key.attributes, Action::SetDescription, None).map_err(Refused::into_standard)?;
+            let changes = draft::changes(&key.attributes, template, false, false)?;
+            let changed = lifecycle::set_attributes(&key.attributes, &changes, self.now());
+            let changed = changed.map_err(Refused::into_standard)?;
+            self.replacement(open, Key::from_parts((changed, key.secrets.duplicate()?, key.marks)))
+        };
+        self.recorded(&Recorded::of(audit::Action::UpdateDescription, &key.attributes), change()).map(one)
     }
 
     pub(super) fn check_destroy(&self, ticket: &Ticket, record: &Record) -> Result<Reply> {
@@ -90,7 +121,13 @@ impl Hsm {
     }
 
     pub(super) fn view(&self, ticket: &Ticket, record: &Record) -> Result<Reply> {
-        self.open(self.access(ticket), record).map(|open| Reply::View(open.view(view)))
+        let open = self.open(self.access(ticket), record)?;
+        if is_managed(&open.key.attributes)
+            && let Some(view) = managed_view(&open.key, self.now()).map_err(Refused::into_standard)?
+        {
+            return Ok(Reply::View(Arc::new(view)));
+        }
+        Ok(Reply::View(open.view(view)))
     }
 
     pub(super) fn reveal(&self, ticket: &Ticket, record: &Record, kind: AttributeType) -> Result<Reply> {
@@ -179,28 +216,34 @@ impl Hsm {
     ) -> Result<Reply> {
         let access = self.access(ticket);
         let row = mechanism::row(mechanism.kind)?;
-        let base = self.open_with_secrets(access, base)?;
-        check_key(row, &base.key, ck::CKA_DERIVE, ErrorKind::KeyTypeInconsistent)?;
-        let salt_key = salt_key.map(|record| self.open_with_secrets(access, record)).transpose()?;
-        if let Some(salt_key) = &salt_key {
-            check_salt_key(row, &salt_key.key)?;
-            self.require_no_dual_control(&salt_key.key.attributes)?;
-        }
-        let peer = match mechanism.params {
-            Params::Ecdh1 { public_data, .. } => public_data,
-            _ => &[],
+        let base = self.open(access, base)?;
+        let derive = || {
+            let action = Action::DeriveSharedSecret;
+            self.permit(access, &base.key.attributes, action, None).map_err(Refused::into_standard)?;
+            check_secrets(&base)?;
+            check_key(row, &base.key, ck::CKA_DERIVE, ErrorKind::KeyTypeInconsistent)?;
+            let salt_key = salt_key.map(|record| self.open_with_secrets(access, record)).transpose()?;
+            if let Some(salt_key) = &salt_key {
+                check_salt_key(row, &salt_key.key)?;
+                self.require_no_dual_control(&salt_key.key.attributes)?;
+            }
+            let peer = match mechanism.params {
+                Params::Ecdh1 { public_data, .. } => public_data,
+                _ => &[],
+            };
+            let (object, attributes) = (&base.record.object, &base.key.attributes);
+            if let Some(wanted) = self.approval(object, attributes, "DeriveSharedSecret", peer)? {
+                return Ok(Reply::ApprovalWanted(wanted));
+            }
+            let keys = build::derive(row, mechanism, &base.key, salt_key.as_ref().map(|open| &*open.key), template)?;
+            let places = std::iter::once(place).chain(additional_places.iter().copied().chain(std::iter::repeat(place)));
+            keys.into_iter()
+                .zip(places)
+                .map(|(key, place)| self.new_record(access, key, place))
+                .collect::<Result<_>>()
+                .map(Reply::Records)
         };
-        let (object, attributes) = (&base.record.object, &base.key.attributes);
-        if let Some(wanted) = self.approval(object, attributes, "DeriveSharedSecret", peer)? {
-            return Ok(Reply::ApprovalWanted(wanted));
-        }
-        let keys = build::derive(row, mechanism, &base.key, salt_key.as_ref().map(|open| &*open.key), template)?;
-        let places = std::iter::once(place).chain(additional_places.iter().copied().chain(std::iter::repeat(place)));
-        keys.into_iter()
-            .zip(places)
-            .map(|(key, place)| self.new_record(access, key, place))
-            .collect::<Result<_>>()
-            .map(Reply::Records)
+        self.recorded_reply(&Recorded::of(audit::Action::DeriveSharedSecret, &base.key.attributes), derive())
     }
 
     /// Begins a streaming operation; `key` is None for a digest.
@@ -222,13 +265,41 @@ impl Hsm {
             Function::VerifyRecover => (row.recover, ck::CKA_VERIFY_RECOVER),
         };
         let begin = begin.ok_or(ErrorKind::MechanismInvalid)?;
-        let open = self.open_with_secrets(self.access(ticket), key.ok_or(ErrorKind::KeyHandleInvalid)?)?;
-        check_key(row, &open.key, usage, ErrorKind::KeyTypeInconsistent)?;
-        if self.settings.key_separation {
-            separation::check_use(&open.key, mechanism.kind)?;
+        let access = self.access(ticket);
+        let open = self.open(access, key.ok_or(ErrorKind::KeyHandleInvalid)?)?;
+        let begin = || {
+            check_secrets(&open)?;
+            check_key(row, &open.key, usage, ErrorKind::KeyTypeInconsistent)?;
+            if self.settings.key_separation {
+                separation::check_use(&open.key, mechanism.kind)?;
+            }
+            let operation = begin(mechanism, function, Arc::clone(&open.key))?;
+            self.controlled(operation, function, &open.record.object, &open.key.attributes)
+        };
+        if is_managed(&open.key.attributes) { self.begin_watched(access, function, &open.key, begin) } else { begin() }
+    }
+
+    /// Begins an operation with a managed key, if the key permits it.
+    fn begin_watched(
+        &self,
+        access: Access,
+        function: Function,
+        key: &Arc<Key>,
+        begin: impl FnOnce() -> Result<Box<dyn Operation>>,
+    ) -> Result<Box<dyn Operation>> {
+        let usage = Managed::read(&key.attributes).map_err(Refused::into_standard)?.usage();
+        let action = Action::of(function, usage).ok_or(ErrorKind::GeneralError)?;
+        let begun = self
+            .permit(access, &key.attributes, action, None)
+            .map_err(Refused::into_standard)
+            .and_then(|()| Ok((begin()?, self.principal()?)));
+        match begun {
+            Ok((inner, principal)) => {
+                let recorder = Arc::clone(&self.recorder);
+                Ok(Box::new(Watched::new(inner, (function, action.named()), Arc::clone(key), principal, recorder)))
+            }
+            Err(error) => self.recorded(&Recorded::of(action.named(), &key.attributes), Err(error)),
         }
-        let operation = begin(mechanism, function, Arc::clone(&open.key))?;
-        self.controlled(operation, function, &open.record.object, &open.key.attributes)
     }
 
     /// Begins an operation anew that [`Self::begin`] made. What was checked then of the key and the
@@ -260,19 +331,24 @@ impl Hsm {
 
     /// A record's object, from the cache or unsealed, with everything about it checked.
     pub(super) fn open(&self, access: Access, record: &Record) -> Result<Arc<Open>> {
+        let open = self.open_any(access, record)?;
+        may_see(access, &open.key).map(|()| open)
+    }
+
+    /// The same for whoever asks: the caller decides who may see it.
+    pub(super) fn open_any(&self, access: Access, record: &Record) -> Result<Arc<Open>> {
         if let Some(open) = self.cache.get(record.sealed.digest()) {
             if open.record != *record {
                 return Err(altered(record));
             }
             // What was read before the login is verified after it.
             if open.verified || access == Access::Public {
-                return may_see(access, &open.key).map(|()| open);
+                return Ok(open);
             }
         }
         let epoch = self.cache.epoch();
         let (mut key, verified) = self.unseal(record)?;
         self.check_row(&key, record)?;
-        may_see(access, &key)?;
         if verified {
             self.apply_trust(&mut key, &record.object);
         }
@@ -284,11 +360,7 @@ impl Hsm {
     /// Like [`Self::open`], for a use of the key: what is sealed must have been opened.
     pub(super) fn open_with_secrets(&self, access: Access, record: &Record) -> Result<Arc<Open>> {
         let open = self.open(access, record)?;
-        let needs = matches!(open.key.class(), ck::CKO_SECRET_KEY | ck::CKO_PRIVATE_KEY);
-        if needs && open.key.secrets.is_empty() {
-            return Err(ErrorKind::UserNotLoggedIn.into());
-        }
-        Ok(open)
+        check_secrets(&open).map(|()| open)
     }
 
     /// Opens a record with what sealed it, this instance or the domain; reads what is public of it
@@ -332,7 +404,7 @@ impl Hsm {
         Ok(())
     }
 
-    fn new_record(&self, access: Access, mut key: Key, place: Place) -> Result<Record> {
+    pub(super) fn new_record(&self, access: Access, mut key: Key, place: Place) -> Result<Record> {
         // The caller's template gave the place; an unwrap or derive template may say otherwise.
         if key.attributes.flag(ck::CKA_TOKEN) != (place == Place::Token) {
             return Err(ErrorKind::TemplateInconsistent.with("CKA_TOKEN contradicts the key's template for new keys"));
@@ -343,14 +415,19 @@ impl Hsm {
     }
 
     /// Seals an object and keeps it opened, since it is likely to be used next.
-    pub(super) fn seal(&self, access: Access, mut key: Key, object: ObjectId, generation: u64) -> Result<Record> {
+    pub(super) fn seal(&self, access: Access, key: Key, object: ObjectId, generation: u64) -> Result<Record> {
         may_see(access, &key)?;
+        if key.attributes.flag(ck::CKA_TOKEN) && access == Access::Public {
+            return Err(ErrorKind::UserNotLoggedIn.with("token objects are made and changed after login"));
+        }
+        self.seal_any(key, object, generation)
+    }
+
+    /// The same for whoever asks: the caller has decided that they may.
+    pub(super) fn seal_any(&self, mut key: Key, object: ObjectId, generation: u64) -> Result<Record> {
         let epoch = self.cache.epoch();
         self.apply_trust(&mut key, &object);
         let sealed = if key.attributes.flag(ck::CKA_TOKEN) {
-            if access == Access::Public {
-                return Err(ErrorKind::UserNotLoggedIn.with("token objects are made and changed after login"));
-            }
             Sealed::new(record::seal(&key, &object, generation, self.opened()?.sealer())?)
         } else {
             self.instance.seal(&key, &object, generation)?
@@ -385,6 +462,15 @@ impl Hsm {
 /// Private objects are the user's; the SO never sees them.
 fn may_see(access: Access, key: &Key) -> Result<()> {
     if key.attributes.flag(ck::CKA_PRIVATE) && access != Access::User {
+        return Err(ErrorKind::UserNotLoggedIn.into());
+    }
+    Ok(())
+}
+
+/// That what is sealed of a key was opened.
+fn check_secrets(open: &Open) -> Result<()> {
+    let needs = matches!(open.key.class(), ck::CKO_SECRET_KEY | ck::CKO_PRIVATE_KEY);
+    if needs && open.key.secrets.is_empty() {
         return Err(ErrorKind::UserNotLoggedIn.into());
     }
     Ok(())
@@ -441,6 +527,28 @@ fn view(key: &Key) -> View {
         _ => Vec::new(),
     };
     View { attributes: key.attributes.clone(), secrets }
+}
+
+/// What may be read of a managed key where that is not what its record says: its state at the time,
+/// and its public key only while the state gives it.
+fn managed_view(key: &Key, now: u64) -> std::result::Result<Option<View>, Refused> {
+    const PUBLIC_KEY: &[AttributeType] =
+        &[ck::CKA_PUBLIC_KEY_INFO, ck::CKA_MODULUS, ck::CKA_PUBLIC_EXPONENT, ck::CKA_EC_POINT];
+    let state = states::state_at(&key.attributes, now)?.map_or(0, KeyState::code);
+    let withheld = states::check(&key.attributes, Action::GetPublicKey, now).is_err();
+    if key.attributes.ulong(CKA_KMS_STATE) == Some(state) && !withheld {
+        return Ok(None);
+    }
+    let mut view = view(key);
+    view.attributes.set(CKA_KMS_STATE, Value::Ulong(state));
+    if withheld {
+        for kind in PUBLIC_KEY {
+            if view.attributes.remove(*kind).is_some() {
+                view.secrets.push((*kind, false));
+            }
+        }
+    }
+    Ok(Some(view))
 }
 
 fn unique_id(attributes: &Attributes) -> &str {

@@ -10,7 +10,7 @@ use super::audit;
 use super::domain::Circumstances;
 use super::managed::{Action, Context, Refused, is_managed, policy, states};
 use super::value::Attributes;
-use super::{Access, Hsm};
+use super::{Access, Hsm, Reply};
 use crate::error::{ErrorKind, Result};
 
 /// The time, which never goes back inside an instance.
@@ -70,6 +70,18 @@ impl Hsm {
             Access::User | Access::So => self.login.principal(),
         };
         policy::authorise(key, principal.as_deref().unwrap_or_default(), action, context)
+    }
+
+    /// The outcome, once it is recorded: a success that cannot be recorded is none.
+    pub(super) fn recorded<T>(&self, what: &Recorded<'_>, outcome: Result<T>) -> Result<T> {
+        let recorded = self.record(what, &outcome);
+        outcome.and_then(|done| recorded.map(|()| done))
+    }
+
+    /// The same for a command with a key that may be under dual control: one that waits for an approval
+    /// has not ended.
+    pub(super) fn recorded_reply(&self, what: &Recorded<'_>, outcome: Result<Reply>) -> Result<Reply> {
+        if matches!(outcome, Ok(Reply::ApprovalWanted(_))) { outcome } else { self.recorded(what, outcome) }
     }
 
     /// Records a call about a managed key in the name of whoever is logged in.

@@ -4,7 +4,10 @@
 use cryptoki_sys as ck;
 use sha2::{Digest, Sha256};
 
-use super::attributes::{CKA_KMS_CREATED, CKA_KMS_KEY_ID, CKA_KMS_VERSION, KeyState, Origin, Usage};
+use super::attributes::{
+    CKA_KMS_CREATED, CKA_KMS_DUAL_CONTROL, CKA_KMS_GRANTS, CKA_KMS_KEY_ID, CKA_KMS_POLICY, CKA_KMS_VERSION, KeyState,
+    Origin, Usage,
+};
 use super::lifecycle::check_description;
 use super::metadata::{Imported, KeyId, Managed};
 use super::spec::{Purpose, Spec};
@@ -32,6 +35,8 @@ pub(in crate::hsm) struct Request<'a> {
     pub(in crate::hsm) label: &'a str,
     pub(in crate::hsm) description: &'a str,
     pub(in crate::hsm) tags: &'a [(&'a str, &'a str)],
+    /// Of a key that could rotate: the standard's mechanisms instead.
+    pub(in crate::hsm) standard_mechanisms: bool,
     /// The principal that asks for it.
     pub(in crate::hsm) owner: &'a str,
 }
@@ -55,6 +60,22 @@ pub(in crate::hsm) enum Templates {
 pub(in crate::hsm) enum Made {
     Secret(Key),
     Pair { public: Key, private: Key },
+}
+
+impl Made {
+    /// Of the secret key, or of the private half.
+    pub(in crate::hsm) fn attributes(&self) -> &Attributes {
+        let (Self::Secret(key) | Self::Pair { private: key, .. }) = self;
+        &key.attributes
+    }
+
+    /// Changes the attributes of both halves alike.
+    pub(in crate::hsm) fn edit(&mut self, edit: impl Fn(&mut Attributes)) {
+        match self {
+            Self::Secret(key) => edit(&mut key.attributes),
+            Self::Pair { public, private } => [public, private].into_iter().for_each(|key| edit(&mut key.attributes)),
+        }
+    }
 }
 
 impl Creation {
@@ -86,8 +107,9 @@ impl Creation {
             rotation: None,
             deletion: None,
             imported: Imported::default(),
+            standard_mechanisms: request.standard_mechanisms && !purpose.versioned.is_empty(),
         };
-        let templates = Templates::new(spec, purpose, managed.id(), request.label);
+        let templates = Templates::new(&managed, purpose, request.label);
         Ok(Self { managed, templates })
     }
 
@@ -143,8 +165,9 @@ impl Creation {
 }
 
 impl Templates {
-    fn new(spec: &Spec, purpose: &Purpose, id: &KeyId, label: &str) -> Self {
-        let usage = purpose.usage;
+    fn new(managed: &Managed, purpose: &Purpose, label: &str) -> Self {
+        let (spec, usage, id) = (managed.spec, purpose.usage, managed.id());
+        let allowed = purpose.allowed(managed.standard_mechanisms);
         let common = |class, able: &[(AttributeType, bool)]| -> Attributes {
             let fixed = [
                 (ck::CKA_CLASS, Value::Ulong(class)),
@@ -157,7 +180,7 @@ impl Templates {
                 (ck::CKA_DESTROYABLE, Value::Bool(false)),
                 (ck::CKA_LABEL, Value::Bytes(label.as_bytes().to_vec())),
                 (ck::CKA_ID, Value::Bytes(id.as_str().as_bytes().to_vec())),
-                (ck::CKA_ALLOWED_MECHANISMS, Value::Mechanisms(purpose.mechanisms.to_vec())),
+                (ck::CKA_ALLOWED_MECHANISMS, Value::Mechanisms(allowed.clone())),
             ];
             let flags = able.iter().map(|(kind, able)| (*kind, Value::Bool(*able)));
             fixed.into_iter().chain(flags).collect()
@@ -211,7 +234,7 @@ impl Templates {
         let label = key.bytes(ck::CKA_LABEL).and_then(|label| std::str::from_utf8(label).ok()).unwrap_or_default();
         let purpose =
             managed.spec.purpose(managed.usage).ok_or_else(|| Reason::Damaged.with("a key of another usage"))?;
-        Ok(Self::new(managed.spec, purpose, managed.id(), label))
+        Ok(Self::new(&managed, purpose, label))
     }
 }
 
@@ -262,8 +285,23 @@ pub(in crate::hsm) fn with_material(
     let values = draft::encode_values(&template);
     let mut public = build::create(&as_given(&template, &values), false)?;
     managed.write(&mut public.attributes);
+    for kind in [CKA_KMS_POLICY, CKA_KMS_GRANTS, CKA_KMS_DUAL_CONTROL] {
+        if let Some(value) = waiting.attributes.get(kind) {
+            public.attributes.set(kind, value.clone());
+        }
+    }
     public.marks = separation::marks_of_public(marks);
     Ok(Made::Pair { public, private: Key::from_parts((attributes, material.secrets, marks)) })
+}
+
+/// The key without its material, waiting for it again. `managed` is what it is then.
+pub(in crate::hsm) fn without_material(key: &Key, managed: &Managed) -> Key {
+    let mut attributes = key.attributes.clone();
+    for kind in OF_THE_VALUE.iter().filter(|kind| **kind != ck::CKA_VALUE_LEN) {
+        attributes.remove(*kind);
+    }
+    managed.write(&mut attributes);
+    Key::from_parts((attributes, Secrets::new(), key.marks))
 }
 
 /// A new version of a symmetric key: the key with new material, and the key of what the version

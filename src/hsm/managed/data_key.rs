@@ -21,6 +21,15 @@ pub(in crate::hsm) fn length_of(name: &str) -> Option<usize> {
     }
 }
 
+/// CKR_ARGUMENTS_BAD unless 1 to 1024.
+pub(in crate::hsm) fn check_len(len: usize) -> Result<()> {
+    if (1..=MAX_LEN).contains(&len) {
+        Ok(())
+    } else {
+        Err(ErrorKind::ArgumentsBad.with("a data key has 1 to 1024 bytes"))
+    }
+}
+
 /// `len` random bytes, and the blob that holds them. CKR_ARGUMENTS_BAD unless 1 to 1024.
 pub(in crate::hsm) fn generate(
     key: &Material,
@@ -28,9 +37,7 @@ pub(in crate::hsm) fn generate(
     context: &Context<'_>,
     len: usize,
 ) -> Result<(SecretBytes, Vec<u8>)> {
-    if !(1..=MAX_LEN).contains(&len) {
-        return Err(ErrorKind::ArgumentsBad.with("a data key has 1 to 1024 bytes"));
-    }
+    check_len(len)?;
     let plaintext = random::secret(len)?;
     let blob = key.seal(name, context, plaintext.expose())?;
     Ok((plaintext, blob))

@@ -74,6 +74,15 @@ pub(in crate::hsm) struct Parameters {
     pub(in crate::hsm) expires: u64,
 }
 
+/// CKR_ARGUMENTS_BAD unless keys of the spec wrap material.
+pub(in crate::hsm) fn check_wrapping(spec: &Spec) -> Result<()> {
+    if spec.key_type == ck::CKK_RSA {
+        Ok(())
+    } else {
+        Err(ErrorKind::ArgumentsBad.with("a wrapping key is RSA_2048, RSA_3072 or RSA_4096"))
+    }
+}
+
 /// A new wrapping key of an RSA spec, for the key whose record `object` is. CKR_ARGUMENTS_BAD for
 /// another spec.
 pub(in crate::hsm) fn parameters(
@@ -83,9 +92,7 @@ pub(in crate::hsm) fn parameters(
     wrapping: &Spec,
     now: u64,
 ) -> Result<Parameters> {
-    if wrapping.key_type != ck::CKK_RSA {
-        return Err(ErrorKind::ArgumentsBad.with("a wrapping key is RSA_2048, RSA_3072 or RSA_4096"));
-    }
+    check_wrapping(wrapping)?;
     let pair = material::generate_pair(wrapping)?;
     let expires = now.saturating_add(VALIDITY);
     let mut e = Encoder::secret();

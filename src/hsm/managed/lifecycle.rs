@@ -191,10 +191,14 @@ impl Managed {
 
     /// A signature or a MAC has no room to name a version, and imported material is of one.
     fn check_rotates(&self) -> Answer<()> {
-        if self.spec.is_symmetric() && self.usage == Usage::EncryptDecrypt && self.origin == Origin::Hsm {
-            return Ok(());
+        if !self.spec.is_symmetric() || self.usage != Usage::EncryptDecrypt || self.origin != Origin::Hsm {
+            return Err(Reason::Unsupported.with("only symmetric encryption keys whose material was made here rotate"));
         }
-        Err(Reason::Unsupported.with("only symmetric encryption keys whose material was made here rotate"))
+        if self.standard_mechanisms {
+            let why = "what the standard's mechanisms encrypt names no version: this key rotates by a new key and an alias";
+            return Err(Reason::Unsupported.with(why));
+        }
+        Ok(())
     }
 
     fn check_imports(&self) -> Answer<()> {

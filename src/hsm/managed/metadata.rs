@@ -1,12 +1,14 @@
 //! What a managed key's record says of it, read from its attributes and written back.
 
+use cryptoki_sys as ck;
+
 use super::attributes::{
     CKA_KMS_CREATED, CKA_KMS_DELETION_DATE, CKA_KMS_DELETION_WINDOW, CKA_KMS_DESCRIPTION, CKA_KMS_KEY_ID,
     CKA_KMS_MANAGED, CKA_KMS_MATERIAL, CKA_KMS_MULTI_REGION, CKA_KMS_NEXT_ROTATION, CKA_KMS_ORIGIN, CKA_KMS_OWNER,
     CKA_KMS_ROTATED, CKA_KMS_ROTATION_PERIOD, CKA_KMS_SPEC, CKA_KMS_STATE, CKA_KMS_TAGS, CKA_KMS_USAGE,
     CKA_KMS_VALID_TO, CKA_KMS_VERSION, KeyState, Origin, Usage,
 };
-use super::spec::Spec;
+use super::spec::{Purpose, Spec};
 use super::states::{Action, Facts};
 use super::tags::Tags;
 use super::{Answer, Reason, Refused};
@@ -34,6 +36,9 @@ pub(in crate::hsm) struct Managed {
     pub(super) rotation: Option<Rotation>,
     pub(super) deletion: Option<Deletion>,
     pub(super) imported: Imported,
+    /// Of a key that could rotate: the standard's mechanisms work with it, so it does not. It is what
+    /// CKA_ALLOWED_MECHANISMS says, decided for ever at the making.
+    pub(super) standard_mechanisms: bool,
 }
 
 /// Rotation by period.
@@ -85,10 +90,12 @@ impl Managed {
             (_, None, None) => None,
             _ => return None,
         };
+        let spec = Spec::named(text(CKA_KMS_SPEC)?)?;
+        let usage = Usage::from_code(number(CKA_KMS_USAGE)?)?;
         let managed = Self {
             id: KeyId::parse(text(CKA_KMS_KEY_ID)?)?,
-            usage: Usage::from_code(number(CKA_KMS_USAGE)?)?,
-            spec: Spec::named(text(CKA_KMS_SPEC)?)?,
+            usage,
+            spec,
             origin: Origin::from_code(number(CKA_KMS_ORIGIN)?)?,
             owner: text(CKA_KMS_OWNER)?.to_owned(),
             created: number(CKA_KMS_CREATED)?,
@@ -103,9 +110,9 @@ impl Managed {
                 valid_to: number(CKA_KMS_VALID_TO),
                 commitment: attributes.bytes(CKA_KMS_MATERIAL).map(<[u8]>::to_vec),
             },
+            standard_mechanisms: has_standard_mechanisms(attributes, spec.purpose(usage)?),
         };
-        let consistent = managed.spec.purpose(managed.usage).is_some()
-            && attributes.flag(CKA_KMS_MULTI_REGION) == managed.id.is_multi_region()
+        let consistent = attributes.flag(CKA_KMS_MULTI_REGION) == managed.id.is_multi_region()
             && (managed.origin == Origin::External || managed.imported == Imported::default());
         consistent.then_some(managed)
     }
@@ -195,6 +202,15 @@ impl Managed {
             valid_to: self.imported.valid_to,
             deletion_date: self.deletion.and_then(|deletion| deletion.date),
         }
+    }
+}
+
+fn has_standard_mechanisms(attributes: &Attributes, purpose: &Purpose) -> bool {
+    match attributes.get(ck::CKA_ALLOWED_MECHANISMS) {
+        Some(Value::Mechanisms(allowed)) if !purpose.versioned.is_empty() => {
+            allowed.iter().any(|mechanism| purpose.mechanisms.contains(mechanism))
+        }
+        _ => false,
     }
 }
 

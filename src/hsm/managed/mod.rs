@@ -1,26 +1,29 @@
 //! Managed keys: the life cycle of a cloud KMS key inside a token. Pure functions of a key's
 //! attributes, the request and the time; sealing and storing is the caller's.
 
-mod attributes;
+pub(super) mod alias;
+pub mod attributes;
 mod condition;
 mod context;
-mod creation;
-mod data_key;
+pub(super) mod creation;
+pub(super) mod data_key;
 mod describe;
-pub(in crate::hsm) mod dual_control;
-mod envelope;
-mod grants;
+pub(super) mod dual_control;
+pub(super) mod envelope;
+pub(super) mod grants;
 mod host;
-mod import;
-mod lifecycle;
+pub(super) mod import;
+pub(super) mod lifecycle;
 mod material;
-mod metadata;
-pub(in crate::hsm) mod policy;
+pub(super) mod metadata;
+pub(super) mod policy;
 mod refused;
-mod requested;
-mod spec;
-pub(in crate::hsm) mod states;
+pub(super) mod request;
+pub(super) mod requested;
+pub(super) mod spec;
+pub(super) mod states;
 mod tags;
+pub(super) mod watched;
 
 use cryptoki_sys as ck;
 

@@ -44,6 +44,7 @@ pub(in crate::hsm) fn creation<'a>(
         Some(encoded) => Tags::decode(encoded).map_err(|_| invalid("CKA_KMS_TAGS is no CBOR map of texts"))?,
         None => Tags::default(),
     };
+    let rotates = asked.narrows_mechanisms(spec)?;
     let request = Request {
         spec: spec.name,
         usage,
@@ -52,12 +53,15 @@ pub(in crate::hsm) fn creation<'a>(
         label: asked.text(ck::CKA_LABEL)?,
         description: asked.text(CKA_KMS_DESCRIPTION)?,
         tags: &tags.iter().collect::<Vec<_>>(),
+        standard_mechanisms: !rotates,
         owner,
     };
     let creation = Creation::new(&request, random, now).map_err(|refused| invalid(refused.detail().to_owned()))?;
+    // What the list narrows to is what the key has anyway.
+    let said = |kind| attributes::is_ours(kind) || (rotates && kind == ck::CKA_ALLOWED_MECHANISMS);
     let rest = templates
         .iter()
-        .map(|template| Template(template.0.iter().filter(|(kind, _)| !attributes::is_ours(*kind)).cloned().collect()));
+        .map(|template| Template(template.0.iter().filter(|(kind, _)| !said(*kind)).cloned().collect()));
     Ok((creation, rest.collect()))
 }
 
@@ -137,6 +141,19 @@ impl<'a> Asked<'_, 'a> {
             ErrorKind::TemplateInconsistent
                 .with("the mechanism, and the key's length or curve, are those of no spec of managed keys")
         })
+    }
+
+    /// Whether CKA_ALLOWED_MECHANISMS lists nothing but mechanisms with which a key rotates. A program
+    /// of the standard that does not say so gets the mechanisms of the standard.
+    fn narrows_mechanisms(&self, spec: &Spec) -> Result<bool> {
+        const SIZE: usize = size_of::<MechanismType>();
+        let Some(list) = self.bytes(ck::CKA_ALLOWED_MECHANISMS)? else { return Ok(false) };
+        let versioned = |mechanism: &[u8; SIZE]| {
+            let mechanism = MechanismType::from_ne_bytes(*mechanism);
+            spec.purposes.iter().any(|purpose| purpose.versioned.contains(&mechanism))
+        };
+        let (list, rest) = list.as_chunks::<SIZE>();
+        Ok(!list.is_empty() && rest.is_empty() && list.iter().all(versioned))
     }
 
     /// The usage that the standard's flags ask for; None if they ask for nothing.

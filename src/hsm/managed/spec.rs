@@ -2,7 +2,7 @@
 
 use cryptoki_sys as ck;
 
-use super::attributes::Usage;
+use super::attributes::{CKM_KMS_ENVELOPE, CKM_KMS_WRAP, Usage};
 use crate::hsm::params::MechanismType;
 use crate::hsm::value::{Attributes, Value};
 
@@ -37,8 +37,22 @@ pub(in crate::hsm) struct Purpose {
     pub(in crate::hsm) usage: Usage,
     /// The model system's names.
     pub(in crate::hsm) algorithms: &'static [&'static str],
-    /// CKA_ALLOWED_MECHANISMS: nothing else is ever done with such a key by the standard's functions.
+    /// Mechanisms that name the version of the key in what they give, for keys that rotate.
+    pub(in crate::hsm) versioned: &'static [MechanismType],
+    /// Mechanisms of the standard.
     pub(in crate::hsm) mechanisms: &'static [MechanismType],
+}
+
+impl Purpose {
+    /// CKA_ALLOWED_MECHANISMS: nothing else is ever done with such a key by the standard's functions.
+    /// `standard` says whether a key that could rotate gives that up for the standard's mechanisms.
+    pub(in crate::hsm) fn allowed(&self, standard: bool) -> Vec<MechanismType> {
+        if standard || self.versioned.is_empty() {
+            [self.versioned, self.mechanisms].concat()
+        } else {
+            self.versioned.to_vec()
+        }
+    }
 }
 
 impl Spec {
@@ -83,13 +97,18 @@ impl Spec {
 
 /// Of the modes of AES only GCM is for managed keys: the others do not authenticate, and some give
 /// the block function away.
-const AES: &[Purpose] =
-    &[Purpose { usage: Usage::EncryptDecrypt, algorithms: &["SYMMETRIC_DEFAULT"], mechanisms: &[ck::CKM_AES_GCM] }];
+const AES: &[Purpose] = &[Purpose {
+    usage: Usage::EncryptDecrypt,
+    algorithms: &["SYMMETRIC_DEFAULT"],
+    versioned: &[CKM_KMS_ENVELOPE, CKM_KMS_WRAP],
+    mechanisms: &[ck::CKM_AES_GCM],
+}];
 
 const RSA: &[Purpose] = &[
     Purpose {
         usage: Usage::EncryptDecrypt,
         algorithms: &["RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"],
+        versioned: &[],
         mechanisms: &[ck::CKM_RSA_PKCS_OAEP],
     },
     Purpose {
@@ -102,6 +121,7 @@ const RSA: &[Purpose] = &[
             "RSASSA_PSS_SHA_384",
             "RSASSA_PSS_SHA_512",
         ],
+        versioned: &[],
         mechanisms: &[
             ck::CKM_RSA_PKCS,
             ck::CKM_SHA256_RSA_PKCS,
@@ -118,18 +138,20 @@ const RSA: &[Purpose] = &[
 const ED25519: &[Purpose] = &[Purpose {
     usage: Usage::SignVerify,
     algorithms: &["ED25519_SHA_512", "ED25519_PH_SHA_512"],
+    versioned: &[],
     mechanisms: &[ck::CKM_EDDSA],
 }];
 
 macro_rules! ecdsa {
     ($algorithm:literal, $mechanism:ident) => {
-        Purpose { usage: Usage::SignVerify, algorithms: &[$algorithm], mechanisms: &[ck::CKM_ECDSA, ck::$mechanism] }
+        Purpose { usage: Usage::SignVerify, algorithms: &[$algorithm], versioned: &[], mechanisms: &[ck::CKM_ECDSA, ck::$mechanism] }
     };
 }
 
 const AGREEMENT: Purpose = Purpose {
     usage: Usage::KeyAgreement,
     algorithms: &["ECDH"],
+    versioned: &[],
     mechanisms: &[ck::CKM_ECDH1_DERIVE, ck::CKM_ECDH1_COFACTOR_DERIVE],
 };
 
@@ -144,6 +166,7 @@ macro_rules! mac {
             purposes: &[Purpose {
                 usage: Usage::GenerateVerifyMac,
                 algorithms: &[$algorithm],
+                versioned: &[],
                 mechanisms: &[ck::$mechanism],
             }],
         }

@@ -14,6 +14,7 @@ mod hashes;
 mod hkdf;
 mod hmac;
 mod key_wrap;
+mod kms;
 mod mac;
 mod montgomery;
 mod pbkdf2;
@@ -176,6 +177,7 @@ const FAMILIES: &[&[Row]] = &[
     aes::ROWS,
     aes_gcm::ROWS,
     key_wrap::ROWS,
+    kms::ROWS,
     aes_mac::ROWS,
     hkdf::ROWS,
     pbkdf2::ROWS,

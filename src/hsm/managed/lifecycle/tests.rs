@@ -19,6 +19,7 @@ pub(in crate::hsm::managed) fn request() -> Request<'static> {
         label: "label",
         description: "",
         tags: &[],
+        standard_mechanisms: false,
         owner: "user",
     }
 }
