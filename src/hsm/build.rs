@@ -155,13 +155,7 @@ pub(super) fn set_attributes(source: &Key, template: &Template<'_>, so: bool, se
     changed(source, template, false, so, settings)
 }
 
-fn changed(
-    source: &Key,
-    template: &Template<'_>,
-    copying: bool,
-    so: bool,
-    settings: &Settings,
-) -> Result<Key> {
+fn changed(source: &Key, template: &Template<'_>, copying: bool, so: bool, settings: &Settings) -> Result<Key> {
     let changes = draft::changes(&source.attributes, template, copying, so)?;
     if settings.key_separation {
         separation::check_change(source, &changes)?;

@@ -258,9 +258,10 @@ impl Hsm {
         if blob.version > newest {
             return Err(invalid());
         }
-        let record = version.filter(|record| record.object == version_object(object, blob.version)).ok_or_else(|| {
-            ErrorKind::KmsKeyUnavailable.with(format!("version {} of the key is not in the store", blob.version))
-        })?;
+        let record =
+            version.filter(|record| record.object == version_object(object, blob.version)).ok_or_else(|| {
+                ErrorKind::KmsKeyUnavailable.with(format!("version {} of the key is not in the store", blob.version))
+            })?;
         let open = self.open(access, record)?;
         let attributes = &open.key.attributes;
         let fits = open.key.class() == CKO_KMS_KEY_VERSION && attributes.ulong(CKA_KMS_VERSION) == Some(blob.version);

@@ -52,11 +52,7 @@ const TABLE: &[Row] = &[
     row(Manage::SetRotation, Action::SetRotation, life::set_rotation),
     row(Manage::GetRotationStatus, Action::GetRotationStatus, life::rotation_status),
     row(Manage::RotateKey, Action::Rotate, life::rotate),
-    row(
-        Manage::DeleteImportedKeyMaterial,
-        Action::DeleteMaterial,
-        life::delete_material,
-    ),
+    row(Manage::DeleteImportedKeyMaterial, Action::DeleteMaterial, life::delete_material),
     row(Manage::CreateAlias, Action::CreateAlias, aliases::create),
     row(Manage::UpdateAlias, Action::UpdateAliasFrom, aliases::update),
     row(Manage::DeleteAlias, Action::DeleteAlias, aliases::delete),

@@ -9,14 +9,14 @@ use super::cache::Open;
 use super::command::{Columns, IndexColumn, ObjectId, Outcome, Place, Record, Reply, Sealed, Ticket, View};
 use super::domain::Circumstances;
 use super::key::Key;
-use super::mechanism::{self, Row};
-use super::params::{Mechanism, MechanismType, Params};
-use super::transient::Transient;
 use super::managed::attributes::{CKA_KMS_STATE, KeyState};
 use super::managed::metadata::Managed;
 use super::managed::watched::Watched;
 use super::managed::{Action, Refused, is_managed, lifecycle, requested, states};
+use super::mechanism::{self, Row};
+use super::params::{Mechanism, MechanismType, Params};
 use super::permit::Recorded;
+use super::transient::Transient;
 use super::value::{AttributeType, Attributes, Template, Value};
 use super::{Access, Function, Hsm, Operation, audit, build, domain, draft, managed, random, record, separation};
 use crate::error::{Error, ErrorKind, Result};
@@ -38,9 +38,7 @@ impl Hsm {
     ) -> Result<Reply> {
         let access = self.access(ticket);
         if requested::is_managed(&[template])? {
-            return self
-                .generate_managed(access, mechanism.kind, &[template], (place, place))
-                .map(Reply::Records);
+            return self.generate_managed(access, mechanism.kind, &[template], (place, place)).map(Reply::Records);
         }
         let key = build::generate(mechanism::row(mechanism.kind)?, mechanism, template)?;
         self.new_record(access, key, place).map(one)
@@ -236,7 +234,8 @@ impl Hsm {
                 return Ok(Reply::ApprovalWanted(wanted));
             }
             let keys = build::derive(row, mechanism, &base.key, salt_key.as_ref().map(|open| &*open.key), template)?;
-            let places = std::iter::once(place).chain(additional_places.iter().copied().chain(std::iter::repeat(place)));
+            let places =
+                std::iter::once(place).chain(additional_places.iter().copied().chain(std::iter::repeat(place)));
             keys.into_iter()
                 .zip(places)
                 .map(|(key, place)| self.new_record(access, key, place))

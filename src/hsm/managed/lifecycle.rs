@@ -195,7 +195,8 @@ impl Managed {
             return Err(Reason::Unsupported.with("only symmetric encryption keys whose material was made here rotate"));
         }
         if self.standard_mechanisms {
-            let why = "what the standard's mechanisms encrypt names no version: this key rotates by a new key and an alias";
+            let why =
+                "what the standard's mechanisms encrypt names no version: this key rotates by a new key and an alias";
             return Err(Reason::Unsupported.with(why));
         }
         Ok(())

@@ -109,7 +109,9 @@ mod tests {
         let create: CreateKey = parse(r#"{"Tags":[{"TagKey":"a"}],"Origin":"EXTERNAL"}"#).unwrap();
         assert_eq!((tags(&create.tags), create.origin()), (vec![("a", "")], Ok(Origin::External)));
         assert!(parse::<CreateKey>(r#"{"KeyUsage":"SIGN"}"#).unwrap().usage().is_err());
-        for json in ["", "[]", r#"{"KeyId":"a","Days":7}"#, r#"{"PendingWindowInDays":-7}"#, r#"{"PendingWindowInDays":"7"}"#] {
+        for json in
+            ["", "[]", r#"{"KeyId":"a","Days":7}"#, r#"{"PendingWindowInDays":-7}"#, r#"{"PendingWindowInDays":"7"}"#]
+        {
             assert_eq!(parse::<ScheduleKeyDeletion>(json).unwrap_err().reason(), Reason::Arguments, "{json}");
         }
         assert!(parse::<CreateKey>(r#"{"KeyId":"a"}"#).is_err(), "a key's id is not chosen");

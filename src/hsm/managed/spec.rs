@@ -144,7 +144,12 @@ const ED25519: &[Purpose] = &[Purpose {
 
 macro_rules! ecdsa {
     ($algorithm:literal, $mechanism:ident) => {
-        Purpose { usage: Usage::SignVerify, algorithms: &[$algorithm], versioned: &[], mechanisms: &[ck::CKM_ECDSA, ck::$mechanism] }
+        Purpose {
+            usage: Usage::SignVerify,
+            algorithms: &[$algorithm],
+            versioned: &[],
+            mechanisms: &[ck::CKM_ECDSA, ck::$mechanism],
+        }
     };
 }
 

@@ -6,9 +6,9 @@ use zeroize::Zeroize;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::audit;
+use crate::hsm::auditing::Recorder;
 use crate::hsm::command::{ApprovalRequest, Function, Operation, Outcome};
 use crate::hsm::key::Key;
-use crate::hsm::auditing::Recorder;
 use crate::hsm::permit::Recorded;
 
 /// The longest message of a signature or MAC, in bytes.

@@ -89,8 +89,7 @@ impl Hsm {
             self.records_of(access, made, places)
         };
         let outcome = make();
-        let recorded =
-            Recorded { action: Audited::CreateKey, key: attributes.as_ref(), target: None, context: None };
+        let recorded = Recorded { action: Audited::CreateKey, key: attributes.as_ref(), target: None, context: None };
         self.recorded(&recorded, outcome)
     }
 

@@ -4,14 +4,16 @@ use serde_json::json;
 
 use super::{Done, Job, Keys};
 use crate::error::{ErrorKind, Result};
+use crate::hsm::Hsm;
 use crate::hsm::audit::Action as Audited;
 use crate::hsm::command::{KeyRecords, ObjectChange, Reply, Ticket};
 use crate::hsm::managed::creation::{self, version_object};
 use crate::hsm::managed::lifecycle::Due;
 use crate::hsm::managed::metadata::Managed;
-use crate::hsm::managed::request::{self, OfKey, ScheduleKeyDeletion, SetRotation, TagKey, UntagKey, UpdateDescription};
+use crate::hsm::managed::request::{
+    self, OfKey, ScheduleKeyDeletion, SetRotation, TagKey, UntagKey, UpdateDescription,
+};
 use crate::hsm::permit::Recorded;
-use crate::hsm::Hsm;
 
 pub(super) fn describe(job: &Job<'_>) -> Result<Done> {
     let OfKey { .. } = job.parse()?;
