@@ -2,7 +2,7 @@
 //! attributes, the request and the time; sealing and storing is the caller's.
 
 pub(super) mod alias;
-pub mod attributes;
+pub(super) mod attributes;
 mod condition;
 mod context;
 pub(super) mod creation;
