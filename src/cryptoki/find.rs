@@ -11,11 +11,12 @@ use zeroize::Zeroizing;
 use super::builtin::is_hidden_class;
 use super::handle::Handles;
 use super::login::Credentials;
+use super::managed::ALIAS;
 use super::objects::open_view;
 use super::token::Token;
 use super::{Module, ObjectHandle, SessionHandle};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{AttributeType, Command, IndexColumn, ObjectId, Raw, Reply, Template, Value, View};
+use crate::hsm::{AttributeType, Command, HIDDEN_CLASSES, IndexColumn, ObjectId, Raw, Reply, Template, Value, View};
 use crate::store::{Filter, Found};
 
 /// Token objects read from the store at a time.
@@ -26,6 +27,10 @@ pub(super) struct Find {
     /// None: no token object can match, or no more do.
     more_after: Option<u64>,
     filter: Filter,
+    /// The columns of CKA_ID of the key that an alias in the template names: searched for next.
+    named: Option<Vec<Vec<u8>>>,
+    /// The labels that were searched for before, while the search is at the key of an alias.
+    through_alias: Option<Vec<Vec<u8>>>,
     page: vec::IntoIter<Found>,
     /// Session objects and built-in ones.
     others: vec::IntoIter<ObjectHandle>,
@@ -44,6 +49,8 @@ impl Find {
         let mut find = Self {
             more_after: None,
             filter: query.filter,
+            named: query.named,
+            through_alias: None,
             page: Vec::new().into_iter(),
             others: Vec::new().into_iter(),
             rest: query.rest,
@@ -74,7 +81,15 @@ impl Find {
     }
 
     fn turn_page(&mut self, token: &Token) -> Result<()> {
-        let Some(after) = self.more_after else { return Ok(()) };
+        let after = match self.more_after {
+            Some(after) => after,
+            None => {
+                let Some(ids) = self.named.take() else { return Ok(()) };
+                self.through_alias = self.filter.labels.take();
+                self.filter.ids = Some(ids);
+                0
+            }
+        };
         let found = token.store.find(&self.filter, after, PAGE)?;
         self.more_after = if found.len() < PAGE { None } else { found.last().map(|last| last.row) };
         self.page = found.into_iter();
@@ -82,7 +97,7 @@ impl Find {
     }
 
     fn next(&mut self, token: &Token) -> Result<Option<Candidate>> {
-        if self.page.len() == 0 {
+        while self.page.len() == 0 && (self.more_after.is_some() || self.named.is_some()) {
             self.turn_page(token)?;
         }
         Ok(match self.page.next() {
@@ -119,8 +134,14 @@ impl Find {
     ) -> Result<Option<ObjectHandle>> {
         match candidate {
             Candidate::Token(id) => {
-                if !self.rest.is_empty() {
+                if !self.rest.is_empty() || self.through_alias.is_some() {
                     let Some(record) = token.store.get(id)? else { return Ok(None) };
+                    if let Some(labels) = &self.through_alias {
+                        let found_before = record.columns.label.as_ref().is_some_and(|label| labels.contains(label));
+                        if found_before || !record.columns.managed {
+                            return Ok(None);
+                        }
+                    }
                     match open_view(token, login, &record) {
                         Ok(view) if matches(&view, &self.rest) => {}
                         Ok(_) => return Ok(None),
@@ -148,6 +169,8 @@ struct Query {
     /// CKA_TOKEN.
     token: Option<bool>,
     filter: Filter,
+    /// As in [`Find`].
+    named: Option<Vec<Vec<u8>>>,
     rest: Vec<(AttributeType, Wanted)>,
     /// The template contradicts itself, or what the login shows.
     impossible: bool,
@@ -157,6 +180,7 @@ impl Query {
     /// CKR_ATTRIBUTE_VALUE_INVALID for a class or boolean of a wrong length.
     fn parse(token: &Token, login: &Credentials, template: &Template<'_>) -> Result<Self> {
         let mut query = Self::default();
+        let mut alias = None;
         let class = match template.get(ck::CKA_CLASS) {
             Some(raw) => Some(ulong(raw)?),
             None => None,
@@ -166,7 +190,11 @@ impl Query {
         let is_certificate = class == Some(ck::CKO_CERTIFICATE);
         for (kind, raw) in &template.0 {
             let answered = match (*kind, raw) {
-                (ck::CKA_CLASS, raw) => query.want(|query| &mut query.filter.class, ulong(raw)?),
+                (ck::CKA_CLASS, raw) => {
+                    let class = ulong(raw)?;
+                    query.impossible |= HIDDEN_CLASSES.contains(&class);
+                    query.want(|query| &mut query.filter.class, class)
+                }
                 (ck::CKA_TOKEN, raw) => query.want(|query| &mut query.token, boolean(raw)?),
                 (ck::CKA_PRIVATE, raw) => query.want(|query| &mut query.filter.private, boolean(raw)?),
                 (ck::CKA_KEY_TYPE, raw) => query.want(|query| &mut query.filter.key_type, ulong(raw)?) && is_key,
@@ -175,6 +203,7 @@ impl Query {
                 }
                 // An object without a label has an empty one: that is not a matter of columns.
                 (ck::CKA_LABEL, Raw::Bytes(value)) if !value.is_empty() => {
+                    alias = std::str::from_utf8(value).ok().filter(|label| label.starts_with(ALIAS));
                     let values = column_values(token, login, IndexColumn::Label, value)?;
                     query.want(|query| &mut query.filter.labels, values)
                 }
@@ -194,6 +223,11 @@ impl Query {
         }
         if !login.sees_private() {
             query.want(|query| &mut query.filter.private, false);
+        } else if let Some(alias) = alias {
+            query.named = key_of_alias(token, login, alias)?.filter(|ids| {
+                // The key has one id, which the template may give, too.
+                query.filter.ids.as_ref().is_none_or(|wanted| wanted == ids)
+            });
         }
         Ok(query)
     }
@@ -205,6 +239,19 @@ impl Query {
             condition => *condition = Some(value),
         }
         true
+    }
+}
+
+/// The forms of the id of the key that an alias names. One that does not open is no reason to find
+/// nothing else.
+fn key_of_alias(token: &Token, login: &Credentials, alias: &str) -> Result<Option<Vec<Vec<u8>>>> {
+    match token.alias(login, alias) {
+        Ok(Some(found)) => column_values(token, login, IndexColumn::Id, found.key_id.as_bytes()).map(Some),
+        Ok(None) => Ok(None),
+        Err(error) => {
+            tracing::warn!(%error, "an alias was left out of a search");
+            Ok(None)
+        }
     }
 }
 

@@ -182,10 +182,15 @@ impl Module {
     }
 
     /// Destroys a token with all its objects; its slot id is not used again. Needs no PIN: whoever
-    /// may write the data directory can delete it anyway. CKR_SESSION_EXISTS.
-    pub fn destroy_token(&self, slot: SlotId) -> Result<()> {
+    /// may write the data directory can delete it anyway. CKR_SESSION_EXISTS;
+    /// CKR_TOKEN_WRITE_PROTECTED if there are managed keys, which have a waiting period, unless
+    /// they are to go with it.
+    pub fn destroy_token(&self, slot: SlotId, with_managed_keys: bool) -> Result<()> {
         // One that cannot be opened is destroyed all the same.
         if let Ok(Some(token)) = self.slot(slot)?.token(&*self.backend) {
+            if !with_managed_keys && let Ok(count @ 1..) = token.store.count_managed() {
+                return Err(has_managed_keys(count));
+            }
             token.remove_if_idle()?;
         }
         self.backend.destroy(slot)?;
@@ -215,6 +220,11 @@ impl Module {
             let why = "the domain is governed by its operators: nobody initialises its token anew";
             return Err(ErrorKind::TokenWriteProtected.with(why));
         }
+        let has_managed = || match token.store.count_managed()? {
+            0 => Ok(()),
+            count => Err(has_managed_keys(count)),
+        };
+        has_managed()?;
         let pin = given_pin(pin)?;
         self.check_so_pin(&token, pin)?;
         let founded = self.found(label, pin)?;
@@ -222,6 +232,8 @@ impl Module {
         let mut place = slot.token.write().unwrap_or_else(PoisonError::into_inner);
         token.remove_if_idle()?;
         *place = None;
+        // Another process may have made one since.
+        has_managed()?;
         token.store.reset(label, &founded.serial, &founded.domain, &founded.so_pin)
     }
 
@@ -271,6 +283,13 @@ fn pin_flags(pin: Option<&Pin>, [low, last, locked]: [ck::CK_FLAGS; 3]) -> ck::C
         failures if failures + 1 == ATTEMPTS => low | last,
         _ => low,
     }
+}
+
+fn has_managed_keys(count: u64) -> Error {
+    ErrorKind::TokenWriteProtected.with(format!(
+        "the token has managed keys ({count}), which go only after a waiting period; \
+         \"conclave token destroy --with-managed-keys\" destroys token and keys at once"
+    ))
 }
 
 fn not_initialised() -> Error {

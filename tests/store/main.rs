@@ -2,6 +2,7 @@
 
 mod fork;
 mod governed;
+mod managed;
 mod one_process;
 mod processes;
 mod schema_1;

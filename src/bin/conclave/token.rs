@@ -93,7 +93,9 @@ pub(crate) fn destroy(arguments: &TokenDestroy, as_json: bool) -> Result<(), Fai
         &info.label,
         arguments.yes,
     )?;
-    module.destroy_token(slot).map_err(|error| Failure::while_("cannot destroy the token", &error))?;
+    module
+        .destroy_token(slot, arguments.with_managed_keys)
+        .map_err(|error| Failure::while_("cannot destroy the token", &error))?;
     output::done(as_json, &format!("Token {:?} was destroyed.", info.label), &json!({ "destroyed": info.serial }));
     Ok(())
 }

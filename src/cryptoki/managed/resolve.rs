@@ -48,9 +48,9 @@ impl KeyObjects {
 }
 
 /// An alias and the key id that it names.
-pub(super) struct Alias {
+pub(in crate::cryptoki) struct Alias {
     pub(super) record: Record,
-    pub(super) key_id: String,
+    pub(in crate::cryptoki) key_id: String,
 }
 
 /// What a session remembers of the managed keys it used.
@@ -230,7 +230,8 @@ impl Token {
         }
     }
 
-    pub(super) fn alias(&self, login: &Credentials, name: &str) -> Result<Option<Alias>> {
+    /// The alias of a name, "alias/" included.
+    pub(in crate::cryptoki) fn alias(&self, login: &Credentials, name: &str) -> Result<Option<Alias>> {
         let Some(record) = self.store.get(&self.alias_object(login, name)?)? else { return Ok(None) };
         if record.columns.class != CKO_KMS_ALIAS {
             return Ok(None);

@@ -142,7 +142,7 @@ fn a_destroyed_token_leaves_an_empty_slot_that_is_not_used_again() {
     let two = process(data.path());
     let session = one.user(0);
     let key = aes(&one, session, b"a", YES).unwrap();
-    two.destroy_token(0).unwrap();
+    two.destroy_token(0, false).unwrap();
     refused(encrypts(&one, session, key), ErrorKind::DeviceRemoved);
     refused(one.open_session(0, ck::CKF_SERIAL_SESSION), ErrorKind::TokenNotRecognized);
     assert_eq!(one.slot_list(false, true).unwrap(), [1]);

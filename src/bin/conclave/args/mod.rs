@@ -113,6 +113,9 @@ pub(crate) struct TokenDestroy {
     /// Do not ask.
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Also a token that has managed keys: at once, without their waiting period.
+    #[arg(long)]
+    pub(crate) with_managed_keys: bool,
 }
 
 #[cfg(test)]
