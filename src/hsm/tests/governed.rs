@@ -13,7 +13,7 @@ const ON: Raw<'_> = Raw::Bytes(&[1]);
 const OFF: Raw<'_> = Raw::Bytes(&[0]);
 
 /// An operator, whose keys are made of a number.
-struct Operator(u8);
+pub(super) struct Operator(pub(super) u8);
 
 impl Operator {
     fn key(&self, purpose: u8) -> p384::SecretKey {
@@ -46,21 +46,21 @@ impl OperatorKeys for Operator {
     }
 }
 
-const OPERATORS: [Operator; 3] = [Operator(1), Operator(2), Operator(3)];
+pub(super) const OPERATORS: [Operator; 3] = [Operator(1), Operator(2), Operator(3)];
 
 /// An HSM with its domain as a store would keep it.
-struct Token {
-    hsm: Hsm,
-    domain: DomainToken,
+pub(super) struct Token {
+    pub(super) hsm: Hsm,
+    pub(super) domain: DomainToken,
     so: PinRecord,
     so_pin: &'static [u8],
     user: Option<PinRecord>,
-    ticket: Ticket,
+    pub(super) ticket: Ticket,
 }
 
 impl Token {
     /// Governed by its SO, who is logged in; a user has a PIN.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let hsm = hsm();
         let found = Command::Found { label: "demo", serial: "00112233445566aa", so_pin: b"so", cost: CHEAP };
         let Ok(Reply::Founded { domain, so_pin }) = hsm.call(&Ticket::public(), found) else { panic!() };
@@ -71,11 +71,11 @@ impl Token {
         token
     }
 
-    fn call(&self, command: Command<'_>) -> Result<Reply> {
+    pub(super) fn call(&self, command: Command<'_>) -> Result<Reply> {
         self.hsm.call(&self.ticket, command)
     }
 
-    fn log_in(&mut self, role: Role) {
+    pub(super) fn log_in(&mut self, role: Role) {
         let (pin, record): (&[u8], _) = match role {
             Role::So => (self.so_pin, &self.so),
             _ => (b"user", self.user.as_ref().unwrap()),
@@ -86,7 +86,7 @@ impl Token {
     }
 
     /// Keeps and adopts what a change left.
-    fn commit(&mut self, reply: Reply) {
+    pub(super) fn commit(&mut self, reply: Reply) {
         let Reply::Changed(change) = reply else { panic!("{reply:?}") };
         for record in &change.pins {
             match record.role {
@@ -100,7 +100,7 @@ impl Token {
     }
 
     /// Proposes, has all operators sign, and executes.
-    fn run(&mut self, request: &serde_json::Value) {
+    pub(super) fn run(&mut self, request: &serde_json::Value) {
         let command = self.signed(request);
         let reply = self.call(Command::Execute { proposal: &command }).unwrap();
         self.commit(reply);
@@ -119,14 +119,14 @@ impl Token {
     }
 
     /// Another process that opens the same files: nobody is logged in.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.hsm = hsm();
         self.ticket = Ticket::public();
         self.call(Command::Adopt { domain: &self.domain, log: Log::default() }).unwrap();
     }
 
     /// Hands the domain over to the operators. The SO is logged in.
-    fn found(&mut self) {
+    pub(super) fn found(&mut self) {
         let Ok(Reply::Domain(view)) = self.call(Command::Adopt { domain: &self.domain, log: Log::default() }) else {
             panic!()
         };
@@ -192,7 +192,7 @@ fn one(reply: Result<Reply>) -> Record {
     }
 }
 
-fn kind<T>(result: Result<T>) -> Option<ErrorKind> {
+pub(super) fn kind<T>(result: Result<T>) -> Option<ErrorKind> {
     result.err().map(|error| error.kind())
 }
 
