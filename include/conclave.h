@@ -1052,6 +1052,9 @@ CK_RV KMS_UntagKey(CK_SESSION_HANDLE hSession,
      "distrust Region"      name: TEXT
      "trust key"            object: BYTES (CKA_UNIQUE_ID), trusted: BOOLEAN?
      "revoke key"           object: BYTES, generation: NUMBER
+     "use key"              key: TEXT, action: TEXT, digest: BYTES | null, count: NUMBER?,
+                            instance: BYTES?
+     "set dual control"     key: TEXT, operators: [TEXT, ...], threshold: NUMBER
      "make recovery set"    threshold: NUMBER, operators: [BYTES]? (the ids; else one per person)
      "recover domain"       hsm: CLAIM (of KMS_BeginRecovery)
 

@@ -24,6 +24,10 @@ def _role_and(*more):
 
 
 _roles = listed(text)
+# Threshold, operators' kids, revision.
+_control = row(uint, ascending(octets(32), lambda each: each), uint)
+# Object, key id, label, dual control.
+_controlled = row(octets(16), text, text, _control)
 ARGUMENTS = {
     "found domain": row(text, listed(member, least=1), listed(row(bstr, _roles)), listed(rule)),
     "add operator": row(bstr, _roles),
@@ -49,12 +53,15 @@ ARGUMENTS = {
     "revoke key": row(octets(16), uint),
     "make recovery set": row(uint, ascending(identifier, lambda each: each)),
     "recover domain": row(bstr, uint, digest),
+    "use key": row(_controlled, row(text, optional(octets(32)), identifier, uint)),
+    "set dual control": row(_controlled, _control),
 }
 
 
 def apply(old, name, arguments, at, results):
     """The state after a command, but for what every entry sets."""
     domain_key, replication_key, recovery = results
+    require(name in _EFFECTS, "the command is about a key")
     _check_results(old, name, arguments, results)
     state = old.copy()
     _EFFECTS[name](state, at, *arguments)

@@ -8,7 +8,7 @@ from .change import ARGUMENTS
 from .encoding import decode, encode, require, row, text, uint
 from .identity import OPERATOR, claimed
 from .keys import sha256, sign, spki, verify
-from .rules import check_quorum
+from .rules import KEY_COMMANDS, check_key_quorum, check_quorum
 from .state import Operator, digest, identifier
 
 CONTENT_TYPE = "application/vnd.conclave.command"
@@ -84,7 +84,10 @@ class Command:
         require(founded != (self.name == "found domain"), "the domain is founded, or not founded")
         if founded:
             signers = self.signed_by(state.operators)
-            check_quorum(state, self.name, signers)
+            if self.name in KEY_COMMANDS:
+                check_key_quorum(self.arguments[0][3], signers)
+            else:
+                check_quorum(state, self.name, signers)
             return signers
         founders = []
         for claim, roles in self.arguments[2]:

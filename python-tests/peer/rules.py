@@ -3,6 +3,7 @@
 import itertools
 
 from .encoding import require
+from .keys import sha256
 
 MAJORITY = 0
 _GOVERNMENT = [[["officer", MAJORITY]]]
@@ -10,6 +11,8 @@ _BOTH = [[["officer", 1], ["operator", 1]]]
 _OPERATOR = [[["operator", 1]]]
 _OFFICERS = [[["officer", 2]]]
 
+# Approved by a key's own operators.
+KEY_COMMANDS = ("use key", "set dual control")
 GOVERNING = ["add operator", "re-key operator", "remove operator", "set rule"]
 DEFAULTS = {
     **dict.fromkeys(GOVERNING, _GOVERNMENT),
@@ -73,6 +76,14 @@ def check_quorum(state, command, signers):
     """Refuses signers who are not enough for the command."""
     met = (_filled(_places(each, state.operators), signers) for each in _alternatives(state, command))
     require(any(met), f"quorum not met: {command}")
+
+
+def check_key_quorum(control, signers):
+    """Refuses signers who are not all of the key's operators, or not enough of them."""
+    threshold, kids, _ = control
+    require(all(sha256(signer.signing) in kids for signer in signers), "a signer is not one of the key's operators")
+    persons = len({signer.person for signer in signers})
+    require(persons and persons >= threshold, "quorum not met: the key's operators")
 
 
 def check_rules(state):

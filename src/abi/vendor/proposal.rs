@@ -43,6 +43,9 @@ use crate::error::{ErrorKind, Result};
 ///     "distrust Region"      name: TEXT
 ///     "trust key"            object: BYTES (CKA_UNIQUE_ID), trusted: BOOLEAN?
 ///     "revoke key"           object: BYTES, generation: NUMBER
+///     "use key"              key: TEXT, action: TEXT, digest: BYTES | null, count: NUMBER?,
+///                            instance: BYTES?
+///     "set dual control"     key: TEXT, operators: [TEXT, ...], threshold: NUMBER
 ///     "make recovery set"    threshold: NUMBER, operators: [BYTES]? (the ids; else one per person)
 ///     "recover domain"       hsm: CLAIM (of KMS_BeginRecovery)
 ///

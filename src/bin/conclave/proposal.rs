@@ -172,6 +172,13 @@ fn execute(execute: &ProposalExecute, as_json: bool) -> Result<(), Failure> {
     if name == "recover domain" {
         return Err(Failure::usage("a domain is recovered by `conclave domain recovery finish`, with the shares"));
     }
+    if name == "use key" {
+        return Err(Failure::usage(format!(
+            "an approval is for the HSM instance {} alone: the application that has it takes the proposal from the \
+             pending ones as soon as it is signed",
+            described["arguments"]["instance"].as_str().unwrap_or_default()
+        )));
+    }
     let caution = CAUTIONS.iter().find(|(command, _)| *command == name).map_or("", |(_, caution)| caution);
     let question = format!("You are about to execute this with token {:?}. {caution}", live.token.label);
     output::confirm(question.trim_end(), name, execute.yes)?;
@@ -181,7 +188,11 @@ fn execute(execute: &ProposalExecute, as_json: bool) -> Result<(), Failure> {
         .map_err(|error| Failure::while_("not executed, and nothing has changed", &error))?;
     let version = live.domain()?["version"].clone();
     let next = NEXT.iter().find(|(commands, _)| commands.contains(&name)).map_or("", |(_, next)| next);
-    let sentence = format!("Done: {name}. The domain is in version {version}. {next}");
+    let version_words = match name {
+        "set dual control" => String::new(),
+        _ => format!(" The domain is in version {version}."),
+    };
+    let sentence = format!("Done: {name}.{version_words} {next}");
     let said = json!({ "executed": described["id"], "command": name, "version": version });
     output::done(as_json, sentence.trim_end(), &said);
     Ok(())

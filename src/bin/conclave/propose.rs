@@ -128,6 +128,17 @@ fn request(live: &Live, command: &NewCommand) -> Result<Value, Failure> {
         NewCommand::RevokeKey { object, generation } => {
             json!({ "command": "revoke key", "object": object, "generation": generation })
         }
+        NewCommand::UseKey { key, action, digest, any: _, count, instance, pin } => {
+            log_in(live, pin)?;
+            json!({
+                "command": "use key", "key": key, "action": action, "digest": digest, "count": count,
+                "instance": instance,
+            })
+        }
+        NewCommand::SetDualControl { key, operators, threshold, pin } => {
+            log_in(live, pin)?;
+            json!({ "command": "set dual control", "key": key, "operators": operators, "threshold": threshold })
+        }
     })
 }
 
@@ -246,16 +257,19 @@ fn object_id(live: &Live, name: &str, source: &str) -> Result<String, Failure> {
         return Ok(name.to_owned());
     }
     if source != "none" {
-        let pin = pin::read(source, "user PIN", false)?;
-        live.module
-            .login(live.session, ck::CKU_USER, Some(pin.as_bytes()), None)
-            .map_err(|error| Failure::while_("the user PIN was not taken", &error))?;
+        log_in(live, source)?;
     }
     match key::trustable(&live.module, live.session, name)?.as_slice() {
         [one] => Ok(one.clone()),
         [] => Err(Failure::not_found(format!("{name:?} is not a key or certificate that can be trusted"))),
         several => Err(Failure::usage(format!("{name:?} are several: give the unique id, {}", several.join(" or ")))),
     }
+}
+
+fn log_in(live: &Live, source: &str) -> Result<(), Failure> {
+    let pin = pin::read(source, "user PIN", false)?;
+    let login = live.module.login(live.session, ck::CKU_USER, Some(pin.as_bytes()), None);
+    login.map_err(|error| Failure::while_("the user PIN was not taken", &error))
 }
 
 fn read_hex(file: &Path) -> Result<String, Failure> {

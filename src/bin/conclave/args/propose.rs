@@ -222,6 +222,47 @@ pub(crate) enum NewCommand {
         #[arg(long, value_name = "NUMBER")]
         generation: u64,
     },
+    /// Approve uses of a key under dual control by one HSM instance. The key's own operators sign it.
+    #[command(alias = "use key")]
+    UseKey {
+        /// The key's id, alias/NAME, or unique id.
+        #[arg(long)]
+        key: String,
+        /// What is to be done with it, such as Sign or Decrypt.
+        #[arg(long)]
+        action: String,
+        /// SHA-256 of the one input that is approved, in hexadecimal.
+        #[arg(long, value_name = "SHA256", conflicts_with = "any")]
+        digest: Option<String>,
+        /// Approve any input.
+        #[arg(long, required_unless_present = "digest")]
+        any: bool,
+        /// How many times.
+        #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+        count: u64,
+        /// The HSM instance, as the application that is to use the key shows it (KMS_DescribeDomain).
+        #[arg(long, value_name = "ID")]
+        instance: String,
+        /// Where the user's PIN comes from, to open the key.
+        #[arg(long, value_name = "SOURCE", default_value = "prompt")]
+        pin: String,
+    },
+    /// Give a key under dual control other operators. Those it has now sign it.
+    #[command(alias = "set dual control")]
+    SetDualControl {
+        /// The key's id, alias/NAME, or unique id.
+        #[arg(long)]
+        key: String,
+        /// Persons' names, or ids of operators or their keys; give the option once for each.
+        #[arg(long = "operator", value_name = "NAME|ID", required = true)]
+        operators: Vec<String>,
+        /// How many different persons each use needs.
+        #[arg(long, value_name = "NUMBER")]
+        threshold: u64,
+        /// Where the user's PIN comes from, to open the key.
+        #[arg(long, value_name = "SOURCE", default_value = "prompt")]
+        pin: String,
+    },
 }
 
 #[derive(Args)]
