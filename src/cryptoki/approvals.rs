@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::domain::{parse, text};
 use super::login::Credentials;
@@ -13,7 +13,7 @@ use super::session::{Session, State};
 use super::token::{NEVER, Token, lock};
 use super::{Module, SessionHandle};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::{ApprovalRequest, Command, Function, KeyRecords, Record, Reply, governance};
+use crate::hsm::{ApprovalRequest, Command, Function, KeyRecords, ObjectChange, ObjectId, Record, Reply, governance};
 use crate::store::ProposalId;
 use crate::text::hex;
 
@@ -94,6 +94,53 @@ impl Module {
             }
         }
     }
+}
+
+impl Module {
+    /// Executes a command that a key's own operators signed: approves uses by this process's HSM, or
+    /// changes who the operators are. Needs the login of a user, who sees the key.
+    pub(super) fn execute_about_key(&self, session: SessionHandle, proposal: &[u8], key: &ObjectId) -> Result<()> {
+        let session = self.session(session)?;
+        let credentials = session.enter()?.credentials.clone();
+        session.require_rw()?;
+        let token = &session.token;
+        token.change_keys(&credentials, false, || {
+            let keys = token.key_objects_of(&credentials, key)?;
+            let keys = keys.ok_or_else(|| ErrorKind::KmsNotFound.with("the key of the command is gone"))?;
+            let command = Command::Approve { proposal, keys: keys.records() };
+            match token.audited(true, || token.channel.call(&credentials.ticket, command))? {
+                Reply::Done => Ok((ObjectChange::default(), ())),
+                Reply::Managed { change, .. } => Ok((change, ())),
+                _ => Err(super::domain::unexpected()),
+            }
+        })?;
+        token.store.delete_proposal(&governance::command_id(proposal)?)?;
+        Ok(())
+    }
+}
+
+impl Token {
+    /// The key that a request is about, by its member "key": a key id, an alias, or CKA_UNIQUE_ID.
+    /// None for a request about the domain.
+    pub(super) fn key_of_request(&self, login: &Credentials, request: &str) -> Result<Option<Record>> {
+        let Ok(request) = serde_json::from_str::<Value>(request) else { return Ok(None) };
+        let name = match (request["command"].as_str(), request["key"].as_str()) {
+            (Some("use key" | "set dual control"), Some(name)) => name,
+            _ => return Ok(None),
+        };
+        if !login.sees_private() {
+            return Err(ErrorKind::UserNotLoggedIn.with("a user's login opens the key that the command is about"));
+        }
+        match unhex(name) {
+            Some(object) => self.store.get(&object),
+            None => Ok(Some(self.key_objects(login, name)?.key)),
+        }
+    }
+}
+
+fn unhex(text: &str) -> Option<ObjectId> {
+    let number = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32)?;
+    Some(number.to_be_bytes())
 }
 
 struct Wait<'a> {

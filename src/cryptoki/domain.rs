@@ -33,8 +33,13 @@ impl Module {
     }
 
     /// A proposal as JSON asks for it: COSE_Sign without signatures. It is not kept.
+    /// One about a key under dual control needs the login of a user, who sees the key.
     pub fn propose(&self, session: SessionHandle, request: &str) -> Result<Vec<u8>> {
-        bytes(self.token_of(session)?.channel.call(&Ticket::public(), Command::Propose { request, key: None })?)
+        let session = self.session(session)?;
+        let credentials = session.enter()?.credentials.clone();
+        let token = &session.token;
+        let key = token.key_of_request(&credentials, request)?;
+        bytes(token.channel.call(&credentials.ticket, Command::Propose { request, key: key.as_ref() })?)
     }
 
     /// What a proposal says in plain words, who signed it, and whether that is enough. JSON.
@@ -137,6 +142,9 @@ impl Module {
     /// Executes a command that a quorum signed. Needs a login, which opens the domain; the founding
     /// needs the SO's. CKR_FUNCTION_REJECTED if it is refused, and then nothing has changed.
     pub fn execute(&self, session: SessionHandle, proposal: &[u8]) -> Result<()> {
+        if let Some(key) = governance::key_of(proposal)? {
+            return self.execute_about_key(session, proposal, &key);
+        }
         let (token, ticket) = self.writer(session)?;
         // The deadline may be near, and nobody has been warned of it yet.
         if governance::command_name(proposal)? == "schedule retirement"
@@ -392,6 +400,6 @@ pub(super) fn bytes(reply: Reply) -> Result<Vec<u8>> {
     }
 }
 
-fn unexpected() -> crate::error::Error {
+pub(super) fn unexpected() -> crate::error::Error {
     ErrorKind::GeneralError.with("the HSM answered a command about the domain with something else")
 }

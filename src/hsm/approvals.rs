@@ -53,7 +53,7 @@ struct Approval {
 struct Use {
     object: ObjectId,
     control: KeyControl,
-    action: &'static str,
+    action: String,
 }
 
 /// One use that was approved, until it is spent; given back if it was not.
@@ -149,7 +149,7 @@ impl Approvals {
 
 impl Use {
     fn request(&self, digest: [u8; 32]) -> ApprovalRequest {
-        ApprovalRequest { object: self.object, action: self.action.to_owned(), digest }
+        ApprovalRequest { object: self.object, action: self.action.clone(), digest }
     }
 }
 
@@ -163,25 +163,36 @@ fn denied(what: &Use, digest: [u8; 32]) -> Error {
 }
 
 impl Hsm {
-    /// Takes an approval for a use of a key. What is to be approved, if there is none; None for a key
-    /// that needs none. It is spent even if the use then fails.
+    /// Takes an approval for a use of each of these keys, or none. What is to be approved first, if
+    /// there is not; None also for keys that need none. Approvals are spent even if the use then fails.
     pub(super) fn approval(
         &self,
-        object: &ObjectId,
-        key: &Attributes,
-        action: &'static str,
+        keys: &[(&ObjectId, &Attributes)],
+        action: &str,
         input: &[u8],
     ) -> Result<Option<ApprovalRequest>> {
-        let Some(control) = dual_control::of(key)? else { return Ok(None) };
-        let what = Use { object: *object, control, action };
-        let digest = Sha256::digest(input).into();
-        match self.approvals.take(&what, digest) {
-            Some(mut granted) => {
-                granted.spent = true;
-                Ok(None)
+        let mut taken = Vec::new();
+        for (object, key) in keys {
+            let Some(control) = dual_control::of(key)? else { continue };
+            let what = Use { object: **object, control, action: action.to_owned() };
+            let digest = Sha256::digest(input).into();
+            match self.approvals.take(&what, digest) {
+                Some(granted) => taken.push(granted),
+                None => return Ok(Some(what.request(digest))),
             }
-            None => Ok(Some(what.request(digest))),
         }
+        taken.iter_mut().for_each(|granted| granted.spent = true);
+        Ok(None)
+    }
+
+    pub(super) fn find_approval(&self, ticket: &Ticket, key: &Record, action: &str, input: &[u8]) -> Result<Reply> {
+        let open = self.open(self.access(ticket), key)?;
+        let Some(control) = dual_control::of(&open.key.attributes)? else { return Ok(Reply::Done) };
+        let what = Use { object: key.object, control, action: action.to_owned() };
+        let digest = Sha256::digest(input).into();
+        // What is taken here is given back at once.
+        let found = self.approvals.take(&what, digest);
+        Ok(found.map_or_else(|| Reply::ApprovalWanted(what.request(digest)), |_| Reply::Done))
     }
 
     /// Refuses a use of a key under dual control that no approval can name.
@@ -206,7 +217,7 @@ impl Hsm {
         let (Some(action), Some(control)) = (dual_control::action(function, key), dual_control::of(key)?) else {
             return Ok(operation);
         };
-        let what = Use { object: *object, control, action };
+        let what = Use { object: *object, control, action: action.to_owned() };
         let approvals = Arc::clone(&self.approvals);
         let in_one_call = matches!(function, Function::Encrypt | Function::Decrypt);
         Ok(Box::new(Controlled { inner: operation, approvals, what, in_one_call, input: Sha256::new(), granted: None }))

@@ -422,6 +422,14 @@ pub enum Command<'a> {
         contributions: &'a [&'a [u8]],
     },
 
+    /// Whether a use of a key needs no approval or has one: Done, or what is to be approved. Takes
+    /// nothing.
+    FindApproval {
+        key: &'a Record,
+        action: &'a str,
+        input: &'a [u8],
+    },
+
     Create {
         template: &'a Template<'a>,
         place: Place,

@@ -131,6 +131,7 @@ impl Hsm {
             }
             Command::DescribeDomain => self.describe_domain(),
             Command::Propose { request, key } => self.propose(ticket, request, key),
+            Command::FindApproval { key, action, input } => self.find_approval(ticket, key, action, input),
             Command::Approve { proposal, keys } => self.approve(ticket, proposal, keys),
             Command::DescribeCommand { proposal } => self.describe_command(proposal),
             Command::AddSignature { proposal, signer, signature } => self.add_signature(proposal, signer, signature),

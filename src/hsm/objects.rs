@@ -229,8 +229,8 @@ impl Hsm {
                 Params::Ecdh1 { public_data, .. } => public_data,
                 _ => &[],
             };
-            let (object, attributes) = (&base.record.object, &base.key.attributes);
-            if let Some(wanted) = self.approval(object, attributes, "DeriveSharedSecret", peer)? {
+            let keys = [(&base.record.object, &base.key.attributes)];
+            if let Some(wanted) = self.approval(&keys, "DeriveSharedSecret", peer)? {
                 return Ok(Reply::ApprovalWanted(wanted));
             }
             let keys = build::derive(row, mechanism, &base.key, salt_key.as_ref().map(|open| &*open.key), template)?;

@@ -90,7 +90,7 @@ impl Module {
 impl Token {
     /// Makes a change of what is stored now and commits it; makes it anew if others were first.
     /// `again` says whether an object that is there already was another's, too.
-    pub(super) fn change_keys<T>(
+    pub(in crate::cryptoki) fn change_keys<T>(
         &self,
         login: &Credentials,
         again: bool,

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::super::approvals::Attempt;
 use super::super::objects::Object;
 use super::super::{Module, SessionHandle};
 use super::resolve::Keys;
 use super::unexpected;
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{CKA_KMS_VERSION, Command, Envelope, EnvelopeName, Reply, envelope_name};
+use crate::hsm::{CKA_KMS_VERSION, Command, Envelope, EnvelopeName, Record, Reply, envelope_name};
 
 /// A data key, in the clear if it was asked for, and in an envelope.
 pub struct DataKey {
@@ -37,12 +38,12 @@ impl Module {
         plaintext: &[u8],
         dry_run: bool,
     ) -> Result<Vec<u8>> {
-        self.with_keys(session, |keys| {
+        self.using_keys(session, |keys| {
             let key = keys.encrypting(key)?;
             let with = Envelope { key: &key.record, context };
             match keys.token.ask(keys.login, Command::EnvelopeEncrypt { with, plaintext, dry_run })? {
-                Reply::Bytes(blob) => Ok(blob),
-                _ => Err(unexpected()),
+                Reply::Bytes(blob) => Ok(Attempt::Done(blob)),
+                reply => wanted(reply, &[&key.record]),
             }
         })
     }
@@ -57,7 +58,7 @@ impl Module {
         blob: &[u8],
         dry_run: bool,
     ) -> Result<Zeroizing<Vec<u8>>> {
-        self.with_keys(session, |keys| {
+        self.using_keys(session, |keys| {
             let key = match key {
                 Some(name) => keys.named(name)?,
                 None => keys.of_blob(blob)?,
@@ -76,7 +77,7 @@ impl Module {
         context: &[u8],
         dry_run: bool,
     ) -> Result<Vec<u8>> {
-        self.with_keys(session, |keys| {
+        self.using_keys(session, |keys| {
             let to = keys.encrypting(key)?;
             let source = keys.of_blob(blob)?;
             let (token, login) = (keys.token, keys.login);
@@ -89,8 +90,8 @@ impl Module {
                 dry_run,
             };
             match token.ask(login, command)? {
-                Reply::Bytes(blob) => Ok(blob),
-                _ => Err(unexpected()),
+                Reply::Bytes(blob) => Ok(Attempt::Done(blob)),
+                reply => wanted(reply, &[&source.record, &to.record]),
             }
         })
     }
@@ -105,13 +106,13 @@ impl Module {
         with_plaintext: bool,
         dry_run: bool,
     ) -> Result<DataKey> {
-        self.with_keys(session, |keys| {
+        self.using_keys(session, |keys| {
             let key = keys.encrypting(key)?;
             let with = Envelope { key: &key.record, context };
             let command = Command::GenerateDataKey { with, len, with_plaintext, dry_run };
             match keys.token.ask(keys.login, command)? {
-                Reply::DataKey { plaintext, blob } => Ok(DataKey { plaintext, blob }),
-                _ => Err(unexpected()),
+                Reply::DataKey { plaintext, blob } => Ok(Attempt::Done(DataKey { plaintext, blob })),
+                reply => wanted(reply, &[&key.record]),
             }
         })
     }
@@ -126,13 +127,15 @@ impl Module {
         with_plaintext: bool,
         dry_run: bool,
     ) -> Result<DataKeyPair> {
-        self.with_keys(session, |keys| {
+        self.using_keys(session, |keys| {
             let key = keys.encrypting(key)?;
             let with = Envelope { key: &key.record, context };
             let command = Command::GenerateDataKeyPair { with, spec, with_plaintext, dry_run };
             match keys.token.ask(keys.login, command)? {
-                Reply::DataKeyPair { public, private, blob } => Ok(DataKeyPair { public, private, blob }),
-                _ => Err(unexpected()),
+                Reply::DataKeyPair { public, private, blob } => {
+                    Ok(Attempt::Done(DataKeyPair { public, private, blob }))
+                }
+                reply => wanted(reply, &[&key.record]),
             }
         })
     }
@@ -148,6 +151,25 @@ impl Module {
         state.credentials.require_user()?;
         call(&mut Keys::of(&session.token, &self.handles, &mut state))
     }
+
+    /// The same for a call that keys under dual control may want an approval of.
+    fn using_keys<T>(
+        &self,
+        session: SessionHandle,
+        mut call: impl FnMut(&mut Keys<'_>) -> Result<Attempt<T>>,
+    ) -> Result<T> {
+        self.approved(session, None, ErrorKind::KmsAccessDenied, |session, state| {
+            state.credentials.require_user()?;
+            call(&mut Keys::of(&session.token, &self.handles, state))
+        })
+    }
+}
+
+/// What is wanted of one of the keys in place of the command's answer.
+fn wanted<T>(reply: Reply, keys: &[&Record]) -> Result<Attempt<T>> {
+    let Reply::ApprovalWanted(request) = reply else { return Err(unexpected()) };
+    let key = keys.iter().find(|key| key.object == request.object).ok_or_else(unexpected)?;
+    Ok(Attempt::wanted(request, key))
 }
 
 impl Keys<'_> {
@@ -165,7 +187,7 @@ impl Keys<'_> {
 
     /// The record of the version that an envelope was made with, unless that is the newest. What is
     /// wrong with the envelope itself is for the HSM to say.
-    pub(super) fn version_of(&mut self, key: &Object, blob: &[u8]) -> Result<Option<&crate::hsm::Record>> {
+    pub(super) fn version_of(&mut self, key: &Object, blob: &[u8]) -> Result<Option<&Record>> {
         let Ok(EnvelopeName { object, version }) = envelope_name(blob) else { return Ok(None) };
         let newest = key.view(self.token, self.login)?.attributes.ulong(CKA_KMS_VERSION).unwrap_or(1);
         if object != key.record.object || version >= newest {
@@ -180,13 +202,13 @@ impl Keys<'_> {
         context: &[u8],
         blob: &[u8],
         dry_run: bool,
-    ) -> Result<Zeroizing<Vec<u8>>> {
+    ) -> Result<Attempt<Zeroizing<Vec<u8>>>> {
         let (token, login) = (self.token, self.login);
         let version = self.version_of(key, blob)?;
         let with = Envelope { key: &key.record, context };
         match token.ask(login, Command::EnvelopeDecrypt { with, version, blob, dry_run })? {
-            Reply::Secret(plaintext) => Ok(plaintext),
-            _ => Err(unexpected()),
+            Reply::Secret(plaintext) => Ok(Attempt::Done(plaintext)),
+            reply => wanted(reply, &[&key.record]),
         }
     }
 }

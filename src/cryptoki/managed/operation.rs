@@ -16,9 +16,9 @@ use super::super::session::State;
 use super::super::token::Token;
 use super::resolve::Keys;
 use super::{now, unexpected};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::{
-    CKA_KMS_DELETION_DATE, CKA_KMS_MANAGED, CKA_KMS_STATE, CKA_KMS_VALID_TO, CKA_KMS_VERSION, CKM_KMS_ENVELOPE,
+    ApprovalRequest, CKA_KMS_DELETION_DATE, CKA_KMS_DUAL_CONTROL, CKA_KMS_MANAGED, CKA_KMS_STATE, CKA_KMS_VALID_TO, CKA_KMS_VERSION, CKM_KMS_ENVELOPE,
     Command, Envelope, EnvelopeName, Function, Mechanism, Operation, Outcome, Params, Record, Reply, Value, View,
     decrypted_len, encrypted_len, envelope_name, state_name, version_object,
 };
@@ -60,6 +60,14 @@ fn context_of<'a>(params: &Params<'a>) -> Result<&'a [u8]> {
         Params::None => Ok(&[]),
         Params::Context(context) => Ok(context),
         _ => Err(ErrorKind::MechanismParamInvalid.into()),
+    }
+}
+
+/// In place of an answer: another call took the approval that was there.
+fn refused(reply: Reply) -> Error {
+    match reply {
+        Reply::ApprovalWanted(_) => ErrorKind::KmsAccessDenied.with("the key is under dual control: no approval is left"),
+        _ => unexpected(),
     }
 }
 
@@ -106,7 +114,7 @@ impl EnvelopeOperation {
         };
         match asked {
             Err(error) if matches!(error.kind(), ErrorKind::KmsDryRun | ErrorKind::KmsInvalidCiphertext) => Ok(()),
-            asked => asked.map(drop).map_err(crate::error::Error::into_standard),
+            asked => asked.map(drop).map_err(Error::into_standard),
         }
     }
 
@@ -134,7 +142,7 @@ impl EnvelopeOperation {
             .call(&self.login.ticket, Command::EnvelopeEncrypt { with, plaintext, dry_run: false })?
         {
             Reply::Bytes(blob) => Ok(blob),
-            _ => Err(unexpected()),
+            reply => Err(refused(reply)),
         }
     }
 
@@ -153,7 +161,7 @@ impl EnvelopeOperation {
             .call(&self.login.ticket, Command::EnvelopeDecrypt { with, version, blob, dry_run: false })?
         {
             Reply::Secret(plaintext) => Ok(plaintext),
-            _ => Err(unexpected()),
+            reply => Err(refused(reply)),
         }
     }
 
@@ -180,7 +188,22 @@ impl Operation for EnvelopeOperation {
     }
 
     fn one_shot(&mut self, input: &[u8], output: Option<&mut [u8]>) -> Result<Outcome> {
-        self.whole(input, output).map_err(crate::error::Error::into_standard)
+        self.whole(input, output).map_err(Error::into_standard)
+    }
+
+    fn approval(&mut self, input: Option<&[u8]>) -> Result<Option<ApprovalRequest>> {
+        self.refresh()?;
+        let Some(input) = input.filter(|_| self.view().is_ok_and(|view| view.attributes.contains(CKA_KMS_DUAL_CONTROL)))
+        else {
+            return Ok(None);
+        };
+        let action = if self.encrypts { "Encrypt" } else { "Decrypt" };
+        let command = Command::FindApproval { key: &self.key.record, action, input };
+        match self.token.channel.call(&self.login.ticket, command)? {
+            Reply::Done => Ok(None),
+            Reply::ApprovalWanted(request) => Ok(Some(request)),
+            _ => Err(unexpected()),
+        }
     }
 
     fn rest(&mut self) -> bool {

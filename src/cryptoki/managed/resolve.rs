@@ -34,15 +34,15 @@ const PAGE: usize = 16;
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// The records of one managed key.
-pub(super) struct KeyObjects {
+pub(in crate::cryptoki) struct KeyObjects {
     /// The key id.
     pub(super) id: String,
-    pub(super) key: Record,
+    pub(in crate::cryptoki) key: Record,
     pub(super) public: Option<Record>,
 }
 
 impl KeyObjects {
-    pub(super) fn records(&self) -> KeyRecords<'_> {
+    pub(in crate::cryptoki) fn records(&self) -> KeyRecords<'_> {
         KeyRecords { key: &self.key, public: self.public.as_ref() }
     }
 }
@@ -243,7 +243,7 @@ impl Token {
     }
 
     /// The records of the key that an id or alias names. KMS_R_NOT_FOUND.
-    pub(super) fn key_objects(&self, login: &Credentials, name: &str) -> Result<KeyObjects> {
+    pub(in crate::cryptoki) fn key_objects(&self, login: &Credentials, name: &str) -> Result<KeyObjects> {
         let id = match name.strip_prefix(ALIAS) {
             None => name.to_owned(),
             Some(_) => self.alias(login, name)?.ok_or_else(|| unknown(name))?.key_id,
@@ -259,7 +259,7 @@ impl Token {
     }
 
     /// The same from the key's object id.
-    pub(super) fn key_objects_of(&self, login: &Credentials, object: &ObjectId) -> Result<Option<KeyObjects>> {
+    pub(in crate::cryptoki) fn key_objects_of(&self, login: &Credentials, object: &ObjectId) -> Result<Option<KeyObjects>> {
         let Some(record) = self.store.get(object)? else { return Ok(None) };
         let view = open_view(self, login, &record)?;
         match key_id(&view) {

@@ -145,6 +145,12 @@ pub fn command_end(command: &[u8]) -> Result<u64> {
     Ok(SignedCommand::decode(command)?.proposal().not_after)
 }
 
+/// The key under dual control that a command is about: its CKA_UNIQUE_ID as bytes. None for a command
+/// about the domain. Its signatures are not verified.
+pub fn key_of(command: &[u8]) -> Result<Option<[u8; 16]>> {
+    Ok(SignedCommand::decode(command)?.proposal().change.key().map(|key| key.object))
+}
+
 /// The use of a key under dual control that a command is to approve.
 pub struct ProposedUse {
     /// The key.
