@@ -7,7 +7,6 @@ use cryptoki_sys as ck;
 use super::*;
 use crate::error::ErrorKind;
 
-mod dual_control;
 mod governed;
 
 fn bytes(value: u64) -> [u8; 8] {
