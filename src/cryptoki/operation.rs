@@ -215,8 +215,14 @@ impl Operations {
         if active.authentication == Authentication::Wanted || (input.is_some() && active.fed) {
             return Ok(None);
         }
-        let request = active.operation.approval(input)?;
-        Ok(request.map(|request| Box::new(Wanted { request, key: key.record.clone() })))
+        let key = key.record.clone();
+        match active.operation.approval(input) {
+            Ok(request) => Ok(request.map(|request| Box::new(Wanted { request, key }))),
+            Err(error) => {
+                self.cancel(function);
+                Err(error)
+            }
+        }
     }
 
     /// Runs a call that ends the operation unless it answers [`Outcome::Needed`].

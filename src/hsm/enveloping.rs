@@ -11,7 +11,7 @@ use super::key::Key;
 use super::managed::envelope::{self, Blob, MAX_PLAINTEXT, Material, Name};
 use super::managed::spec::Spec;
 use super::managed::{
-    Action, CKA_KMS_KEY_ID, CKA_KMS_VERSION, CKO_KMS_KEY_VERSION, Context, data_key, dual_control, is_managed,
+    Action, CKA_KMS_KEY_ID, CKA_KMS_VERSION, CKO_KMS_KEY_VERSION, Context, data_key, is_managed,
     version_object,
 };
 use super::permit::Recorded;
@@ -87,7 +87,7 @@ impl Hsm {
                 return Err(ErrorKind::DataLenRange.with("an envelope holds 4096 bytes at most"));
             }
             end_of_checks(dry_run)?;
-            if let Some(wanted) = self.approved(&with, "Encrypt", plaintext)? {
+            if let Some(wanted) = self.approved(&[&with], "Encrypt", plaintext)? {
                 return Ok(wanted);
             }
             let (material, name) = with.newest()?;
@@ -110,7 +110,7 @@ impl Hsm {
             let input = blob;
             let (blob, holder) = self.version_of(access, &with, version, blob)?;
             end_of_checks(dry_run)?;
-            if let Some(wanted) = self.approved(&with, "Decrypt", input)? {
+            if let Some(wanted) = self.approved(&[&with], "Decrypt", input)? {
                 return Ok(wanted);
             }
             let mut plaintext = Zeroizing::new(vec![0; blob.plaintext_len()]);
@@ -133,17 +133,11 @@ impl Hsm {
         let reencrypt = || {
             self.permit_envelope(access, &from, Action::ReEncrypt)?;
             self.permit_envelope(access, &to, Action::ReEncrypt)?;
-            if dual_control::of(from.attributes())?.is_some() {
-                // No approval covers both sides.
-                self.require_no_dual_control(to.attributes())?;
-            }
             let input = blob;
             let (blob, holder) = self.version_of(access, &from, version, blob)?;
             end_of_checks(dry_run)?;
-            for side in [&from, &to] {
-                if let Some(wanted) = self.approved(side, "ReEncrypt", input)? {
-                    return Ok(wanted);
-                }
+            if let Some(wanted) = self.approved(&[&from, &to], "ReEncrypt", input)? {
+                return Ok(wanted);
             }
             let old = (material(&holder.key)?, from.name(blob.version)?, &from.context);
             let (newest, name) = to.newest()?;
@@ -171,7 +165,7 @@ impl Hsm {
             self.permit_envelope(access, &with, action)?;
             data_key::check_len(len)?;
             end_of_checks(dry_run)?;
-            if let Some(wanted) = self.approved(&with, "GenerateDataKey", with.context.encoded())? {
+            if let Some(wanted) = self.approved(&[&with], "GenerateDataKey", with.context.encoded())? {
                 return Ok(wanted);
             }
             let (material, name) = with.newest()?;
@@ -198,7 +192,7 @@ impl Hsm {
             let spec = Spec::named(spec).filter(|spec| !spec.is_symmetric());
             let spec = spec.ok_or_else(|| ErrorKind::ArgumentsBad.with("there are no pairs of this spec"))?;
             end_of_checks(dry_run)?;
-            if let Some(wanted) = self.approved(&with, "GenerateDataKeyPair", with.context.encoded())? {
+            if let Some(wanted) = self.approved(&[&with], "GenerateDataKeyPair", with.context.encoded())? {
                 return Ok(wanted);
             }
             let (material, name) = with.newest()?;
@@ -224,10 +218,10 @@ impl Hsm {
         Ok(With { open, context })
     }
 
-    /// What is to be answered if the key is under dual control and this use was not approved.
-    fn approved(&self, with: &With<'_>, action: &'static str, input: &[u8]) -> Result<Option<Reply>> {
-        let wanted = self.approval(&with.open.record.object, with.attributes(), action, input)?;
-        Ok(wanted.map(Reply::ApprovalWanted))
+    /// What is to be answered if a key is under dual control and this use was not approved.
+    fn approved(&self, keys: &[&With<'_>], action: &str, input: &[u8]) -> Result<Option<Reply>> {
+        let keys: Vec<_> = keys.iter().map(|with| (&with.open.record.object, with.attributes())).collect();
+        Ok(self.approval(&keys, action, input)?.map(Reply::ApprovalWanted))
     }
 
     fn permit_envelope(&self, access: Access, with: &With<'_>, action: Action) -> Result<()> {

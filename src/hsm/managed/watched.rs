@@ -124,6 +124,7 @@ impl Operation for Watched {
     }
 
     fn approval(&mut self, input: Option<&[u8]>) -> Result<Option<ApprovalRequest>> {
+        self.check_room(input.map_or(0, <[u8]>::len))?;
         self.inner.approval(input)
     }
 }
