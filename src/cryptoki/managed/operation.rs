@@ -18,9 +18,9 @@ use super::resolve::Keys;
 use super::{now, unexpected};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::{
-    ApprovalRequest, CKA_KMS_DELETION_DATE, CKA_KMS_DUAL_CONTROL, CKA_KMS_MANAGED, CKA_KMS_STATE, CKA_KMS_VALID_TO, CKA_KMS_VERSION, CKM_KMS_ENVELOPE,
-    Command, Envelope, EnvelopeName, Function, Mechanism, Operation, Outcome, Params, Record, Reply, Value, View,
-    decrypted_len, encrypted_len, envelope_name, state_name, version_object,
+    ApprovalRequest, CKA_KMS_DELETION_DATE, CKA_KMS_DUAL_CONTROL, CKA_KMS_MANAGED, CKA_KMS_STATE, CKA_KMS_VALID_TO,
+    CKA_KMS_VERSION, CKM_KMS_ENVELOPE, Command, Envelope, EnvelopeName, Function, Mechanism, Operation, Outcome,
+    Params, Record, Reply, Value, View, decrypted_len, encrypted_len, envelope_name, state_name, version_object,
 };
 
 /// Before CKM_KMS_ENVELOPE encrypts: rotates a key whose period is over. What is wrong with the key
@@ -66,7 +66,9 @@ fn context_of<'a>(params: &Params<'a>) -> Result<&'a [u8]> {
 /// In place of an answer: another call took the approval that was there.
 fn refused(reply: Reply) -> Error {
     match reply {
-        Reply::ApprovalWanted(_) => ErrorKind::KmsAccessDenied.with("the key is under dual control: no approval is left"),
+        Reply::ApprovalWanted(_) => {
+            ErrorKind::KmsAccessDenied.with("the key is under dual control: no approval is left")
+        }
         _ => unexpected(),
     }
 }
@@ -193,7 +195,8 @@ impl Operation for EnvelopeOperation {
 
     fn approval(&mut self, input: Option<&[u8]>) -> Result<Option<ApprovalRequest>> {
         self.refresh()?;
-        let Some(input) = input.filter(|_| self.view().is_ok_and(|view| view.attributes.contains(CKA_KMS_DUAL_CONTROL)))
+        let Some(input) =
+            input.filter(|_| self.view().is_ok_and(|view| view.attributes.contains(CKA_KMS_DUAL_CONTROL)))
         else {
             return Ok(None);
         };

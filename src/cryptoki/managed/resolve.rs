@@ -259,7 +259,11 @@ impl Token {
     }
 
     /// The same from the key's object id.
-    pub(in crate::cryptoki) fn key_objects_of(&self, login: &Credentials, object: &ObjectId) -> Result<Option<KeyObjects>> {
+    pub(in crate::cryptoki) fn key_objects_of(
+        &self,
+        login: &Credentials,
+        object: &ObjectId,
+    ) -> Result<Option<KeyObjects>> {
         let Some(record) = self.store.get(object)? else { return Ok(None) };
         let view = open_view(self, login, &record)?;
         match key_id(&view) {
