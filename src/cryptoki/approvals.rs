@@ -124,10 +124,8 @@ impl Token {
     /// None for a request about the domain.
     pub(super) fn key_of_request(&self, login: &Credentials, request: &str) -> Result<Option<Record>> {
         let Ok(request) = serde_json::from_str::<Value>(request) else { return Ok(None) };
-        let name = match (request["command"].as_str(), request["key"].as_str()) {
-            (Some("use key" | "set dual control"), Some(name)) => name,
-            _ => return Ok(None),
-        };
+        let (command, name) = (request["command"].as_str(), request["key"].as_str());
+        let (Some("use key" | "set dual control"), Some(name)) = (command, name) else { return Ok(None) };
         if !login.sees_private() {
             return Err(ErrorKind::UserNotLoggedIn.with("a user's login opens the key that the command is about"));
         }
