@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use super::reseal::Threads;
 use super::token::Token;
+use super::{Module, SessionHandle};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::{AuditFlush, AuditMode, Command, Outcome, Ticket};
+use crate::hsm::{AuditFlush, AuditMode, AuditReport, Command, Outcome, Reply, Ticket, audit_line};
 
 /// How long the library's own thread rests between two looks.
 const REST: Duration = Duration::from_millis(200);
+
+/// How many rows are read at once.
+const PAGE: usize = 1000;
 
 /// What stores the records of a token in this process.
 pub(super) struct Auditing {
@@ -26,6 +30,67 @@ pub(super) struct Auditing {
 impl Auditing {
     pub(super) fn new(threads: Threads) -> Self {
         Self { threads, running: AtomicBool::new(false), warned: AtomicBool::new(false) }
+    }
+}
+
+impl Module {
+    /// A signed head for the whole audit log as it is now: a few hundred bytes to keep elsewhere. Needs a
+    /// login.
+    pub fn audit_head(&self, session: SessionHandle) -> Result<Vec<u8>> {
+        let session = self.session(session)?;
+        let ticket = session.enter()?.credentials.ticket.clone();
+        let token = &session.token;
+        match token.channel.call(&ticket, Command::AuditHead { host: host_name(), store: &*token.store })? {
+            Reply::Bytes(head) => Ok(head),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Rows of the audit log above the number `after`, at most `limit`: the number of each, and the row as
+    /// a line of JSON. Needs a login.
+    pub fn read_audit(&self, session: SessionHandle, after: u64, limit: usize) -> Result<Vec<(u64, String)>> {
+        let session = self.session(session)?;
+        if session.enter()?.credentials.holder.is_none() {
+            return Err(ErrorKind::UserNotLoggedIn.with("the audit log is for those who may log in"));
+        }
+        let rows = session.token.store.audit(after, limit)?;
+        Ok(rows.iter().map(|row| (row.id, audit_line(row.id, &row.instance, &row.bytes))).collect())
+    }
+
+    /// Reads the whole audit log and says what is wrong with it, also against a head that was kept
+    /// elsewhere. `progress` is told how many rows are done, of about how many. Needs no login.
+    /// CKR_DATA_INVALID or CKR_SIGNATURE_INVALID if the head is none of this domain.
+    pub fn verify_audit(
+        &self,
+        session: SessionHandle,
+        head: Option<&[u8]>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<AuditReport> {
+        let session = self.session(session)?;
+        drop(session.enter()?);
+        let token = &session.token;
+        let newest = token.domain_token()?;
+        let origin = token.store.origin()?;
+        let entries = match &origin {
+            Some(origin) => token.store.log(origin.version, newest.version)?,
+            None => Vec::new(),
+        };
+        let begin = Command::AuditVerifier { origin: origin.as_ref(), entries: &entries };
+        let Reply::AuditVerifier(mut verifier) = token.channel.call(&Ticket::public(), begin)? else {
+            return Err(unexpected());
+        };
+        if let Some(head) = head {
+            verifier.keep(head)?;
+        }
+        let (mut done, mut after, total) = (0, 0, token.store.newest_audit_row()?);
+        loop {
+            let rows = token.store.audit(after, PAGE)?;
+            let Some(last) = rows.last() else { return Ok(verifier.finish()) };
+            after = last.id;
+            done += rows.len() as u64;
+            rows.iter().for_each(|row| verifier.row(row.id, &row.instance, &row.bytes));
+            progress(done, total.max(done));
+        }
     }
 }
 
@@ -166,6 +231,10 @@ impl Token {
             }
         }
     }
+}
+
+fn unexpected() -> Error {
+    ErrorKind::GeneralError.with("the HSM answered about the audit log with something else")
 }
 
 fn unrecorded(error: &Error) -> Error {

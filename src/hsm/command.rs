@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::audit_reader::AuditVerifier;
 use super::auditing::{AuditFlush, AuditStore};
 use super::params::{Mechanism, Params};
 use super::value::{AttributeType, Attributes, Template};
@@ -583,6 +584,13 @@ pub enum Command<'a> {
         flush: AuditFlush,
         store: &'a dyn AuditStore,
     },
+    /// What verifies the audit log, for all HSMs that ever were members of the domain.
+    AuditVerifier {
+        /// The token that the domain's log begins with; None before the founding.
+        origin: Option<&'a DomainToken>,
+        /// The log.
+        entries: &'a [Vec<u8>],
+    },
     /// A signed head for the whole log as it is now, to be kept elsewhere. Needs a login.
     AuditHead {
         host: &'a str,
@@ -641,6 +649,7 @@ pub enum Reply {
         private: Option<Zeroizing<Vec<u8>>>,
         blob: Vec<u8>,
     },
+    AuditVerifier(Box<AuditVerifier>),
     ImportParameters {
         /// DER SubjectPublicKeyInfo of the wrapping key.
         public_key: Vec<u8>,

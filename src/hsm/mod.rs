@@ -3,8 +3,8 @@
 
 mod approvals;
 mod attribute;
-#[allow(dead_code, unused_imports, reason = "nothing reads the log yet")]
 mod audit;
+mod audit_reader;
 mod auditing;
 mod build;
 mod cache;
@@ -32,6 +32,7 @@ mod separation;
 mod transient;
 mod value;
 
+pub use audit_reader::{AuditDamage, AuditOpenChain, AuditReport, AuditVerifier, audit_line};
 pub use auditing::{AuditBatch, AuditFlush, AuditMode, AuditOpening, AuditStatus, AuditStore, AuditTip};
 pub use command::{
     ApprovalRequest, Columns, Command, DomainChange, DomainKeyId, DomainToken, DomainView, Envelope, Function,
@@ -189,6 +190,7 @@ impl Hsm {
             }
             Command::BeginAudit { host, store } => self.begin_audit(host, store),
             Command::FlushAudit { flush, store } => self.flush_audit(flush, store),
+            Command::AuditVerifier { origin, entries } => self.audit_verifier(origin, entries),
             Command::AuditHead { host, store } => self.audit_head(ticket, host, store),
             Command::Random { output } => random::fill(output).map(|()| Reply::Done),
         }

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::super::domain::keys::PrivateKey;
 use super::chain::Chain;
 use super::record::{Action, Event, Name, Outcome};
-use super::{HEAD_INTERVAL, Instance, RECORDS_PER_HEAD, Tip};
+use super::{HEAD_INTERVAL, RECORDS_PER_HEAD, Tip};
 use crate::error::{ErrorKind, Result};
 
 /// How many bytes of events may wait to be stored.
@@ -31,7 +31,6 @@ pub(in crate::hsm) enum Sign {
 
 /// What is to be stored, all or nothing, in this order.
 pub(in crate::hsm) struct Batch<'a> {
-    pub(in crate::hsm) instance: &'a Instance,
     /// The first row's number in the chain, from 0: instance and number name a row, so that a batch
     /// of which nobody knows whether it was stored can be stored again.
     pub(in crate::hsm) first: u64,
@@ -208,8 +207,8 @@ impl Writer {
     fn store(&mut self, store: impl FnOnce(&Batch<'_>) -> Result<()>) -> Result<()> {
         let Self { chain, rows, stored, .. } = self;
         if !rows.is_empty() {
-            let (instance, tip, closed) = (chain.instance(), chain.tip(), chain.closed());
-            store(&Batch { instance, first: *stored, rows, tip, closed })?;
+            let (tip, closed) = (chain.tip(), chain.closed());
+            store(&Batch { first: *stored, rows, tip, closed })?;
             *stored += rows.len() as u64;
             rows.clear();
         }

@@ -110,7 +110,7 @@ fn describe<'a>(instance: &Instance, row: &'a [u8]) -> Decoded<Line<'a>> {
 }
 
 /// Such as "2026-01-31T23:59:59.000Z" (RFC 3339).
-fn time(at: u64) -> String {
+pub(in crate::hsm) fn time(at: u64) -> String {
     let date = governance::date(at / 1000);
     match date.strip_suffix(" UTC") {
         Some(date) => format!("{}.{:03}Z", date.replacen(' ', "T", 1), at % 1000),

@@ -18,11 +18,16 @@ mod record;
 mod verify;
 
 pub(super) use chain::{Chain, Opening};
-pub(super) use head::Head;
 pub(super) use journal::{Batch, Journal, Sign};
-pub(super) use json::line;
-pub(super) use record::{Action, Context, Event, KeyName, Name, Outcome, Row, TEXT};
-pub(super) use verify::{Damage, Finding, OpenChain, Report, Verifier};
+pub(super) use json::{line, time};
+pub(super) use record::{Action, Context, Event, KeyName, Name, Outcome, TEXT};
+pub(super) use verify::{Finding, Verifier};
+#[cfg(test)]
+use {
+    head::Head,
+    record::Row,
+    verify::{Damage, Report},
+};
 
 use sha2::{Digest, Sha384};
 

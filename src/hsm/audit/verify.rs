@@ -168,6 +168,7 @@ impl<K: Fn(&Kid) -> Option<PublicKey>> Verifier<K> {
         Ok(())
     }
 
+    #[cfg(test)]
     pub(in crate::hsm) fn counts(&self) -> Counts {
         self.counts
     }

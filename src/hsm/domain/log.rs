@@ -4,7 +4,7 @@
 
 use sha2::{Digest, Sha384};
 
-use super::super::command::Role;
+use super::super::command::{DomainToken, Role};
 use super::apply;
 use super::cbor::{Decoded, Decoder, Encoder, Malformed};
 use super::change::Change;
@@ -14,6 +14,8 @@ use super::recovery::RecoverySet;
 use super::refusal::Refusal;
 use super::seal::{DomainId, KeyId};
 use super::state::{Hash, KeyStatus, Operator, State, decode_role, encode_role};
+use super::token::PublicState;
+use crate::error::ErrorKind;
 
 /// Clocks of peers may differ by this, in seconds.
 const SKEW: u64 = 60;
@@ -208,6 +210,31 @@ pub(in crate::hsm) fn replay(state: &State, entries: &[Vec<u8>], now: u64) -> Re
         state = Entry::decode(entry)?.follow(&state, now)?.state;
     }
     Ok(state)
+}
+
+/// The signing keys of all HSMs that are or were members: those of the state held, and of every state
+/// that the entries make of the one the log begins with. CKR_TOKEN_NOT_RECOGNIZED if that log does not
+/// lead to the state held.
+pub(in crate::hsm) fn members_ever(
+    held: &PublicState,
+    origin: Option<&DomainToken>,
+    entries: &[Vec<u8>],
+    now: u64,
+) -> crate::error::Result<Vec<PublicKey>> {
+    let signing = |state: &State| state.members.iter().map(|member| member.signing).collect::<Vec<_>>();
+    let mut keys = signing(held.state());
+    if let Some(origin) = origin {
+        let mut state = PublicState::first_seen(origin)?.state().clone();
+        keys.extend(signing(&state));
+        for entry in entries {
+            state = Entry::decode(entry)?.follow(&state, now)?.state;
+            keys.extend(signing(&state));
+        }
+        if state.hash() != *held.hash() {
+            return Err(ErrorKind::TokenNotRecognized.with("the stored log does not lead to the domain's state"));
+        }
+    }
+    Ok(keys)
 }
 
 /// What an enrolment code is compared by.

@@ -26,7 +26,7 @@ pub(super) use change::Change;
 pub(super) use command::SignedCommand;
 pub(super) use control::{ControlledKey, KeyControl, KeyUse};
 pub(super) use execute::Executed;
-pub(super) use log::ends_pin;
+pub(super) use log::{ends_pin, members_ever};
 pub(super) use opened::{Circumstances, Opened, SigningKey, check_pin};
 pub(super) use refusal::Refusal;
 pub(super) use seal::{DomainId, IndexKey, Kind, Sealer, key_id_of, unverified};

@@ -22,7 +22,7 @@ impl Fixture {
     fn store(&self, batch: &Batch<'_>) -> Result<()> {
         let mut rows = self.rows.lock().unwrap();
         assert_eq!(batch.first, rows.len() as u64);
-        rows.extend(batch.rows.iter().map(|row| (*batch.instance, row.clone())));
+        rows.extend(batch.rows.iter().map(|row| (batch.tip.instance, row.clone())));
         Ok(())
     }
 

@@ -40,7 +40,7 @@ fn a_million_records() {
             let start = Instant::now();
             let mut rows = Vec::new();
             let store = |batch: &Batch<'_>| {
-                rows.extend(batch.rows.iter().map(|row| (*batch.instance, row.clone())));
+                rows.extend(batch.rows.iter().map(|row| (batch.tip.instance, row.clone())));
                 Ok(())
             };
             journal.flush(u64::MAX, Sign::WhenDue, NOW + pushed, &world.key, store).unwrap();
