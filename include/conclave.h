@@ -364,6 +364,17 @@ typedef struct KMS_FUNCTION_LIST {
                                  CK_BYTE_PTR pWrapped,
                                  CK_ULONG ulWrappedLen,
                                  CK_ULONG ulValidTo);
+  CK_RV (*KMS_AuditHead)(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pHead, CK_ULONG_PTR pulHeadLen);
+  CK_RV (*KMS_ReadAudit)(CK_SESSION_HANDLE hSession,
+                         CK_ULONG ulAfter,
+                         CK_UTF8CHAR_PTR pJsonLines,
+                         CK_ULONG_PTR pulJsonLinesLen,
+                         CK_ULONG_PTR pulLast);
+  CK_RV (*KMS_VerifyAudit)(CK_SESSION_HANDLE hSession,
+                           CK_BYTE_PTR pHead,
+                           CK_ULONG ulHeadLen,
+                           CK_UTF8CHAR_PTR pJson,
+                           CK_ULONG_PTR pulJsonLen);
 } KMS_FUNCTION_LIST;
 
 /*
@@ -466,6 +477,58 @@ CK_RV KMS_DeleteAlias(CK_SESSION_HANDLE hSession,
 CK_RV KMS_ListAliases(CK_SESSION_HANDLE hSession,
                       CK_UTF8CHAR_PTR pRequest,
                       CK_ULONG ulRequestLen,
+                      CK_UTF8CHAR_PTR pJson,
+                      CK_ULONG_PTR pulJsonLen);
+
+/*
+ Signs a head of the audit log: it vouches for all records that there are now. Kept where nobody who
+ can write the store can change it, printed even, it shows any later edit, removal, truncation or
+ rollback (KMS_VerifyAudit). A user or the SO is logged in.
+
+ pHead, *pulHeadLen: gets the head (COSE_Sign1), at most 512 bytes, for which there must be room. A
+     call that gives only the length signs nothing.
+
+ CKR_USER_NOT_LOGGED_IN. CKR_BUFFER_TOO_SMALL.
+ */
+CK_RV KMS_AuditHead(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pHead, CK_ULONG_PTR pulHeadLen);
+
+/*
+ Reads the audit log, oldest rows first, in pages. A user or the SO is logged in.
+
+ ulAfter: 0 for the first page, then the last one's *pulLast.
+ pJsonLines, *pulJsonLinesLen: gets as many of the rows after that as there is room for, at most 1000:
+     a JSON object each, ended by a newline. The length 0 is the end of the log. A row has id (what
+     ulAfter counts), row ("anchor", "event", "head", or "damaged" with its bytes), instance, seq, time,
+     hash; an event has principal, host, action, key, target, context, outcome. docs/protocols.md says
+     what they mean.
+ pulLast: gets the id of the last row given; ulAfter if none is.
+
+ CKR_USER_NOT_LOGGED_IN. CKR_BUFFER_TOO_SMALL: there is no room for one row; *pulJsonLinesLen is what
+ it needs.
+ */
+CK_RV KMS_ReadAudit(CK_SESSION_HANDLE hSession,
+                    CK_ULONG ulAfter,
+                    CK_UTF8CHAR_PTR pJsonLines,
+                    CK_ULONG_PTR pulJsonLinesLen,
+                    CK_ULONG_PTR pulLast);
+
+/*
+ Reads the whole audit log and says whether it is as the HSMs of the domain wrote it. Needs no login.
+ It takes as long as the log is long, also when only the length is asked for.
+
+ pHead, ulHeadLen: a head that was kept elsewhere (KMS_AuditHead), for which the log is to have
+     everything; NULL and 0 for none. Without one, a log that was cut off at its end, or put back as a
+     whole to what it once was, looks whole.
+ pJson, *pulJsonLen: gets a JSON object: ok, rows, chains, events, heads, head_checked, damage_count,
+     damage (the first 1000: id, instance, seq, what), open_count, open (chains that were not closed,
+     which is no damage: instance, host, seq, time, unsigned).
+
+ CKR_DATA_INVALID: it is not a head. CKR_SIGNATURE_INVALID: no HSM of this domain signed it.
+ CKR_TOKEN_NOT_RECOGNIZED: the domain's own log was damaged. CKR_BUFFER_TOO_SMALL.
+ */
+CK_RV KMS_VerifyAudit(CK_SESSION_HANDLE hSession,
+                      CK_BYTE_PTR pHead,
+                      CK_ULONG ulHeadLen,
                       CK_UTF8CHAR_PTR pJson,
                       CK_ULONG_PTR pulJsonLen);
 

@@ -112,9 +112,14 @@ pub(super) fn finalize() -> Result<()> {
     Ok(())
 }
 
-/// From now on there is no library. Nothing is closed: calls may be under way.
+/// From now on there is no library. Only the audit log is closed: calls may be under way.
 pub(super) fn close_for_exit() {
-    CURRENT.store(ptr::null_mut(), Ordering::SeqCst);
+    let current = CURRENT.swap(ptr::null_mut(), Ordering::SeqCst);
+    // SAFETY: NULL, or made by `initialize` and never freed.
+    let global: Option<&'static Global> = unsafe { current.as_ref() };
+    if let Some(global) = global {
+        global.module.close_audit(PATIENCE);
+    }
 }
 
 /// Before a fork: waits for a running C_Initialize or C_Finalize, whose half-made state the child

@@ -3,14 +3,14 @@
 //! the login.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use super::reseal::Threads;
 use super::token::Token;
 use super::{Module, SessionHandle};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::{AuditFlush, AuditMode, AuditReport, Command, Outcome, Reply, Ticket, audit_line};
+use crate::hsm::{self, AuditFlush, AuditMode, AuditReport, Command, Outcome, Reply, Ticket, audit_line};
 
 /// How long the library's own thread rests between two looks.
 const REST: Duration = Duration::from_millis(200);
@@ -90,6 +90,33 @@ impl Module {
             done += rows.len() as u64;
             rows.iter().for_each(|row| verifier.row(row.id, &row.instance, &row.bytes));
             progress(done, total.max(done));
+        }
+    }
+}
+
+impl Module {
+    /// At the process's end: closes the chains that are being written, for at most so long. The thread that
+    /// ends the process may be inside a call, so another does it, where threads are allowed.
+    pub fn close_audit(&'static self, patience: Duration) {
+        let tokens: Vec<Arc<Token>> =
+            self.open_tokens().into_iter().filter(|token| token.channel.audit().open).collect();
+        if tokens.is_empty() {
+            return;
+        }
+        let close = move || tokens.iter().for_each(|token| token.close_audit());
+        if matches!(self.settings.threads, Threads::Forbidden) {
+            return close();
+        }
+        let (done, closed) = mpsc::channel();
+        let work = move || {
+            if hsm::prepare_thread().is_ok() {
+                close();
+            }
+            // Nobody may wait any longer.
+            let _ = done.send(());
+        };
+        if std::thread::Builder::new().spawn(work).is_ok() {
+            let _ = closed.recv_timeout(patience);
         }
     }
 }

@@ -99,6 +99,12 @@ impl Module {
         slots.by_id.get(&slot).cloned().ok_or_else(|| ErrorKind::SlotIdInvalid.into())
     }
 
+    /// The tokens that this process has open, as far as nobody is changing them. Waits for nobody.
+    pub(super) fn open_tokens(&self) -> Vec<Arc<Token>> {
+        let Ok(slots) = self.slots.try_read() else { return Vec::new() };
+        slots.by_id.values().filter_map(|slot| slot.token.try_read().ok()?.clone()).collect()
+    }
+
     /// The initialised token of a slot; CKR_TOKEN_NOT_RECOGNIZED if there is none.
     pub(super) fn token(&self, slot: SlotId) -> Result<Arc<Token>> {
         self.slot(slot)?.token(&*self.backend)?.ok_or_else(not_initialised)

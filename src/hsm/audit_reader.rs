@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::Hsm;
 use super::audit::{self, Verifier};
 use super::command::{DomainToken, Reply};
 use super::domain::keys::{Kid, PublicKey};
 use super::domain::{Circumstances, members_ever};
-use super::Hsm;
 use crate::error::Result;
 use crate::text::hex;
 
@@ -69,9 +69,11 @@ pub struct AuditOpenChain {
     pub unsigned: u64,
 }
 
+type Lookup = Box<dyn Fn(&Kid) -> Option<PublicKey> + Send>;
+
 /// Reads a log row by row. Its memory is that of the chains that are open.
 pub struct AuditVerifier {
-    verifier: Verifier<Box<dyn Fn(&Kid) -> Option<PublicKey> + Send>>,
+    verifier: Verifier<Lookup>,
     damage: Vec<AuditDamage>,
     damage_count: u64,
     head_checked: bool,
@@ -95,7 +97,7 @@ impl AuditVerifier {
 
     /// After the last row.
     pub fn finish(mut self) -> AuditReport {
-        let none = Verifier::new([0; 16], Box::new(|_: &Kid| None) as Box<dyn Fn(&Kid) -> Option<PublicKey> + Send>);
+        let none = Verifier::new([0; 16], Box::new(|_: &Kid| None) as Lookup);
         let report = std::mem::replace(&mut self.verifier, none).finish();
         for finding in &report.findings {
             self.found(None, finding);
@@ -143,7 +145,7 @@ impl Hsm {
         let public = self.public()?;
         let members = members_ever(&public, origin, entries, Circumstances::of_system().now)?;
         let keys: BTreeMap<Kid, PublicKey> = members.into_iter().map(|key| (key.kid(), key)).collect();
-        let lookup = Box::new(move |kid: &Kid| keys.get(kid).copied());
+        let lookup: Lookup = Box::new(move |kid: &Kid| keys.get(kid).copied());
         Ok(Reply::AuditVerifier(Box::new(AuditVerifier {
             verifier: Verifier::new(public.state().domain, lookup),
             damage: Vec::new(),

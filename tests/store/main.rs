@@ -1,5 +1,6 @@
 //! The store, through its public interface: in one process, in many, and across forks.
 
+mod audit;
 mod fork;
 mod governed;
 mod managed;

@@ -5,6 +5,7 @@
 #![allow(non_snake_case, non_camel_case_types, clippy::missing_safety_doc)]
 
 mod aliases;
+mod audit;
 mod data_key;
 mod domain;
 mod envelope;
@@ -17,6 +18,7 @@ mod recovery;
 mod rotation;
 
 pub use aliases::*;
+pub use audit::*;
 pub use data_key::*;
 pub use domain::*;
 pub use envelope::*;
@@ -327,6 +329,27 @@ pub struct KMS_FUNCTION_LIST {
             ulValidTo: CK_ULONG,
         ) -> CK_RV,
     >,
+    pub KMS_AuditHead: Option<
+        unsafe extern "C" fn(hSession: CK_SESSION_HANDLE, pHead: CK_BYTE_PTR, pulHeadLen: CK_ULONG_PTR) -> CK_RV,
+    >,
+    pub KMS_ReadAudit: Option<
+        unsafe extern "C" fn(
+            hSession: CK_SESSION_HANDLE,
+            ulAfter: CK_ULONG,
+            pJsonLines: CK_UTF8CHAR_PTR,
+            pulJsonLinesLen: CK_ULONG_PTR,
+            pulLast: CK_ULONG_PTR,
+        ) -> CK_RV,
+    >,
+    pub KMS_VerifyAudit: Option<
+        unsafe extern "C" fn(
+            hSession: CK_SESSION_HANDLE,
+            pHead: CK_BYTE_PTR,
+            ulHeadLen: CK_ULONG,
+            pJson: CK_UTF8CHAR_PTR,
+            pulJsonLen: CK_ULONG_PTR,
+        ) -> CK_RV,
+    >,
 }
 
 macro_rules! table {
@@ -356,6 +379,7 @@ table! {
     KMS_Encrypt KMS_Decrypt KMS_ReEncrypt KMS_GenerateDataKey KMS_GenerateDataKeyWithoutPlaintext
     KMS_GenerateDataKeyPair KMS_GenerateDataKeyPairWithoutPlaintext KMS_GetParametersForImport
     KMS_ImportKeyMaterial
+    KMS_AuditHead KMS_ReadAudit KMS_VerifyAudit
 }
 
 /// Gives the sentence about the last C_ or KMS_ call that failed in the calling thread: the

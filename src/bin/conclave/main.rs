@@ -17,6 +17,7 @@ macro_rules! print {
 
 mod alias;
 mod args;
+mod audit;
 mod doctor;
 mod domain;
 mod files;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Command::Operator(command) => operator::run(command, arguments.json),
         Command::Proposal(command) => proposal::run(command, arguments.json),
         Command::User(UserCommand::SetPin(set)) => user::set_pin(set, arguments.json),
+        Command::Audit(command) => audit::run(command, arguments.json),
         Command::Mechanisms => mechanism::list(arguments.json),
         Command::Doctor => return doctor::run(arguments.json),
     };

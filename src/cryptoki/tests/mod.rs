@@ -1,6 +1,7 @@
 //! The state machine over a store and an HSM that are stand-ins. Two [`Module`]s over one world
 //! stand for two processes.
 
+mod audit;
 mod fake;
 mod governed;
 mod real;

@@ -5,7 +5,7 @@ use super::super::domain::keys::{Kid, PrivateKey};
 use super::super::domain::{DomainId, Hash};
 use super::head::Head;
 use super::record::{Anchor, Name, encode_event};
-use super::{HEAD_INTERVAL, Instance, RECORDS_PER_HEAD, Tip, hash};
+use super::{HEAD_INTERVAL, RECORDS_PER_HEAD, Tip, hash};
 use crate::error::{ErrorKind, Result};
 
 /// What a chain begins with.
@@ -85,10 +85,6 @@ impl Chain {
         (self.tip.hash, self.at, self.head_at) = (hash(&row), at, at);
         (self.unsigned, self.closed) = (0, closed);
         Ok(row)
-    }
-
-    pub(in crate::hsm) fn instance(&self) -> &Instance {
-        &self.tip.instance
     }
 
     pub(in crate::hsm) fn tip(&self) -> Tip {

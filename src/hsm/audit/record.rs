@@ -23,7 +23,6 @@ macro_rules! actions {
         pub(in crate::hsm) enum Action { $($name,)* }
 
         impl Action {
-            #[cfg(test)]
             pub(in crate::hsm) const ALL: &[Self] = &[$(Self::$name,)*];
 
             /// The name in a record.
@@ -52,7 +51,6 @@ actions! {
     RecordsLost
 }
 
-#[cfg(test)]
 impl Action {
     pub(in crate::hsm) fn of_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|action| action.name() == name)

@@ -1,6 +1,7 @@
 //! The arguments, with the help that users read.
 
 mod alias;
+mod audit;
 mod domain;
 mod grant;
 mod key;
@@ -13,6 +14,7 @@ mod user;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use alias::*;
+pub(crate) use audit::*;
 pub(crate) use domain::*;
 pub(crate) use grant::*;
 pub(crate) use key::*;
@@ -71,6 +73,9 @@ pub(crate) enum Command {
     /// Users: their PINs.
     #[command(subcommand)]
     User(UserCommand),
+    /// The audit log of managed keys: list, verify, export, a head to keep elsewhere.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// List the mechanisms.
     #[command(after_help = "Example:\n  conclave mechanisms --json")]
     Mechanisms,

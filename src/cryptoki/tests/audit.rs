@@ -1,0 +1,70 @@
+//! The audit log of a real token: chains begin and close with the login, and are whole.
+
+use std::sync::Arc;
+
+use cryptoki_sys as ck;
+
+use super::real::{process, token};
+use super::{PIN, SO_PIN};
+use crate::cryptoki::SessionHandle;
+use crate::cryptoki::{Module, token::Token};
+use crate::error::ErrorKind;
+use crate::hsm::{AuditReport, AuditStatus};
+
+fn token_of(module: &Module, session: SessionHandle) -> Arc<Token> {
+    Arc::clone(&module.session(session).unwrap().token)
+}
+
+fn status(module: &Module, session: SessionHandle) -> AuditStatus {
+    token_of(module, session).channel.audit()
+}
+
+fn verify(module: &Module, session: SessionHandle, head: Option<&[u8]>) -> AuditReport {
+    module.verify_audit(session, head, &mut |_, _| ()).unwrap()
+}
+
+#[test]
+fn a_chain_is_begun_when_first_needed_and_closed_with_the_login() {
+    let (data, module) = token();
+    let session = module.rw(0);
+    let token = token_of(&module, session);
+    // Nobody is logged in: nothing could sign.
+    token.audit_before().unwrap();
+    assert!(!status(&module, session).open);
+    assert_eq!(module.audit_head(session).unwrap_err().kind(), ErrorKind::UserNotLoggedIn);
+    assert_eq!(module.read_audit(session, 0, 10).unwrap_err().kind(), ErrorKind::UserNotLoggedIn);
+
+    module.login(session, ck::CKU_USER, Some(PIN), None).unwrap();
+    assert!(!status(&module, session).open, "who uses no managed key writes no chain");
+    token.audit_before().unwrap();
+    assert!(status(&module, session).open);
+    let report = verify(&module, session, None);
+    assert!(report.ok && (report.chains, report.open_count, report.heads) == (1, 1, 1), "{report:?}");
+
+    // Another process, whose chain names the first.
+    let other = process(data.path());
+    let theirs = other.rw(0);
+    other.login(theirs, ck::CKU_USER, Some(PIN), None).unwrap();
+    token_of(&other, theirs).audit_before().unwrap();
+    let head = module.audit_head(session).unwrap();
+    assert!(head.len() <= 512);
+    other.logout(theirs).unwrap();
+    assert!(!status(&other, theirs).open);
+    module.close_session(session).unwrap();
+    let report = verify(&other, theirs, Some(&head));
+    assert!(report.ok && report.head_checked, "{report:?}");
+    assert_eq!((report.chains, report.open_count), (3, 0));
+
+    // The SO's login writes one, too; the end of the library closes it.
+    let session = module.rw(0);
+    module.login(session, ck::CKU_SO, Some(SO_PIN), None).unwrap();
+    token_of(&module, session).audit_before().unwrap();
+    assert_eq!(module.read_audit(session, 0, 100).unwrap().len(), 11);
+    module.finalize();
+    let report = verify(&other, theirs, Some(&head));
+    assert!(report.ok && (report.chains, report.open_count, report.rows) == (4, 0, 12), "{report:?}");
+    assert_eq!(
+        other.verify_audit(theirs, Some(b"no head"), &mut |_, _| ()).unwrap_err().kind(),
+        ErrorKind::DataInvalid
+    );
+}
