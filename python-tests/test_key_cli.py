@@ -295,15 +295,17 @@ def test_bring_your_own_key(cli):
     assert cli.bytes("key", "decrypt", input=blob) == b"x"
     assert key in cli("key", "list", "--expiring") and "within 10 days" in cli("key", "list", "--expiring", "10")
     assert [entry["KeyId"] for entry in cli.json("key", "list", "--expiring")] == [key]
-    status, said = cli.fails("key", "import", "files", "--import-token", "import.token", "--material", "wrapped")
+    status, said = cli.fails("key", "import-parameters", "files", "--dry-run")
     assert status == 1 and "KMS_R_UNSUPPORTED" in said
+    status, said = cli.fails("key", "import", "files", "--import-token", "import.token", "--material", "wrapped")
+    assert status == 1 and "KMS_R_INVALID_IMPORT_TOKEN" in said
     (cli.home / "no.token").write_bytes(b"nothing")
     status, said = cli.fails("key", "import", "brought", "--import-token", "no.token", "--material", "wrapped")
     assert status == 1 and "KMS_R_INVALID_IMPORT_TOKEN" in said and "import-parameters" in said
 
 
 def test_policies_and_grants(cli):
-    cli("user", "create", "anna", "--new-pin", "pass:anna-pin", "--so-pin", "env:SO_PIN", pin=False)
+    cli("user", "add", "anna", "--new-pin", "pass:anna-pin", "--so-pin", "env:SO_PIN", pin=False)
     anna = ["--login-as", "anna", "--pin", "pass:anna-pin"]
     blob = cli.bytes("key", "encrypt", "files", "--context", "customer=7", input=b"x")
     (cli.home / "blob").write_bytes(blob)
