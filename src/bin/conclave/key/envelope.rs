@@ -19,7 +19,7 @@ pub(super) fn encrypt(encrypt: &KeyEncrypt, as_json: bool) -> Result<(), Failure
     let key = reference(&change.of.key);
     let blob = live.module.kms_encrypt(live.session, &key, &context, &plaintext, change.trial.dry_run);
     let doing = format!("cannot encrypt with {}", change.of.key);
-    deliver(unless_dry(&doing, blob)?.as_deref(), &encrypt.stream.output, files::replace, "is encrypted", as_json)
+    deliver(unless_dry(&doing, blob)?.as_deref(), &encrypt.stream.output, files::replace, "encrypted", as_json)
 }
 
 pub(super) fn decrypt(decrypt: &KeyDecrypt, as_json: bool) -> Result<(), Failure> {
@@ -30,7 +30,7 @@ pub(super) fn decrypt(decrypt: &KeyDecrypt, as_json: bool) -> Result<(), Failure
     let plaintext = live.module.kms_decrypt(live.session, key.as_deref(), &context, &blob, decrypt.trial.dry_run);
     let plaintext = unless_dry("cannot decrypt", plaintext)?;
     let plaintext = plaintext.as_deref().map(Vec::as_slice);
-    deliver(plaintext, &decrypt.stream.output, files::replace_secret, "is decrypted", as_json)
+    deliver(plaintext, &decrypt.stream.output, files::replace_secret, "decrypted", as_json)
 }
 
 pub(super) fn re_encrypt(again: &KeyReEncrypt, as_json: bool) -> Result<(), Failure> {
@@ -41,7 +41,7 @@ pub(super) fn re_encrypt(again: &KeyReEncrypt, as_json: bool) -> Result<(), Fail
     let key = reference(&change.of.key);
     let blob = live.module.kms_reencrypt(live.session, &source, &blob, &key, &context, change.trial.dry_run);
     let doing = format!("cannot encrypt again with {}", change.of.key);
-    deliver(unless_dry(&doing, blob)?.as_deref(), &again.stream.output, files::replace, "is encrypted again", as_json)
+    deliver(unless_dry(&doing, blob)?.as_deref(), &again.stream.output, files::replace, "encrypted again", as_json)
 }
 
 pub(super) fn data_key(data_key: &KeyDataKey, as_json: bool) -> Result<(), Failure> {
@@ -107,7 +107,7 @@ fn deliver(
     };
     write(out, result)?;
     if !files::is_standard(out) {
-        let sentence = format!("{} {done}: {} bytes.", out.display(), result.len());
+        let sentence = format!("{}: {} bytes, {done}.", out.display(), result.len());
         output::done(as_json, &sentence, &json!({ "file": out, "bytes": result.len() }));
     }
     Ok(())

@@ -42,7 +42,11 @@ pub(super) fn describe(one: &OneKey, as_json: bool) -> Result<(), Failure> {
     };
     let control = &key["DualControl"];
     let control = match control["Threshold"].as_u64() {
-        Some(threshold) => format!("each use needs {threshold} of {}", cell(control, "Operators")),
+        Some(threshold) => {
+            let kids = items(&control["Operators"]).iter().filter_map(Value::as_str);
+            let kids: Vec<_> = kids.map(|kid| kid.get(..16).unwrap_or(kid)).collect();
+            format!("each use needs {threshold} of the operators {}", kids.join(", "))
+        }
         None => String::new(),
     };
     let shown = |name: &str| if has(name) { cell(&key, name) } else { String::new() };

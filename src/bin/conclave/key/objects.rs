@@ -7,6 +7,7 @@ use cryptoki_sys as ck;
 use serde_json::{Map, json};
 
 use crate::args::{KeyShow, KeyTrust};
+use crate::managed;
 use crate::output::{self, Failure};
 use crate::session::{self, Live};
 
@@ -151,7 +152,8 @@ pub(crate) fn summary(attributes: &Attributes) -> Map<String, serde_json::Value>
     named.filter_map(|(kind, name)| Some(((*name).to_owned(), display(*kind, attributes.get(*kind)?)))).collect()
 }
 
-/// The objects with this label, else with this CKA_ID in hexadecimal or as text, else with this unique id.
+/// The objects with this label, else with this CKA_ID in hexadecimal or as text, else with this unique
+/// id, else the key with this alias.
 fn find_named(module: &Module, session: SessionHandle, name: &str) -> Result<Vec<ObjectHandle>, Failure> {
     let id =
         (0..name.len()).step_by(2).map(|at| name.get(at..at + 2).and_then(|byte| u8::from_str_radix(byte, 16).ok()));
@@ -163,13 +165,17 @@ fn find_named(module: &Module, session: SessionHandle, name: &str) -> Result<Vec
     // The id of a managed key is text.
     templates.push((ck::CKA_ID, name.as_bytes()));
     templates.push((ck::CKA_UNIQUE_ID, name.as_bytes()));
+    let alias = managed::alias(name);
+    templates.push((ck::CKA_LABEL, alias.as_bytes()));
     for (kind, value) in templates {
         let found = find(module, session, &Template(vec![(kind, Raw::Bytes(value))]))?;
         if !found.is_empty() {
             return Ok(found);
         }
     }
-    Err(Failure::not_found(format!("no object has the label, CKA_ID or unique id {name:?}: see `conclave key list`")))
+    Err(Failure::not_found(format!(
+        "no object has the label, CKA_ID, unique id or alias {name:?}: see `conclave key list`"
+    )))
 }
 
 pub(super) fn find(
