@@ -90,7 +90,7 @@ static double turn(int (*work)(void), double seconds, unsigned long *count) {
     double begin = now(), time;
     do {
         for (int i = 0; i < 8; i++) {
-            if (!work()) CHECK(!"the operation failed");
+            if (!work()) check_failed(__FILE__, __LINE__, "%s", last_error());
             ++*count;
         }
         time = now();
