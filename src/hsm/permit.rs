@@ -23,6 +23,12 @@ impl Clock {
         let now = Circumstances::of_system().now;
         self.0.fetch_max(now, Ordering::Relaxed).max(now)
     }
+
+    /// Goes on by so many days.
+    #[cfg(test)]
+    pub(super) fn pass_days(&self, days: u64) {
+        self.0.store(self.now() + days * 86_400, Ordering::Relaxed);
+    }
 }
 
 /// What is recorded of a call, besides who made it and how it ended.

@@ -8,6 +8,7 @@ use super::*;
 use crate::error::ErrorKind;
 
 mod governed;
+mod managed;
 
 fn bytes(value: u64) -> [u8; 8] {
     value.to_ne_bytes()
