@@ -216,9 +216,14 @@ pub(in crate::hsm) fn set_attributes(current: &Attributes, changes: &Attributes,
     let mut managed = Managed::read(current)?;
     managed.check(Action::SetDescription, now)?;
     let mut changed = current.clone();
+    let is_half = matches!(current.ulong(ck::CKA_CLASS), Some(ck::CKO_PUBLIC_KEY | ck::CKO_PRIVATE_KEY));
     for (kind, value) in changes.iter() {
         match (kind, value) {
             (ck::CKA_LABEL, Value::Bytes(_)) => changed.set(kind, value.clone()),
+            (CKA_KMS_DESCRIPTION, _) if is_half => {
+                let why = "the description of a pair is that of both halves: KMS_UpdateKeyDescription changes it";
+                return Err(Reason::ReadOnly.with(why));
+            }
             (CKA_KMS_DESCRIPTION, Value::Bytes(text)) => {
                 let text = std::str::from_utf8(text).map_err(|_| Reason::Arguments.with("a description is UTF-8"))?;
                 managed = managed.set_description(text, now)?;

@@ -117,6 +117,10 @@ fn a_managed_key_is_not_copied_wrapped_destroyed_or_loosened() {
     token.commit(ObjectChange { replace: changed, ..ObjectChange::default() });
     assert_eq!(token.describe(&id)["Description"], "ours");
 
+    let pair = token.create(SIGNING);
+    let half = Command::SetAttributes { record: token.record(&pair), template: &template };
+    assert_eq!(kind(token.call(half)), ErrorKind::AttributeReadOnly, "the halves stay alike");
+
     let ordinary = aes_key(&token.hsm, &[]).unwrap();
     let described = Template(vec![(CKA_KMS_DESCRIPTION, Raw::Bytes(b"ours"))]);
     let set = Command::SetAttributes { record: &ordinary, template: &described };
