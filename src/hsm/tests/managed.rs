@@ -80,8 +80,10 @@ impl Token {
         let found = |public| {
             let mut all = self.records.values();
             let is = |class| (class == ck::CKO_PUBLIC_KEY) == public;
-            all.find(|record| record.columns.managed && record.columns.id.as_ref() == Some(&tag) && is(record.columns.class))
-                .map(|record| record.object)
+            all.find(|record| {
+                record.columns.managed && record.columns.id.as_ref() == Some(&tag) && is(record.columns.class)
+            })
+            .map(|record| record.object)
         };
         (found(false).unwrap(), found(true))
     }

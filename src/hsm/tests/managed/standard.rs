@@ -9,7 +9,12 @@ fn on() -> Raw<'static> {
 }
 
 impl Token {
-    fn begin(&self, function: Function, mechanism: ck::CK_MECHANISM_TYPE, record: &Record) -> Result<Box<dyn Operation>> {
+    fn begin(
+        &self,
+        function: Function,
+        mechanism: ck::CK_MECHANISM_TYPE,
+        record: &Record,
+    ) -> Result<Box<dyn Operation>> {
         self.hsm.begin(&self.ticket, function, &Mechanism::new(mechanism), Some(record))
     }
 
