@@ -7,6 +7,7 @@ use cryptoki_sys as ck;
 use super::*;
 use crate::error::ErrorKind;
 
+mod dual_control;
 mod governed;
 mod managed;
 

@@ -8,6 +8,7 @@ use crate::hsm::Hsm;
 use crate::hsm::audit::Action as Audited;
 use crate::hsm::command::{KeyRecords, ObjectChange, Reply, Ticket};
 use crate::hsm::managed::creation::{self, version_object};
+use crate::hsm::managed::dual_control;
 use crate::hsm::managed::lifecycle::Due;
 use crate::hsm::managed::metadata::Managed;
 use crate::hsm::managed::request::{
@@ -17,9 +18,13 @@ use crate::hsm::permit::Recorded;
 
 pub(super) fn describe(job: &Job<'_>) -> Result<Done> {
     let OfKey { .. } = job.parse()?;
-    let described = job.keys()?.managed()?.describe(job.now).to_string();
+    let keys = job.keys()?;
+    let mut described = keys.managed()?.describe(job.now);
+    if let Some(control) = dual_control::of(keys.attributes())? {
+        described["DualControl"] = dual_control::describe(&control);
+    }
     job.end_of_checks()?;
-    Ok(Done::told(described))
+    Ok(Done::told(described.to_string()))
 }
 
 pub(super) fn enable(job: &Job<'_>) -> Result<Done> {

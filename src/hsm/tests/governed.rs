@@ -107,7 +107,7 @@ impl Token {
     }
 
     /// A proposal that all operators have signed.
-    fn signed(&self, request: &serde_json::Value) -> Vec<u8> {
+    pub(super) fn signed(&self, request: &serde_json::Value) -> Vec<u8> {
         let Ok(Reply::Bytes(mut command)) = self.call(Command::Propose { request: &request.to_string(), key: None })
         else {
             panic!("{request}")
