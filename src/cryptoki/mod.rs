@@ -25,6 +25,7 @@ mod reseal;
 mod session;
 mod slot;
 mod token;
+mod users;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};

@@ -357,6 +357,15 @@ pub enum Command<'a> {
         pin: &'a [u8],
         cost: PinCost,
     },
+    /// The SO who governs the token makes a named user.
+    CreateUser {
+        name: &'a str,
+        pin: &'a [u8],
+        cost: PinCost,
+    },
+    RemoveUser {
+        name: &'a str,
+    },
     /// The holder changes the PIN; needs no login.
     SetPin {
         old: &'a [u8],

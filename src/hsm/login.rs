@@ -103,6 +103,7 @@ impl Hsm {
             // A PIN that was ended and set anew since is another's.
             let since = log.since(opened.state().version);
             let stays = held.role.as_ref().filter(|role| !domain::ends_pin(since, role));
+            let stays = stays.filter(|role| is_same_user(role, opened.state(), public.state()));
             let stays = stays.and_then(|role| public.state().user(role));
             match opened.advance(Arc::clone(&public)) {
                 Ok(newer) if stays.is_some_and(|user| user.agreement.is_some()) => held.opened = Some(Arc::new(newer)),
@@ -235,4 +236,12 @@ impl Hsm {
     fn held(&self) -> RwLockWriteGuard<'_, Held> {
         self.login.domain.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a user of a later state is the one of an earlier, not another who was given the name of
+/// one that was removed: a PIN is changed at most once in each version.
+fn is_same_user(role: &Role, earlier: &State, later: &State) -> bool {
+    let generation = |state: &State| state.user(role).map(|user| user.generation);
+    let changes = generation(later).zip(generation(earlier)).and_then(|(now, then)| now.checked_sub(then));
+    changes.is_some_and(|changes| changes <= later.version.saturating_sub(earlier.version))
 }

@@ -30,6 +30,7 @@ mod record;
 mod reseal;
 mod separation;
 mod transient;
+mod users;
 mod value;
 
 pub use audit_reader::{AuditDamage, AuditOpenChain, AuditReport, AuditVerifier, audit_line};
@@ -127,6 +128,8 @@ impl Hsm {
             Command::Logout => self.log_out(),
             Command::CheckPin { pin, record } => self.check_pin(ticket, pin, record),
             Command::InitPin { role, pin, cost } => self.init_pin(ticket, &role, pin, cost),
+            Command::CreateUser { name, pin, cost } => self.create_user(ticket, name, pin, cost),
+            Command::RemoveUser { name } => self.remove_user(ticket, name),
             Command::SetPin { old, new, record, domain, log, cost } => {
                 self.set_pin((old, new), record, (domain, log), cost)
             }

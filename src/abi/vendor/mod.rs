@@ -16,6 +16,7 @@ mod managed;
 mod proposal;
 mod recovery;
 mod rotation;
+mod users;
 
 pub use aliases::*;
 pub use audit::*;
@@ -29,6 +30,7 @@ pub use managed::*;
 pub use proposal::*;
 pub use recovery::*;
 pub use rotation::*;
+pub use users::*;
 
 use cryptoki_sys::{
     CK_BYTE_PTR, CK_FLAGS, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CK_ULONG, CK_ULONG_PTR, CK_USER_TYPE, CK_UTF8CHAR_PTR,
@@ -329,6 +331,17 @@ pub struct KMS_FUNCTION_LIST {
             ulValidTo: CK_ULONG,
         ) -> CK_RV,
     >,
+    pub KMS_CreateUser: Option<
+        unsafe extern "C" fn(
+            hSession: CK_SESSION_HANDLE,
+            pName: CK_UTF8CHAR_PTR,
+            ulNameLen: CK_ULONG,
+            pPin: CK_UTF8CHAR_PTR,
+            ulPinLen: CK_ULONG,
+        ) -> CK_RV,
+    >,
+    pub KMS_RemoveUser:
+        Option<unsafe extern "C" fn(hSession: CK_SESSION_HANDLE, pName: CK_UTF8CHAR_PTR, ulNameLen: CK_ULONG) -> CK_RV>,
     pub KMS_AuditHead: Option<
         unsafe extern "C" fn(hSession: CK_SESSION_HANDLE, pHead: CK_BYTE_PTR, pulHeadLen: CK_ULONG_PTR) -> CK_RV,
     >,
@@ -379,6 +392,7 @@ table! {
     KMS_Encrypt KMS_Decrypt KMS_ReEncrypt KMS_GenerateDataKey KMS_GenerateDataKeyWithoutPlaintext
     KMS_GenerateDataKeyPair KMS_GenerateDataKeyPairWithoutPlaintext KMS_GetParametersForImport
     KMS_ImportKeyMaterial
+    KMS_CreateUser KMS_RemoveUser
     KMS_AuditHead KMS_ReadAudit KMS_VerifyAudit
 }
 

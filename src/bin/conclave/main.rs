@@ -40,7 +40,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Arguments, Command, TokenCommand, UserCommand};
+use args::{Arguments, Command, TokenCommand};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         Command::Domain(command) => domain::run(command, arguments.json),
         Command::Operator(command) => operator::run(command, arguments.json),
         Command::Proposal(command) => proposal::run(command, arguments.json),
-        Command::User(UserCommand::SetPin(set)) => user::set_pin(set, arguments.json),
+        Command::User(command) => user::run(command, arguments.json),
         Command::Audit(command) => audit::run(command, arguments.json),
         Command::Mechanisms => mechanism::list(arguments.json),
         Command::Doctor => return doctor::run(arguments.json),

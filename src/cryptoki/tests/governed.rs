@@ -67,7 +67,7 @@ impl OperatorKeys for Person {
 }
 
 impl Module {
-    fn so(&self, slot: u64) -> SessionHandle {
+    pub(super) fn so(&self, slot: u64) -> SessionHandle {
         let session = self.rw(slot);
         self.login(session, ck::CKU_SO, Some(SO_PIN), None).unwrap();
         session

@@ -5,6 +5,7 @@ mod audit;
 mod fake;
 mod governed;
 mod real;
+mod users;
 
 use std::sync::Arc;
 

@@ -32,6 +32,10 @@ impl Circumstances {
     }
 }
 
+/// The PINs of a named user that the SO makes count on from the state's version times two to this:
+/// further than any user of that name got before.
+const FRESH_GENERATIONS: u32 = 20;
+
 /// A state with its secrets.
 pub(in crate::hsm) struct Opened {
     public: Arc<PublicState>,
@@ -170,6 +174,19 @@ impl Opened {
         Ok((opened, DomainChange { domain, entries: Vec::new(), pins: vec![record], removed: Vec::new() }))
     }
 
+    /// The next state of a domain that its SO governs, without a user. KMS_R_NOT_FOUND.
+    pub(in crate::hsm) fn remove_user(&self, role: &Role, circumstances: &mut Circumstances) -> Result<DomainChange> {
+        let (_, domain) = self.next_version(circumstances, |state| {
+            let before = state.users.len();
+            state.users.retain(|user| user.role != *role);
+            if state.users.len() == before {
+                return Err(ErrorKind::KmsNotFound.with("there is no user of this name"));
+            }
+            Ok(())
+        })?;
+        Ok(DomainChange { domain, entries: Vec::new(), pins: Vec::new(), removed: vec![role.clone()] })
+    }
+
     /// Sets a role's PIN in a founded domain: an enrolment that a command opened, with the code it
     /// asks for, or a change by the holder.
     pub(in crate::hsm) fn set_pin(
@@ -196,6 +213,8 @@ impl Opened {
     ) -> Result<(PinRecord, User)> {
         let generation = match self.state().user(role) {
             Some(user) => user.generation.checked_add(1).ok_or(ErrorKind::GeneralError)?,
+            None if *role == Role::So || *role == Role::User => 1,
+            None if matches!(role, Role::Named(_)) => self.state().version.saturating_add(1) << FRESH_GENERATIONS,
             None => 1,
         };
         let signer = self.signing()?.public()?;

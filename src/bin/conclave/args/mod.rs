@@ -70,7 +70,7 @@ pub(crate) enum Command {
     /// Proposals: commands to be read and signed by a quorum, and executed.
     #[command(subcommand)]
     Proposal(ProposalCommand),
-    /// Users: their PINs.
+    /// Users: add, remove, list, their PINs.
     #[command(subcommand)]
     User(UserCommand),
     /// The audit log of managed keys: list, verify, export, a head to keep elsewhere.
