@@ -21,13 +21,9 @@ impl Hsm {
     pub(super) fn create_user(&self, ticket: &Ticket, name: &str, pin: &[u8], cost: PinCost) -> Result<Reply> {
         let outcome = self.as_governing_so(ticket, "create user", "create-user").and_then(|opened| {
             check_name(name)?;
-            let role = Role::Named(name.to_owned());
-            if opened.state().user(&role).is_some() {
-                return Err(ErrorKind::KmsAlreadyExists.with(format!("there is a user {name:?}")));
-            }
-            opened.change_pin(&role, pin, cost, &mut Circumstances::of_system())
+            opened.create_user(&Role::Named(name.to_owned()), pin, cost, &mut Circumstances::of_system())
         });
-        self.user_changed(audit::Action::CreateUser, name, outcome.map(|(_, change)| change))
+        self.user_changed(audit::Action::CreateUser, name, outcome)
     }
 
     /// Ends the user's login everywhere. KMS_R_NOT_FOUND.

@@ -174,6 +174,26 @@ impl Opened {
         Ok((opened, DomainChange { domain, entries: Vec::new(), pins: vec![record], removed: Vec::new() }))
     }
 
+    /// The next state of a domain that its SO governs, with a user who was not there. KMS_R_ALREADY_EXISTS.
+    pub(in crate::hsm) fn create_user(
+        &self,
+        role: &Role,
+        pin: &[u8],
+        cost: PinCost,
+        circumstances: &mut Circumstances,
+    ) -> Result<DomainChange> {
+        if self.state().user(role).is_some() {
+            return Err(ErrorKind::KmsAlreadyExists.with("there is a user of this name"));
+        }
+        let generation = self.state().version.saturating_add(1) << FRESH_GENERATIONS;
+        let (record, user) = self.make_pin_record(role, generation, pin, cost, circumstances)?;
+        let (_, domain) = self.next_version(circumstances, |state| {
+            state.set_user(user);
+            Ok(())
+        })?;
+        Ok(DomainChange { domain, entries: Vec::new(), pins: vec![record], removed: Vec::new() })
+    }
+
     /// The next state of a domain that its SO governs, without a user. KMS_R_NOT_FOUND.
     pub(in crate::hsm) fn remove_user(&self, role: &Role, circumstances: &mut Circumstances) -> Result<DomainChange> {
         let (_, domain) = self.next_version(circumstances, |state| {
@@ -214,9 +234,19 @@ impl Opened {
         let generation = match self.state().user(role) {
             Some(user) => user.generation.checked_add(1).ok_or(ErrorKind::GeneralError)?,
             None if *role == Role::So || *role == Role::User => 1,
-            None if matches!(role, Role::Named(_)) => self.state().version.saturating_add(1) << FRESH_GENERATIONS,
             None => 1,
         };
+        self.make_pin_record(role, generation, pin, cost, circumstances)
+    }
+
+    fn make_pin_record(
+        &self,
+        role: &Role,
+        generation: u64,
+        pin: &[u8],
+        cost: PinCost,
+        circumstances: &mut Circumstances,
+    ) -> Result<(PinRecord, User)> {
         let signer = self.signing()?.public()?;
         pin::make(self.state(), &signer, role, generation, pin, cost, &mut circumstances.entropy)
     }
