@@ -364,6 +364,12 @@ typedef struct KMS_FUNCTION_LIST {
                                  CK_BYTE_PTR pWrapped,
                                  CK_ULONG ulWrappedLen,
                                  CK_ULONG ulValidTo);
+  CK_RV (*KMS_CreateUser)(CK_SESSION_HANDLE hSession,
+                          CK_UTF8CHAR_PTR pName,
+                          CK_ULONG ulNameLen,
+                          CK_UTF8CHAR_PTR pPin,
+                          CK_ULONG ulPinLen);
+  CK_RV (*KMS_RemoveUser)(CK_SESSION_HANDLE hSession, CK_UTF8CHAR_PTR pName, CK_ULONG ulNameLen);
   CK_RV (*KMS_AuditHead)(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pHead, CK_ULONG_PTR pulHeadLen);
   CK_RV (*KMS_ReadAudit)(CK_SESSION_HANDLE hSession,
                          CK_ULONG ulAfter,
@@ -1375,6 +1381,32 @@ CK_RV KMS_ListRotations(CK_SESSION_HANDLE hSession,
                         CK_ULONG ulRequestLen,
                         CK_UTF8CHAR_PTR pJson,
                         CK_ULONG_PTR pulJsonLen);
+
+/*
+ Makes a user of that name for C_LoginUser, with a PIN. The SO, who governs the token, is logged in.
+
+ pName, ulNameLen: 1 to 64 bytes UTF-8 without control characters, and not "so", "user", "*", or
+     anything that begins with "user:".
+ pPin, ulPinLen: the PIN. UTF-8.
+
+ CKR_USER_NOT_LOGGED_IN. CKR_ARGUMENTS_BAD: the name. CKR_PIN_LEN_RANGE. KMS_R_ALREADY_EXISTS.
+ CKR_TOKEN_WRITE_PROTECTED: operators govern the token, and "create user" is a command of theirs.
+ */
+CK_RV KMS_CreateUser(CK_SESSION_HANDLE hSession,
+                     CK_UTF8CHAR_PTR pName,
+                     CK_ULONG ulNameLen,
+                     CK_UTF8CHAR_PTR pPin,
+                     CK_ULONG ulPinLen);
+
+/*
+ Removes the user of that name and the PIN. Whoever is logged in with it is logged out at the next
+ call. Keys that the user owns stay, and so do policies and grants that name the user: they hold
+ of a new user of the same name. The SO, who governs the token, is logged in.
+
+ CKR_USER_NOT_LOGGED_IN. KMS_R_NOT_FOUND. CKR_TOKEN_WRITE_PROTECTED: operators govern the token,
+ and "remove user" is a command of theirs.
+ */
+CK_RV KMS_RemoveUser(CK_SESSION_HANDLE hSession, CK_UTF8CHAR_PTR pName, CK_ULONG ulNameLen);
 
 #ifdef __cplusplus
 }  // extern "C"

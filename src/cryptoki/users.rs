@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::login::changed;
-use super::token::lock;
+use super::token::{Token, lock};
 use super::{Module, SessionHandle};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::Command;
+use crate::hsm::{Command, Reply, Role, Ticket};
 
 impl Module {
     /// Makes a user with a PIN. CKR_USER_NOT_LOGGED_IN but for the SO, KMS_R_ALREADY_EXISTS,
@@ -25,24 +25,11 @@ impl Module {
         self.change_users(session, || Command::RemoveUser { name })
     }
 
-    /// `{"Users": [{"Principal", "HasPin", "EnrolmentEnds"?}]}`: all who log in, the SO first. Needs no
-    /// login.
+    /// Who can log in, as KMS_ListUsers tells it.
     pub fn list_users(&self, session: SessionHandle) -> Result<String> {
-        let described: Value = serde_json::from_str(&self.describe_domain(session)?).map_err(|_| unreadable())?;
-        let users = described["users"].as_array().ok_or_else(unreadable)?;
-        let listed = users.iter().map(|user| {
-            let principal = match (user["role"].as_str(), user["role"]["named"].as_str()) {
-                (Some("SO"), _) => "so".to_owned(),
-                (Some(role), _) => role.to_owned(),
-                (None, name) => format!("user:{}", name.ok_or_else(unreadable)?),
-            };
-            let mut one = json!({ "Principal": principal, "HasPin": user["has_pin"] });
-            if let Some(until) = user["enrolment"]["until"].as_u64() {
-                one["EnrolmentEnds"] = until.into();
-            }
-            Ok(one)
-        });
-        Ok(json!({ "Users": listed.collect::<Result<Vec<_>>>()? }).to_string())
+        let session = self.session(session)?;
+        drop(session.enter()?);
+        Ok(session.token.list_users()?.to_string())
     }
 
     fn change_users<'a>(&self, session: SessionHandle, command: impl Fn() -> Command<'a>) -> Result<()> {
@@ -59,6 +46,34 @@ impl Module {
             token.store.commit_domain(&change)
         })?;
         token.check()
+    }
+}
+
+impl Token {
+    /// `{"Users": [{"Principal", "HasPin", "FailedAttempts"?, "EnrolmentEnds"?}]}`: all who log in, the
+    /// SO first. Needs no login.
+    pub(super) fn list_users(&self) -> Result<Value> {
+        let described = match self.channel.call(&Ticket::public(), Command::DescribeDomain)? {
+            Reply::Text(text) => serde_json::from_str::<Value>(&text).map_err(|_| unreadable())?,
+            _ => return Err(unreadable()),
+        };
+        let pins = self.meta()?.pins;
+        let users = described["users"].as_array().ok_or_else(unreadable)?.iter().map(|user| {
+            let role = match (user["role"].as_str(), user["role"]["named"].as_str()) {
+                (Some("SO"), _) => Role::So,
+                (Some(_), _) => Role::User,
+                (None, name) => Role::Named(name.ok_or_else(unreadable)?.to_owned()),
+            };
+            let mut listed = json!({ "Principal": &*role.principal(), "HasPin": user["has_pin"] });
+            if let Some(pin) = pins.iter().find(|pin| pin.record.role == role) {
+                listed["FailedAttempts"] = pin.failures.into();
+            }
+            if let Some(until) = user["enrolment"]["until"].as_u64() {
+                listed["EnrolmentEnds"] = until.into();
+            }
+            Ok(listed)
+        });
+        Ok(json!({ "Users": users.collect::<Result<Vec<_>>>()? }))
     }
 }
 

@@ -222,7 +222,7 @@ pub enum Role {
 
 impl Role {
     /// The name in policies, grants and the audit log.
-    pub(super) fn principal(&self) -> Arc<str> {
+    pub(crate) fn principal(&self) -> Arc<str> {
         match self {
             Self::So => Arc::from("so"),
             Self::User => Arc::from("user"),

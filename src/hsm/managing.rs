@@ -1,5 +1,6 @@
 //! The commands that change managed keys, or tell of them: one table, and what a row does.
 
+mod access;
 mod aliases;
 mod create;
 mod life;
@@ -56,17 +57,13 @@ const TABLE: &[Row] = &[
     row(Manage::CreateAlias, Action::CreateAlias, aliases::create),
     row(Manage::UpdateAlias, Action::UpdateAliasFrom, aliases::update),
     row(Manage::DeleteAlias, Action::DeleteAlias, aliases::delete),
-    row(Manage::PutKeyPolicy, Action::PutPolicy, unsupported),
-    row(Manage::GetKeyPolicy, Action::GetPolicy, unsupported),
-    row(Manage::CreateGrant, Action::CreateGrant, unsupported),
-    row(Manage::RetireGrant, Action::RetireGrant, unsupported),
-    row(Manage::RevokeGrant, Action::RevokeGrant, unsupported),
-    row(Manage::ListGrants, Action::ListGrants, unsupported),
+    row(Manage::PutKeyPolicy, Action::PutPolicy, access::put_policy),
+    row(Manage::GetKeyPolicy, Action::GetPolicy, access::get_policy),
+    row(Manage::CreateGrant, Action::CreateGrant, access::create_grant),
+    row(Manage::RetireGrant, Action::RetireGrant, access::retire_grant),
+    row(Manage::RevokeGrant, Action::RevokeGrant, access::revoke_grant),
+    row(Manage::ListGrants, Action::ListGrants, access::list_grants),
 ];
-
-fn unsupported(_: &Job<'_>) -> Result<Done> {
-    Err(ErrorKind::FunctionNotSupported.into())
-}
 
 /// What a command did: what is to be committed, and what is told.
 #[derive(Default)]

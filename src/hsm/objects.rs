@@ -9,7 +9,7 @@ use super::cache::Open;
 use super::command::{Columns, IndexColumn, ObjectId, Outcome, Place, Record, Reply, Sealed, Ticket, View};
 use super::domain::Circumstances;
 use super::key::Key;
-use super::managed::attributes::{CKA_KMS_STATE, KeyState};
+use super::managed::attributes::{CKA_KMS_GRANTS, CKA_KMS_POLICY, CKA_KMS_STATE, KeyState};
 use super::managed::metadata::Managed;
 use super::managed::watched::Watched;
 use super::managed::{Action, Refused, is_managed, lifecycle, requested, states};
@@ -525,7 +525,14 @@ fn view(key: &Key) -> View {
             .collect(),
         _ => Vec::new(),
     };
-    View { attributes: key.attributes.clone(), secrets }
+    let mut view = View { attributes: key.attributes.clone(), secrets };
+    // Who may use a managed key is told by GetKeyPolicy and ListGrants, to those who may ask.
+    for kind in [CKA_KMS_POLICY, CKA_KMS_GRANTS] {
+        if view.attributes.remove(kind).is_some() {
+            view.secrets.push((kind, false));
+        }
+    }
+    view
 }
 
 /// What may be read of a managed key where that is not what its record says: its state at the time,

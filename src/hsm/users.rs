@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::command::{DomainChange, PinCost, Reply, Role, Ticket};
-use super::domain::{Circumstances, Opened};
+use super::domain::{Circumstances, Opened, State};
 use super::permit::Recorded;
 use super::{Access, Hsm, audit};
 use crate::error::{ErrorKind, Result};
@@ -51,6 +51,13 @@ impl Hsm {
         let change = outcome?;
         recorded.map(|()| Reply::Changed(change))
     }
+}
+
+/// The principals who could change a policy: users who have a PIN or may set one. The SO sees no
+/// managed keys.
+pub(super) fn who_changes_policies(state: &State) -> Vec<String> {
+    let alive = state.users.iter().filter(|user| user.agreement.is_some() || user.enrolment.is_some());
+    alive.filter(|user| user.role != Role::So).map(|user| user.role.principal().to_string()).collect()
 }
 
 fn check_name(name: &str) -> Result<()> {

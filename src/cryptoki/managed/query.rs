@@ -16,7 +16,7 @@ use super::{now, unexpected};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{
     CKA_KMS_CREATED, CKA_KMS_DESCRIPTION, CKA_KMS_ROTATED, CKA_KMS_SPEC, CKA_KMS_STATE, CKA_KMS_USAGE,
-    CKA_KMS_VALID_TO, CKA_KMS_VERSION, CKO_KMS_ALIAS, Command, IndexColumn, Manage, Reply, Role, View, state_name,
+    CKA_KMS_VALID_TO, CKA_KMS_VERSION, CKO_KMS_ALIAS, Command, IndexColumn, Manage, Reply, View, state_name,
     usage_name, version_object,
 };
 use crate::store::{Filter, Found};
@@ -155,18 +155,6 @@ impl Token {
             answer["NextMarker"] = last.to_string().into();
         }
         Ok(answer)
-    }
-
-    fn list_users(&self) -> Result<Value> {
-        let users = self.meta()?.pins.into_iter().map(|pin| {
-            let name = match pin.record.role {
-                Role::So => "so".to_owned(),
-                Role::User => "user".to_owned(),
-                Role::Named(name) => format!("user:{name}"),
-            };
-            json!({ "Name": name, "FailedAttempts": pin.failures })
-        });
-        Ok(json!({ "Users": users.collect::<Vec<_>>() }))
     }
 
     /// What the login sees of an object that was found; None if it is gone, or does not open.

@@ -43,6 +43,12 @@ requests! {
     UntagKey {
         tag_keys: Vec<String>,
     }
+    PutKeyPolicy {
+        policy: serde_json::Value,
+    }
+    OfGrant {
+        grant_id: String,
+    }
     SetRotation {
         enabled: bool,
         rotation_period_in_days: Option<u64>,

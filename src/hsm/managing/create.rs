@@ -7,10 +7,10 @@ use crate::hsm::command::{ObjectChange, Place, Record};
 use crate::hsm::managed::attributes::Origin;
 use crate::hsm::managed::creation::{Creation, Made, Request};
 use crate::hsm::managed::request::{self, CreateKey};
-use crate::hsm::managed::{dual_control, requested};
+use crate::hsm::managed::{CKA_KMS_POLICY, dual_control, requested};
 use crate::hsm::params::MechanismType;
 use crate::hsm::permit::Recorded;
-use crate::hsm::value::Template;
+use crate::hsm::value::{Template, Value};
 use crate::hsm::{Access, Hsm, random};
 
 /// The spec of a key whose request names none.
@@ -21,9 +21,7 @@ pub(super) fn create_key(job: &Job<'_>) -> Result<Done> {
         return Err(ErrorKind::UserNotLoggedIn.with("managed keys are made by users"));
     }
     let request: CreateKey = job.parse()?;
-    if request.policy.is_some() {
-        return Err(ErrorKind::KmsUnsupported.with("a policy cannot be given here"));
-    }
+    let policy = request.policy.as_ref().map(|policy| super::access::encoded(job, policy)).transpose()?;
     let control = match &request.dual_control {
         Some(_) if request.multi_region => {
             return Err(ErrorKind::KmsUnsupported.with("a key under dual control is of one Region"));
@@ -52,6 +50,9 @@ pub(super) fn create_key(job: &Job<'_>) -> Result<Done> {
     };
     if let Some(control) = &control {
         made.edit(|attributes| dual_control::set(attributes, control));
+    }
+    if let Some(policy) = &policy {
+        made.edit(|attributes| attributes.set(CKA_KMS_POLICY, Value::Bytes(policy.clone())));
     }
     // It is set once.
     let _ = job.made.set(made.attributes().clone());
