@@ -54,12 +54,12 @@ pub(super) fn create_grant(job: &Job<'_>) -> Result<Done> {
 
 pub(super) fn retire_grant(job: &Job<'_>) -> Result<Done> {
     let id = grant_id(job)?;
-    replace(job, &Grants::retire(job.keys()?.attributes(), &id, &*job.hsm.principal()?)?)
+    replace(job, &Grants::retire(job.keys()?.attributes(), &id, &job.hsm.principal()?)?)
 }
 
 pub(super) fn revoke_grant(job: &Job<'_>) -> Result<Done> {
     let id = grant_id(job)?;
-    replace(job, &Grants::revoke(job.keys()?.attributes(), &id, &*job.hsm.principal()?)?)
+    replace(job, &Grants::revoke(job.keys()?.attributes(), &id, &job.hsm.principal()?)?)
 }
 
 pub(super) fn list_grants(job: &Job<'_>) -> Result<Done> {
