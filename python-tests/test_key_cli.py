@@ -84,11 +84,12 @@ def test_create_and_describe(cli):
                    "--alias", "alias/shop/2")
     assert ID.fullmatch(key["KeyId"]) and key["KeySpec"] == "ECC_NIST_P256" and key["KeyState"] == "Enabled"
     assert key["Aliases"] == ["alias/shop", "alias/shop/2"] and key["Description"] == "of the shop"
+    assert key["Label"] == "signing"
     assert {tag["TagKey"]: tag["TagValue"] for tag in key["Tags"]} == {"stage": "live", "owner": "a=b"}
     for name in (key["KeyId"], "shop", "alias/shop/2"):
         assert cli.json("key", "describe", name) == key
     text = cli("key", "describe", "shop")
-    for words in (key["KeyId"], "ECC_NIST_P256, for SIGN_VERIFY", "of the shop", "alias/shop, alias/shop/2", "stage=live",
+    for words in (key["KeyId"], "Label        signing", "ECC_NIST_P256, for SIGN_VERIFY", "of the shop", "alias/shop, alias/shop/2", "stage=live",
                   "Enabled", "made in the HSM"):
         assert words in text, words
     assert cli.json("key", "create", "--multi-region")["KeyId"].startswith("mrk-")
@@ -101,6 +102,10 @@ def test_create_and_describe(cli):
     (cli.home / "digest").write_bytes(bytes(32))
     run(*tool, "--sign", "--mechanism", "ECDSA", "--label", "signing", "--input-file", cli.home / "digest",
         "--output-file", cli.home / "signature", env=cli.env)
+    cli("key", "public-key", "shop", "--out", "shop.der")
+    openssl("pkey", "-pubin", "-inform", "DER", "-in", "shop.der", "-noout", cwd=cli.home)
+    assert cli.bytes("key", "public-key", "shop") == (cli.home / "shop.der").read_bytes()
+    assert cli.fails("key", "public-key", "files")[0] == 3
 
 
 def test_list_has_columns_of_managed_keys(cli):
@@ -377,7 +382,7 @@ def test_a_wrong_pin_is_told_apart(cli):
 
 
 COMMANDS = {
-    "key": ["list", "show", "trust", "create", "describe", "enable", "disable", "delete", "cancel-deletion",
+    "key": ["list", "show", "trust", "create", "describe", "public-key", "enable", "disable", "delete", "cancel-deletion",
             "set-description", "tag", "untag", "rotate", "rotation", "import-parameters", "import", "delete-material",
             "encrypt", "decrypt", "re-encrypt", "data-key"],
     "key policy": ["show", "set"],

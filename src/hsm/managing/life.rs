@@ -1,5 +1,6 @@
 //! The life of a key, on request and by the clock. The rules are those of `managed/lifecycle.rs`.
 
+use cryptoki_sys as ck;
 use serde_json::json;
 
 use super::{Done, Job, Keys};
@@ -20,6 +21,9 @@ pub(super) fn describe(job: &Job<'_>) -> Result<Done> {
     let OfKey { .. } = job.parse()?;
     let keys = job.keys()?;
     let mut described = keys.managed()?.describe(job.now);
+    if let Some(label) = keys.attributes().bytes(ck::CKA_LABEL).filter(|label| !label.is_empty()) {
+        described["Label"] = String::from_utf8_lossy(label).into();
+    }
     if let Some(control) = dual_control::of(keys.attributes())? {
         described["DualControl"] = dual_control::describe(&control);
     }

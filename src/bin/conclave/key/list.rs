@@ -40,17 +40,21 @@ pub(super) fn run(arguments: &KeyList, as_json: bool) -> Result<(), Failure> {
                 if listed.insert(key["KeyId"].as_str()) {
                     managed_rows.push(row(key));
                 }
-                shown.insert("managed".to_owned(), key.clone());
+                if as_json {
+                    shown.insert("managed".to_owned(), key.clone());
+                }
             }
             None => rows.push(ordinary(&shown)),
         }
-        list.push(shown);
+        if as_json {
+            list.push(shown);
+        }
     }
     if as_json {
         output::json(&json!(list));
         return Ok(());
     }
-    if list.is_empty() {
+    if rows.is_empty() && managed_rows.is_empty() {
         let what = if public { "public object" } else { "object" };
         println!("Token {:?} has no {what}.", live.token.label);
     }

@@ -25,6 +25,7 @@ pub(crate) fn run(command: &KeyCommand, as_json: bool) -> Result<(), Failure> {
         KeyCommand::Trust(trust) => objects::trust(trust, as_json),
         KeyCommand::Create(create) => create::run(create, as_json),
         KeyCommand::Describe(one) => life::describe(one, as_json),
+        KeyCommand::PublicKey(public_key) => objects::public_key(public_key, as_json),
         KeyCommand::Enable(change) => managed::change(change, Manage::EnableKey, "enable", json!({}), as_json, |key| {
             format!("Key {} is enabled.", cell(key, "KeyId"))
         }),

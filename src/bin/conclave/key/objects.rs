@@ -6,7 +6,8 @@ use conclave::hsm::{self, AttributeType, Attributes, Raw, Template, Value};
 use cryptoki_sys as ck;
 use serde_json::{Map, json};
 
-use crate::args::{KeyShow, KeyTrust};
+use crate::args::{KeyPublicKey, KeyShow, KeyTrust};
+use crate::files;
 use crate::managed;
 use crate::output::{self, Failure};
 use crate::session::{self, Live};
@@ -131,6 +132,32 @@ pub(super) fn trust(arguments: &KeyTrust, as_json: bool) -> Result<(), Failure> 
         return Err(Failure::new(format!("{:?} is not a key or certificate that can be trusted", arguments.name)));
     }
     output::done(as_json, &format!("{:?} is trusted.", arguments.name), &json!({ "trusted": trusted }));
+    Ok(())
+}
+
+/// The public key of a managed pair.
+pub(super) fn public_key(arguments: &KeyPublicKey, as_json: bool) -> Result<(), Failure> {
+    let (key, out) = (&arguments.of.key, &arguments.out);
+    let live = Live::logged_in(&arguments.of.login)?;
+    let id = live.describe_key(key)?["KeyId"].as_str().unwrap_or_default().to_owned();
+    let class = ck::CKO_PUBLIC_KEY.to_ne_bytes();
+    let template = Template(vec![(ck::CKA_CLASS, Raw::Bytes(&class)), (ck::CKA_ID, Raw::Bytes(id.as_bytes()))]);
+    let mut found = None;
+    for object in find(&live.module, live.session, &template)? {
+        let read =
+            live.module.with_attributes(live.session, object, |source| match source.read(ck::CKA_PUBLIC_KEY_INFO) {
+                Ok(Readable::Value(Value::Bytes(info))) => Some(info.clone()),
+                _ => None,
+            });
+        found = read.map_err(|error| Failure::while_("cannot read the key", &error))?.or(found);
+    }
+    let public =
+        found.ok_or_else(|| Failure::not_found(format!("{key} has no public key: see `conclave key describe`")))?;
+    files::replace(out, &public)?;
+    let sentence = format!("{}: {} bytes, the public key of {id}.", out.display(), public.len());
+    if !files::is_standard(out) {
+        output::done(as_json, &sentence, &json!({ "KeyId": id, "file": out }));
+    }
     Ok(())
 }
 

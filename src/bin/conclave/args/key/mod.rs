@@ -7,6 +7,8 @@ mod life;
 mod objects;
 mod policy;
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 use super::Login;
@@ -51,6 +53,9 @@ pub(crate) enum KeyCommand {
     #[command(after_help = "Examples:\n  conclave key describe invoices --token web\n  \
                             conclave key describe alias/invoices --pin env:USER_PIN --json")]
     Describe(OneKey),
+    /// Write the public key of a pair: a SubjectPublicKeyInfo, DER.
+    #[command(after_help = "Example:\n  conclave key public-key releases --token web --out releases.der")]
+    PublicKey(KeyPublicKey),
     /// Enable a disabled key.
     #[command(after_help = "Example:\n  conclave key enable invoices --token web")]
     Enable(ChangeKey),
@@ -146,6 +151,15 @@ pub(crate) struct OneKey {
     pub(crate) key: String,
     #[command(flatten)]
     pub(crate) login: Login,
+}
+
+#[derive(Args)]
+pub(crate) struct KeyPublicKey {
+    #[command(flatten)]
+    pub(crate) of: OneKey,
+    /// Where to write it; the standard output if not given.
+    #[arg(long, value_name = "FILE", default_value = "-", hide_default_value = true)]
+    pub(crate) out: PathBuf,
 }
 
 /// A change of one key.
