@@ -166,6 +166,24 @@ class Kms:
     def delete_material(self, key, **more):
         self.ask("DeleteImportedKeyMaterial", KeyId=key, **more)
 
+    # The audit log
+
+    def audit_head(self):
+        return self.session._out("KMS_AuditHead")
+
+    def read_audit(self, room=1 << 20):
+        """All rows, page by page."""
+        rows, last = [], c_ulong(0)
+        while True:
+            lines, length = ctypes.create_string_buffer(room), c_ulong(room)
+            self.session.call("KMS_ReadAudit", c_ulong(last.value), lines, byref(length), byref(last))
+            if not length.value:
+                return rows
+            rows += [json.loads(line) for line in lines.raw[:length.value].splitlines()]
+
+    def verify_audit(self, head=None):
+        return json.loads(self.session._out("KMS_VerifyAudit", *sized([head])))
+
     # Objects
 
     def objects(self, key):
