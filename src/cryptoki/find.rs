@@ -264,7 +264,7 @@ pub(super) fn column_values(
     value: &[u8],
 ) -> Result<Vec<Vec<u8>>> {
     let mut values = vec![value.to_vec()];
-    if login.sees_private() {
+    if login.holder.is_some() {
         match token.channel.call(&login.ticket, Command::IndexTag { column, value }) {
             Ok(Reply::Bytes(tag)) => values.push(tag),
             // The login has just ended: private objects are not found any more.

@@ -44,14 +44,18 @@ impl Subject {
             Manage::UpdateAlias | Manage::DeleteAlias => {
                 let name = request.name("AliasName")?;
                 let alias = token.alias(login, name)?.ok_or_else(|| unknown(name))?;
-                let keys = token.key_objects(login, &alias.key_id)?;
+                let keys = match token.key_objects(login, &alias.key_id) {
+                    // The key is gone, and its alias was made while it went.
+                    Err(error) if error.kind() == ErrorKind::KmsNotFound && action == Manage::DeleteAlias => None,
+                    keys => Some(keys?),
+                };
                 let target = if action == Manage::UpdateAlias { Some(target()?) } else { None };
                 if let Some(target) = &target
-                    && target.id != keys.id
+                    && target.id != alias.key_id
                 {
                     token.check_alias_limit(login, &target.id)?;
                 }
-                Ok(Self { keys: Some(keys), alias: Some(alias), target })
+                Ok(Self { keys, alias: Some(alias), target })
             }
             _ => Ok(Self { keys: Some(token.key_objects(login, request.name("KeyId")?)?), ..Self::default() }),
         }

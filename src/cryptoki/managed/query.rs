@@ -15,9 +15,8 @@ use super::resolve::{KeyObjects, key_id};
 use super::{now, unexpected};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{
-    CKA_KMS_CREATED, CKA_KMS_DESCRIPTION, CKA_KMS_ROTATED, CKA_KMS_SPEC, CKA_KMS_STATE, CKA_KMS_USAGE,
-    CKA_KMS_VALID_TO, CKA_KMS_VERSION, CKO_KMS_ALIAS, Command, IndexColumn, Manage, Reply, View, state_name,
-    usage_name, version_object,
+    CKA_KMS_CREATED, CKA_KMS_DESCRIPTION, CKA_KMS_ROTATED, CKA_KMS_SPEC, CKA_KMS_USAGE, CKA_KMS_VALID_TO,
+    CKA_KMS_VERSION, CKO_KMS_ALIAS, Command, IndexColumn, Manage, Reply, View, state_at, usage_name, version_object,
 };
 use crate::store::{Filter, Found};
 
@@ -197,7 +196,7 @@ fn key_summary(view: &View) -> Value {
         "KeyId": key_id(view),
         "KeySpec": text(view, CKA_KMS_SPEC),
         "KeyUsage": number(CKA_KMS_USAGE).and_then(usage_name),
-        "KeyState": number(CKA_KMS_STATE).and_then(state_name),
+        "KeyState": state_at(&view.attributes, now()),
         "Description": text(view, CKA_KMS_DESCRIPTION),
         "Label": text(view, ck::CKA_LABEL),
         "CreationDate": number(CKA_KMS_CREATED),

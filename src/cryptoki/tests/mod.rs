@@ -4,6 +4,7 @@
 mod audit;
 mod fake;
 mod governed;
+mod managed;
 mod real;
 mod users;
 

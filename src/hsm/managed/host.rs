@@ -2,8 +2,10 @@
 
 use super::attributes::{KeyState, Usage};
 use super::envelope::{self, Blob};
+use super::metadata::Managed;
 use crate::error::Result;
 use crate::hsm::command::ObjectId;
+use crate::hsm::value::Attributes;
 
 /// What an envelope says it was made under. Nothing of it has been authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,11 @@ pub fn decrypted_len(blob: &[u8]) -> Result<usize> {
 /// The model system's name of a value of CKA_KMS_STATE.
 pub fn state_name(code: u64) -> Option<&'static str> {
     KeyState::from_code(code).map(KeyState::name)
+}
+
+/// The same of the state of a managed key at a time, in seconds since 1970.
+pub fn state_at(key: &Attributes, now: u64) -> Option<&'static str> {
+    Managed::read(key).ok().map(|managed| managed.state_at(now).name())
 }
 
 /// The model system's name of a value of CKA_KMS_USAGE.
