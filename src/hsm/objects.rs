@@ -9,8 +9,7 @@ use super::cache::Open;
 use super::command::{Columns, IndexColumn, ObjectId, Outcome, Place, Record, Reply, Sealed, Ticket, View};
 use super::domain::Circumstances;
 use super::key::Key;
-use super::managed::attributes::{CKA_KMS_GRANTS, CKA_KMS_POLICY, CKA_KMS_STATE, KeyState};
-use super::managed::metadata::Managed;
+use super::managed::attributes::{CKA_KMS_GRANTS, CKA_KMS_POLICY, CKA_KMS_STATE, CKA_KMS_USAGE, KeyState, Usage};
 use super::managed::watched::Watched;
 use super::managed::{Action, Refused, is_managed, lifecycle, requested, states};
 use super::mechanism::{self, Row};
@@ -286,8 +285,8 @@ impl Hsm {
         key: &Arc<Key>,
         begin: impl FnOnce() -> Result<Box<dyn Operation>>,
     ) -> Result<Box<dyn Operation>> {
-        let usage = Managed::read(&key.attributes).map_err(Refused::into_standard)?.usage();
-        let action = Action::of(function, usage).ok_or(ErrorKind::GeneralError)?;
+        let usage = key.attributes.ulong(CKA_KMS_USAGE).and_then(Usage::from_code);
+        let action = usage.and_then(|usage| Action::of(function, usage)).ok_or(ErrorKind::DeviceError)?;
         let begun = self
             .permit(access, &key.attributes, action, None)
             .map_err(Refused::into_standard)
