@@ -116,15 +116,18 @@ impl ErrorKind {
             | Self::KmsInvalidKeyUsage
             | Self::KmsKeyUnavailable
             | Self::KmsAccessDenied => Self::KeyFunctionNotPermitted,
-            Self::KmsLimitExceeded | Self::KmsInvalidTag | Self::KmsInvalidAliasName | Self::KmsMalformedPolicy => {
-                Self::AttributeValueInvalid
-            }
+            Self::KmsLimitExceeded
+            | Self::KmsInvalidTag
+            | Self::KmsAlreadyExists
+            | Self::KmsInvalidAliasName
+            | Self::KmsMalformedPolicy
+            | Self::KmsInvalidGrant => Self::AttributeValueInvalid,
             Self::KmsNotFound => Self::KeyHandleInvalid,
             Self::KmsIncorrectKey | Self::KmsInvalidCiphertext => Self::EncryptedDataInvalid,
             Self::KmsInvalidImportToken | Self::KmsExpiredImportToken | Self::KmsIncorrectKeyMaterial => {
                 Self::WrappedKeyInvalid
             }
-            Self::KmsAlreadyExists | Self::KmsInvalidGrant | Self::KmsDryRun => Self::FunctionRejected,
+            Self::KmsDryRun => Self::FunctionRejected,
             other => other,
         }
     }

@@ -66,6 +66,9 @@ pub(super) fn unrecorded(body: impl FnOnce() -> Result<()>) -> ck::CK_RV {
 
 #[cold]
 fn failed(function: &'static str, error: &Error) -> ck::CK_RV {
+    // Callers of the standard's functions know no codes but the standard's.
+    let standard = function.starts_with("C_").then(|| error.clone().into_standard());
+    let error = standard.as_ref().unwrap_or(error);
     // A subscriber of the log is foreign code too.
     let _ = catch_unwind(AssertUnwindSafe(|| {
         last_error::set(function, error);
@@ -105,5 +108,12 @@ mod tests {
         assert_eq!(without_module("C_Sign", || Err(ErrorKind::PinLocked.with("ten failures"))), ck::CKR_PIN_LOCKED);
         let sentence = last_error::with(|text| String::from_utf8(text.to_vec()).unwrap());
         assert_eq!(sentence, "C_Sign: CKR_PIN_LOCKED: the PIN is locked: ten failures");
+    }
+
+    #[test]
+    fn functions_of_the_standard_give_its_codes() {
+        let disabled = || Err(ErrorKind::KmsDisabled.with("since yesterday"));
+        assert_eq!(without_module("C_Sign", disabled), ck::CKR_KEY_FUNCTION_NOT_PERMITTED);
+        assert_eq!(without_module("KMS_Encrypt", disabled), ErrorKind::KmsDisabled.rv());
     }
 }

@@ -157,7 +157,7 @@ impl Module {
         let mut committed = if durable.is_empty() {
             Vec::new()
         } else {
-            token.commit_new(&self.handles, &state.credentials, durable)?
+            token.commit_new(&self.handles, &state.credentials, durable, self.settings.max_managed_keys)?
         }
         .into_iter();
         let mut handles = Vec::with_capacity(records.len());

@@ -17,7 +17,7 @@ use super::handle::{Fast, FastHasher, Handles};
 use super::login::Credentials;
 use super::token::{NEVER, Token};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::{Columns, Command, HIDDEN_CLASSES, IndexColumn, ObjectId, Record, Reply, View};
+use crate::hsm::{Columns, Command, HIDDEN_CLASSES, IndexColumn, ObjectChange, ObjectId, Record, Reply, View};
 use crate::store::Filter;
 
 /// One version of an object. A change makes a new one under the same handle.
@@ -522,16 +522,23 @@ impl Token {
         Ok(handle)
     }
 
-    /// Commits new token objects, all or none, and gives them handles.
+    /// Commits new token objects, all or none, and gives them handles. There are never more managed
+    /// keys than the limit: CKR_TOKEN_RESOURCE_EXCEEDED.
     pub(super) fn commit_new(
         &self,
         handles: &Handles,
         login: &Credentials,
         records: Vec<Record>,
+        limit: u64,
     ) -> Result<Vec<ObjectHandle>> {
         // If others changed them since, the store says so by this value.
         let current_at = self.store.counter() & !1;
-        self.store.insert(&records)?;
+        if records.iter().any(|record| record.columns.managed) {
+            let change = ObjectChange { insert: records.clone(), limit: Some(limit), ..ObjectChange::default() };
+            self.store.commit_change(&change)?;
+        } else {
+            self.store.insert(&records)?;
+        }
         let known = (login.epoch, self.domain_version());
         let enter = |record| self.objects.add_to_token(handles, record, known, current_at);
         Ok(records.into_iter().map(enter).collect())

@@ -9,7 +9,8 @@ use super::{NO, NOTHING, PRIVATE_KEY, SECRET, SO_PIN, YES, padded, refused, temp
 use crate::cryptoki::{KeyQuery, Module, ObjectHandle, SessionHandle};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{
-    CKM_KMS_ENVELOPE, CKO_KMS_ALIAS, CKO_KMS_KEY_VERSION, Function, Manage, Mechanism, Outcome, Params, envelope_name,
+    CKA_KMS_MANAGED, CKM_KMS_ENVELOPE, CKO_KMS_ALIAS, CKO_KMS_KEY_VERSION, Function, Manage, Mechanism, Outcome,
+    Params, envelope_name,
 };
 
 const CONTEXT: &[u8] = br#"{"tenant":"a"}"#;
@@ -209,6 +210,10 @@ fn limits_hold() {
     let first = module.create_key(session, &json!({ "KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY" }));
     let second = module.create_key(session, &json!({}));
     refused(module.manage(session, Manage::CreateKey, "{}", false), ErrorKind::TokenResourceExceeded);
+    let wanted: &[(ck::CK_ATTRIBUTE_TYPE, &[u8])] =
+        &[(CKA_KMS_MANAGED, YES), (ck::CKA_TOKEN, YES), (ck::CKA_VALUE_LEN, &32_u64.to_ne_bytes())];
+    let generated = module.generate_key(session, &Mechanism::new(ck::CKM_AES_KEY_GEN), &template(wanted));
+    refused(generated, ErrorKind::TokenResourceExceeded);
     for number in 0..50 {
         module.alias(session, Manage::CreateAlias, &format!("alias/{number}"), &first).unwrap();
     }

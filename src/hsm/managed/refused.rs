@@ -54,26 +54,6 @@ impl Reason {
             Self::Damaged => ErrorKind::DeviceError,
         }
     }
-
-    /// What a function of the standard gives, whose callers know no vendor codes.
-    fn standard_kind(self) -> ErrorKind {
-        match self {
-            Self::Disabled | Self::InvalidState | Self::Unsupported | Self::InvalidKeyUsage | Self::AccessDenied => {
-                ErrorKind::KeyFunctionNotPermitted
-            }
-            Self::LimitExceeded
-            | Self::InvalidTag
-            | Self::AlreadyExists
-            | Self::InvalidAliasName
-            | Self::MalformedPolicy
-            | Self::InvalidGrant => ErrorKind::AttributeValueInvalid,
-            Self::NotFound => ErrorKind::KeyHandleInvalid,
-            Self::IncorrectKeyMaterial => ErrorKind::WrappedKeyInvalid,
-            Self::ReadOnly => ErrorKind::AttributeReadOnly,
-            Self::Arguments => ErrorKind::ArgumentsBad,
-            Self::Damaged => ErrorKind::DeviceError,
-        }
-    }
 }
 
 /// A refusal with its sentence.
@@ -94,7 +74,7 @@ impl Refused {
 
     /// The error of a `C_` function.
     pub(in crate::hsm) fn into_standard(self) -> Error {
-        self.reason.standard_kind().with(self.detail)
+        self.reason.kind().standard().with(self.detail)
     }
 }
 
