@@ -9,7 +9,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 from cryptoki import Error, Mechanism, ck, ecdh, gcm, pss
-from managed import DAY, MATERIAL, bring, envelope, now, open_kms, outcome, refused
+from managed import DAY, envelope, now, open_kms, outcome, refused
+from material import MATERIAL, bring
 from peer.encoding import Refused, encode
 from test_envelope_vectors import name_of, open_envelope
 

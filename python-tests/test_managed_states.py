@@ -9,7 +9,8 @@ import itertools
 
 import pytest
 from cryptoki import ck, ecdh
-from managed import MATERIAL, envelope, open_kms, outcome, wrap
+from managed import envelope, open_kms, outcome
+from material import MATERIAL, wrap
 
 TABLE = """
 | action | Enabled | Disabled | PendingDeletion, PendingReplicaDeletion | PendingImport | Creating | Updating |
