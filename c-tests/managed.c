@@ -140,7 +140,7 @@ static void creation(void) {
     CK_UTF8CHAR label[32];
     memset(label, ' ', sizeof label);
     OK(p11->C_CloseSession(session));
-    CHECK_RV(p11->C_InitToken(test_slot, ID(SO_PIN), label), CKR_ACTION_PROHIBITED);
+    CHECK_RV(p11->C_InitToken(test_slot, ID(SO_PIN), label), CKR_TOKEN_WRITE_PROTECTED);
     session = open_session(test_slot);
     OK(login(session, CKU_USER, USER_PIN));
 }

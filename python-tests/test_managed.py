@@ -157,9 +157,8 @@ def test_aliases(kms):
     assert len(kms.aliases(KeyId=one_key, Limit=7)) == 50
     # An alias is no object of its own for a program of the standard.
     assert all(kms.session.get_number(h, ck.CKA_CLASS) < ck.CKO_VENDOR_DEFINED for h in kms.session.find({}))
-    mac = kms.create("HMAC_256")
-    with pytest.raises(Error):
-        kms.update_alias("alias/many-1", mac)
+    with refused("KMS_R_INVALID_KEY_USAGE"):
+        kms.update_alias("alias/many-1", kms.create("HMAC_256"))
 
 
 def test_lists_come_in_pages(kms):
@@ -184,7 +183,7 @@ def open_blob(kms, key, blob, material, version, context=()):
 def test_blobs_are_read_by_other_code(kms):
     key, material = kms.create(Origin="EXTERNAL"), MATERIAL["AES_256"]()
     bring(kms, key, material)
-    context = {"b": "2", "a": "1", "ü": "ï", "": ""}
+    context = {"b": "2", "a": "1", "ü": "ï", "empty": ""}
     for blob in [
         kms.encrypt(key, b"a secret", context),
         kms.session.encrypt(envelope(context), kms.objects(key)[0], b"a secret"),
@@ -222,9 +221,8 @@ def test_envelopes(kms):
         assert kms.decrypt(kms.encrypt(key, plaintext)) == plaintext
         handle = kms.objects(key)[0]
         assert kms.session.decrypt(envelope(), handle, kms.session.encrypt(envelope(), handle, plaintext)) == plaintext
-    for parts in (1, 7):
-        blob = kms.session.encrypt(envelope({"a": "b"}), handle, b"in several parts", parts=parts)
-        assert kms.session.decrypt(envelope({"a": "b"}), handle, blob, parts=parts) == b"in several parts"
+    with refused("CKR_FUNCTION_NOT_SUPPORTED"):
+        kms.session.encrypt(envelope({"a": "b"}), handle, b"in several parts", parts=7)
     with refused("CKR_DATA_LEN_RANGE"):
         kms.encrypt(key, bytes(4097))
     with refused("CKR_DATA_LEN_RANGE"):
@@ -238,7 +236,7 @@ def test_envelopes(kms):
             kms.decrypt(blob, context)
         with refused("CKR_ENCRYPTED_DATA_INVALID"):
             kms.session.decrypt(envelope(context), handle, blob)
-    for context in (b"[]", b'{"a":1}', b'{"a":"1","a":"1"}', b"{", b'{"a":null}', b"\xff"):
+    for context in (b"[]", b'{"a":1}', b'{"":"a"}', b'{"a":"1","a":"1"}', b"{", b'{"a":null}', b"\xff"):
         with refused("CKR_ARGUMENTS_BAD"):
             kms.encrypt(key, b"x", context)
         with refused("CKR_MECHANISM_PARAM_INVALID"):
@@ -435,7 +433,7 @@ def test_a_token_with_managed_keys_is_not_initialised(module):
     kms = open_kms(module, "kept")
     slot, key = module.slot_of("kept"), kms.create()
     kms.session.close()
-    with refused("CKR_ACTION_PROHIBITED"):
+    with refused("CKR_TOKEN_WRITE_PROTECTED"):
         module.init_token(slot, SO_PIN.encode(), "lost")
     session = module.session(module.slot_of("kept"))
     session.login(b"9876-user")

@@ -74,11 +74,11 @@ def kms(module):
 
 class Subject:
     """A key of a kind, in a state. What the actions need of it is made before it comes into the state. Its material
-    is imported if `external`, and where the state asks for it."""
+    is imported if `external`, and where the state asks for it. It has a grant if it is `shared`."""
 
     names = itertools.count()
 
-    def __init__(self, kms, kind, state, external=False):
+    def __init__(self, kms, kind, state, external=False, shared=False):
         self.kms, self.session = kms, kms.session
         spec, usage = SPECS[kind]
         external |= state == "PendingImport"
@@ -90,9 +90,9 @@ class Subject:
         self.objects = kms.objects(self.id)
         self.alias = f"alias/subject-{next(self.names)}"
         kms.create_alias(self.alias, self.id)
-        self.policy = kms.ask("GetKeyPolicy", KeyId=self.id)["Policy"]
-        grant = {"KeyId": self.id, "GranteePrincipal": "user", "Operations": ["DescribeKey"]}
-        self.grant = kms.ask("CreateGrant", grant)
+        if shared:
+            self.policy = kms.ask("GetKeyPolicy", KeyId=self.id)["Policy"]
+            self.grant = kms.ask("CreateGrant", KeyId=self.id, GranteePrincipal="user", Operations=["DescribeKey"])
         if kind == "AES":
             self.blob = kms.encrypt(self.id, b"before")
             self.elsewhere = kms.create()
@@ -129,8 +129,10 @@ class Subject:
         assert self.session.verify(mechanism, key, b"data", self.signature)
 
 
-def by(kind, codes, call, external=False):
-    return kind, codes, call, external
+def by(kind, codes, call, external=False, without=None):
+    """A way to do it with a key of a kind, and the return codes; `without` is that of a key that has no material, and so
+    no public half."""
+    return kind, {**codes, "PendingImport": without}, call, external
 
 
 # What is done to a key for each action, in each way that there is.
@@ -146,7 +148,8 @@ ACTIONS = {
         by("AES", VENDOR, lambda s: s.kms.reencrypt(s.blob, s.elsewhere)),
     ],
     "sign": [by("sign", STANDARD, lambda s: s.session.sign(ck.CKM_ECDSA_SHA256, s.key, b"data"))],
-    "verify": [by("sign", STANDARD, lambda s: s.verify(ck.CKM_ECDSA_SHA256, s.public))],
+    "verify": [by("sign", STANDARD, lambda s: s.verify(ck.CKM_ECDSA_SHA256, s.public),
+                  without="CKR_KEY_HANDLE_INVALID")],
     "MAC": [
         by("MAC", STANDARD, lambda s: s.session.sign(ck.CKM_SHA256_HMAC, s.key, b"data")),
         by("MAC", STANDARD, lambda s: s.verify(ck.CKM_SHA256_HMAC, s.key)),
@@ -165,8 +168,8 @@ ACTIONS = {
     "cancel deletion": [by("AES", VENDOR, lambda s: s.kms.cancel_deletion(s.id))],
     "create grant": [by("AES", VENDOR, lambda s: s.ask("CreateGrant", GranteePrincipal="so", Operations=["DescribeKey"]))],
     "public key": [
-        by("sign", ATTRIBUTE, lambda s: s.session.get(s.public, ck.CKA_PUBLIC_KEY_INFO)),
-        by("sign", ATTRIBUTE, lambda s: s.session.get(s.public, ck.CKA_EC_POINT)),
+        by("sign", ATTRIBUTE, lambda s: s.session.get(s.public, ck.CKA_PUBLIC_KEY_INFO), without="CKR_OBJECT_HANDLE_INVALID"),
+        by("sign", ATTRIBUTE, lambda s: s.session.get(s.public, ck.CKA_EC_POINT), without="CKR_OBJECT_HANDLE_INVALID"),
         by("sign", ATTRIBUTE, lambda s: s.session.get(s.key, ck.CKA_PUBLIC_KEY_INFO)),
     ],
     "parameters for import": [by("AES", VENDOR, lambda s: s.kms.import_parameters(s.id), True)],
@@ -220,8 +223,8 @@ def test_the_table_is_whole():
 @pytest.mark.parametrize(("action", "state", "said"), REACHED, ids=[f"{a}-{s}".replace(" ", "_") for a, s, _ in REACHED])
 def test_a_cell(kms, action, state, said):
     for kind, codes, call, external in ACTIONS[action]:
-        subject = Subject(kms, kind, state, external)
+        subject = Subject(kms, kind, state, external, shared=action in ("policies", "retire", "revoke"))
         before = kms.describe(subject.id)
-        assert outcome(lambda: call(subject)) == codes[said], (action, state)
+        assert outcome(lambda: call(subject)) == (codes.get(state) or codes[said]), (action, state)
         if said != "yes":
             assert kms.describe(subject.id) == before

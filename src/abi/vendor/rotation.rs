@@ -74,7 +74,8 @@ pub unsafe extern "C" fn KMS_RunDue(
         {
             return Err(ErrorKind::ArgumentsBad.with("the request of KMS_RunDue is {}"));
         }
-        module.run_due(hSession, dry_run, &mut |_, _| ()).map(drop)
+        module.run_due(hSession, dry_run, &mut |_, _| ())?;
+        if dry_run { Err(ErrorKind::KmsDryRun.into()) } else { Ok(()) }
     })
 }
 

@@ -4,6 +4,7 @@ use super::{Done, Job};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::cache::Open;
 use crate::hsm::command::{IndexColumn, ObjectChange};
+use crate::hsm::managed::metadata::Managed;
 use crate::hsm::managed::request::OfAlias;
 use crate::hsm::managed::{Action, alias};
 
@@ -25,7 +26,12 @@ pub(super) fn update(job: &Job<'_>) -> Result<Done> {
     let alias = existing(job, &name, Some(from))?;
     let target = job.target.as_ref().ok_or_else(|| ErrorKind::KmsNotFound.with("no key is named to point at"))?;
     job.hsm.permit(job.access, target.attributes(), Action::UpdateAliasTo, None)?;
-    let id = target.managed()?.id().clone();
+    let (before, after) = (job.keys()?.managed()?, target.managed()?);
+    let kind = |key: &Managed| (key.usage(), key.spec().is_symmetric());
+    if kind(&before) != kind(&after) {
+        return Err(ErrorKind::KmsInvalidKeyUsage.with("an alias keeps to keys of one usage, symmetric or not"));
+    }
+    let id = after.id().clone();
     job.end_of_checks()?;
     let replace = vec![job.hsm.replacement(alias, alias::make(&name, &id, &alias.record.object))?];
     Ok(ObjectChange { replace, ..ObjectChange::default() }.into())
