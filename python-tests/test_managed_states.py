@@ -170,7 +170,7 @@ ACTIONS = {
     "public key": [
         by("sign", ATTRIBUTE, lambda s: s.session.get(s.public, ck.CKA_PUBLIC_KEY_INFO), without="CKR_OBJECT_HANDLE_INVALID"),
         by("sign", ATTRIBUTE, lambda s: s.session.get(s.public, ck.CKA_EC_POINT), without="CKR_OBJECT_HANDLE_INVALID"),
-        by("sign", ATTRIBUTE, lambda s: s.session.get(s.key, ck.CKA_PUBLIC_KEY_INFO)),
+        by("sign", ATTRIBUTE, lambda s: s.session.get(s.key, ck.CKA_PUBLIC_KEY_INFO), without="CKR_ATTRIBUTE_TYPE_INVALID"),
     ],
     "parameters for import": [by("AES", VENDOR, lambda s: s.kms.import_parameters(s.id), True)],
     "import material": [by("AES", VENDOR, lambda s: s.bring(), True), by("sign", VENDOR, lambda s: s.bring(), True)],

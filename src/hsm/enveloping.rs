@@ -207,14 +207,7 @@ impl Hsm {
         if !is_managed(&open.key.attributes) {
             return Err(ErrorKind::KmsUnsupported.with("the key is not a managed key"));
         }
-        let context = match with.context {
-            [] => Context::EMPTY,
-            json => {
-                let json = std::str::from_utf8(json);
-                Context::from_json(json.map_err(|_| ErrorKind::ArgumentsBad.with("an encryption context is UTF-8"))?)?
-            }
-        };
-        Ok(With { open, context })
+        Ok(With { open, context: Context::given(with.context)? })
     }
 
     /// What is to be answered if a key is under dual control and this use was not approved.

@@ -20,7 +20,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::{
     ApprovalRequest, CKA_KMS_DELETION_DATE, CKA_KMS_DUAL_CONTROL, CKA_KMS_MANAGED, CKA_KMS_STATE, CKA_KMS_VALID_TO,
     CKA_KMS_VERSION, CKM_KMS_ENVELOPE, Command, Envelope, EnvelopeName, Function, Mechanism, Operation, Outcome,
-    Params, Record, Reply, Value, View, decrypted_len, encrypted_len, envelope_name, state_name, version_object,
+    Params, Record, Reply, Value, View, check_context, decrypted_len, encrypted_len, envelope_name, state_name,
+    version_object,
 };
 
 /// Before CKM_KMS_ENVELOPE encrypts: rotates a key whose period is over. What is wrong with the key
@@ -44,6 +45,8 @@ pub(in crate::cryptoki) fn begin(
         return Ok(None);
     }
     let context = context_of(&mechanism.params)?.to_vec();
+    check_context(&context)
+        .map_err(|error| ErrorKind::MechanismParamInvalid.with(error.detail().unwrap_or_default().to_owned()))?;
     let encrypts = match function {
         Function::Encrypt => true,
         Function::Decrypt => false,

@@ -52,6 +52,14 @@ impl Context<'static> {
         if encoded.len() > MAX_LEN { Err(bad(TOO_LONG)) } else { Ok(Self(Cow::Owned(encoded))) }
     }
 
+    /// As a caller gives it: a JSON object of strings in UTF-8, or nothing for none.
+    pub(in crate::hsm) fn given(json: &[u8]) -> Result<Self> {
+        if json.is_empty() {
+            return Ok(Self::EMPTY);
+        }
+        Self::from_json(std::str::from_utf8(json).map_err(|_| bad("bytes that are not UTF-8"))?)
+    }
+
     /// From a JSON object of strings. CKR_ARGUMENTS_BAD also for other JSON.
     pub(in crate::hsm) fn from_json(json: &str) -> Result<Self> {
         let mut reader = serde_json::Deserializer::from_str(json);

@@ -1,6 +1,7 @@
 //! What a host may know of managed keys and envelopes: nothing of it is secret.
 
 use super::attributes::{KeyState, Usage};
+use super::context::Context;
 use super::envelope::{self, Blob};
 use super::metadata::Managed;
 use crate::error::Result;
@@ -19,6 +20,11 @@ pub struct EnvelopeName {
 /// CKR_ENCRYPTED_DATA_INVALID for what is no envelope.
 pub fn envelope_name(blob: &[u8]) -> Result<EnvelopeName> {
     Blob::parse(blob).map(|blob| EnvelopeName { object: blob.object, version: blob.version })
+}
+
+/// CKR_ARGUMENTS_BAD for what is no encryption context.
+pub fn check_context(context: &[u8]) -> Result<()> {
+    Context::given(context).map(drop)
 }
 
 /// The length of an envelope under a version of a key. CKR_DATA_LEN_RANGE for more than 4096 bytes.

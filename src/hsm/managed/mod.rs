@@ -38,7 +38,9 @@ pub use attributes::{
     CKA_KMS_STATE, CKA_KMS_TAGS, CKA_KMS_USAGE, CKA_KMS_VALID_TO, CKA_KMS_VERSION, CKM_KMS_ENVELOPE, CKM_KMS_WRAP,
 };
 pub use creation::version_object;
-pub use host::{EnvelopeName, decrypted_len, encrypted_len, envelope_name, state_at, state_name, usage_name};
+pub use host::{
+    EnvelopeName, check_context, decrypted_len, encrypted_len, envelope_name, state_at, state_name, usage_name,
+};
 
 pub(super) use attributes::{RULES, is_ours as is_attribute};
 pub(super) use context::Context;
