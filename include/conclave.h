@@ -846,7 +846,7 @@ CK_RV KMS_DeleteImportedKeyMaterial(CK_SESSION_HANDLE hSession,
 
  pRequest, ulRequestLen: {"KeyId": TEXT, "GranteePrincipal": TEXT, "Operations": [TEXT],
      "RetiringPrincipal": TEXT?, "Constraints": {"EncryptionContextEquals": {...}} or
-     {"EncryptionContextSubset": {...}}?, "Name": TEXT?}.
+     {"EncryptionContextSubset": {...}}?, "Name": TEXT?}. Principals are those of KMS_PutKeyPolicy.
  pId, *pulIdLen: gets the grant's id, KMS_ID_LEN bytes.
 
  KMS_R_LIMIT_EXCEEDED: a key has 100 grants at most. KMS_R_INVALID_GRANT. KMS_R_DISABLED.
@@ -862,7 +862,9 @@ CK_RV KMS_CreateGrant(CK_SESSION_HANDLE hSession,
 /*
  Sets who may do what with a key, in the place of what was said before.
 
- pRequest, ulRequestLen: {"KeyId": TEXT, "Policy": {...}}. docs/protocols.md has the form.
+ pRequest, ulRequestLen: {"KeyId": TEXT, "Policy": {"Statement": [{"Principal": [TEXT], "Action": [TEXT],
+     "Context": {"Equals": {...}} or {"Subset": {...}}?}]}}. A principal is "so", "user" or "user:NAME", an
+     action "Encrypt", "DescribeKey" and the like; "*" is all of them. The README has the actions.
 
  KMS_R_MALFORMED_POLICY: it is not a policy, or one that nobody could change.
  */
