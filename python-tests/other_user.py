@@ -44,12 +44,11 @@ def remove_user(kms, name):
     kms.session.call("KMS_RemoveUser", name.encode(), c_ulong(len(name.encode())))
 
 
-def standard(kms, function, key, half, mechanism, data, more=b""):
-    """A function of the standard with one of the key's objects; the mechanism is its number, or [number, parameter]."""
-    kind, parameter = mechanism if isinstance(mechanism, list) else (mechanism, None)
-    handle = kms.objects(key)[half]
+def standard(kms, function, key, half, mechanism, data, *more):
+    """A function of the standard with one of the key's objects; the mechanism is its number."""
+    parameters = {ck.CKM_RSA_PKCS_OAEP: [ck.CKM_SHA256, ck.CKG_MGF1_SHA256, ck.CKZ_DATA_SPECIFIED, ("pointer", None), 0]}
     call = getattr(kms.session, function)
-    return call(Mechanism(kind, parameter), handle, data, *([more] if more else []))
+    return call(Mechanism(mechanism, parameters.get(mechanism)), kms.objects(key)[half], data, *more)
 
 
 def agree(kms, key, point):
