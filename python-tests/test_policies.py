@@ -277,6 +277,8 @@ def test_grants_are_passed_on_and_retired(user, alice, bob):
 def test_the_owner_of_the_token_sees_who_may_do_what(so, user, alice, bob):
     key = alice.create()
     grant(alice, key, "user:bob", ["Encrypt"])
+    alice.create_alias("alias/of-alices-key", key)
+    assert so.ask("ListGrants", KeyId="alias/of-alices-key")["KeyId"] == key
     for owner in (so, user):
         assert owner.ask("GetKeyPolicy", KeyId=key)["Policy"] == {"Statement": [allow("user:alice")]}
         assert owner.ask("ListGrants", KeyId=key)["Grants"][0]["GranteePrincipal"] == "user:bob"
