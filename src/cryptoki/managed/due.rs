@@ -14,6 +14,7 @@ use super::resolve::KeyObjects;
 use super::{now, unexpected};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{Command, ObjectChange, ObjectId, Reply};
+use crate::text::utc;
 
 /// Keys that a login looks after.
 const PER_LOGIN: usize = 64;
@@ -91,8 +92,13 @@ impl Token {
                 self.look_after(login, &found.object, false, &mut report)?;
             }
             for key in self.expiring(login, ANNOUNCED, PER_LOGIN)? {
-                let (key, valid_to) = (key["KeyId"].as_str(), key["ValidTo"].as_u64());
-                tracing::warn!(slot = self.slot, key, valid_to, "the key's imported material expires soon");
+                let expires = key["ValidTo"].as_u64().map(|valid_to| utc(valid_to).0);
+                tracing::warn!(
+                    slot = self.slot,
+                    key = key["KeyId"].as_str(),
+                    expires,
+                    "imported material expires soon"
+                );
             }
             Ok(report)
         };

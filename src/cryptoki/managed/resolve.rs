@@ -30,7 +30,7 @@ const NAMES: usize = 256;
 const VERSIONS: usize = 8;
 /// Index entries read at a time.
 const PAGE: usize = 16;
-/// After a rotation that was due and failed, the key's uses do not try again for this long.
+/// After a rotation that was due and was not done, the key's uses do not try again for this long.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// The records of one managed key.
@@ -62,7 +62,7 @@ pub(in crate::cryptoki) struct References {
     versions: Vec<Version>,
     /// The place of the next version that is kept.
     next: usize,
-    /// The rotation that failed last.
+    /// The rotation that failed last, or had nothing to do.
     failed: Option<(ObjectId, Instant)>,
 }
 
@@ -202,7 +202,13 @@ impl<'a> Keys<'a> {
             return Ok(key);
         }
         match self.token.keep_time(self.login, &id, None) {
-            Ok(_) => self.cache.get(self.token, self.login, key.handle).cloned(),
+            Ok(done) => {
+                if done.rotated == 0 {
+                    // Another process was first, or the HSM's clock is behind.
+                    self.references.failed = Some((id, Instant::now()));
+                }
+                self.cache.get(self.token, self.login, key.handle).cloned()
+            }
             Err(error) => {
                 tracing::warn!(%error, key = key_id(view).unwrap_or_default(), "the rotation that is due failed");
                 self.references.failed = Some((id, Instant::now()));
