@@ -319,7 +319,7 @@ def test_policies_and_grants(cli):
     assert status == REFUSED and "KMS_R_ACCESS_DENIED" in said and "policy show" in said
 
     grant = cli.json("grant", "create", "files", "--grantee", "user:anna", "--operations", "Decrypt,DescribeKey",
-                     "--context-subset", "customer=7", "--name", "for anna")["GrantId"]
+                     "--context-subset", "customer=7", "--name", "for-anna")["GrantId"]
     assert ID.fullmatch(grant)
     assert cli(*decrypt, pin=False) == "x"
     [listed] = cli.json("grant", "list", "files")

@@ -100,6 +100,18 @@ fi
 lines conclave cat refused.log
 show "$conclave" key cancel-deletion files "${login[@]}"
 show "$conclave" key enable files "${login[@]}"
+show "$conclave" audit head --out demo.head "${login[@]}"
+show "$conclave" audit verify --token demo --head demo.head
+cp -r "$CONCLAVE_HOME" altered
+python3 -c 'import glob, sqlite3
+with sqlite3.connect(glob.glob("altered/tokens/*/token.db")[0]) as db:
+    db.execute("DELETE FROM audit WHERE id = (SELECT MAX(id) - 3 FROM audit)")'
+if CONCLAVE_HOME=$PWD/altered "$conclave" audit verify --token demo >refused.log 2>&1; then
+    echo "   a removed record was not missed" && exit 1
+fi
+echo "   In a copy of the token, one record of the log was removed from the database:"
+lines . cat refused.log
+rm -r altered
 
 say "9. Hand the token over from its security officer to three operators, two of whom decide"
 export CONCLAVE_DEMO_SO=$so_pin CONCLAVE_DEMO_PASS=passphrase-$RANDOM$RANDOM
