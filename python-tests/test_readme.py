@@ -80,6 +80,8 @@ def test_every_mechanism_has_vectors(module, slot):
     covered = {getattr(ck, name) for name in vectors.covered}
     missing = [ck.name("CKM_", kind) for kind in module.mechanisms(slot) if kind not in covered]
     missing = [name for name in missing if name not in GENERATORS and not re.fullmatch(r"CKM_SHA\w+_KEY_GEN", name)]
+    # The vendor's own have theirs in test_envelope_vectors.py.
+    missing = [name for name in missing if not name.startswith("CKM_KMS_")]
     assert not missing
 
 
