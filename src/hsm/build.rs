@@ -9,8 +9,8 @@ use super::draft::{self, Draft, Implied, Origin};
 use super::key::Key;
 use super::mechanism::{self, Derivation, KeyType, Row};
 use super::params::{Mechanism, MechanismType, Params};
-use super::separation::{self, Usages};
-use super::value::{Attributes, Template, Value};
+use super::separation::{self, Marks, Usages};
+use super::value::{Attributes, Raw, Template, Value};
 use super::{Settings, crypto};
 use crate::error::{ErrorKind, Result};
 
@@ -76,13 +76,49 @@ pub(super) fn unwrap(
     let encoded = draft::encode_values(&enforced);
     let template = draft::merge(template, &enforced, &encoded)?;
     let mut draft = Draft::new(&template, Origin::Unwrap, Implied::NOTHING, false, Usages::asked(&[&template])?)?;
+    set_value(&mut draft, plain, zero_pad)?;
+    complete(&mut draft).map_err(|_| ErrorKind::WrappedKeyInvalid)?;
+    default_id(&mut draft.attributes)?;
+    if settings.key_separation {
+        separation::check_unwrapped(unwrapping, &draft.attributes)?;
+    }
+    Ok(sealed_off(draft, None, false))
+}
+
+/// A key that was wrapped with its attributes: those that are to be restored, its value, its marks.
+/// CKR_WRAPPED_KEY_INVALID.
+pub(super) fn restore(attributes: &Attributes, value: SecretBytes, marks: Marks) -> Result<Key> {
+    let invalid = |_| ErrorKind::WrappedKeyInvalid;
+    // Templates inside have no encoding as a caller gives them; what they are was checked when they were made.
+    let is_plain = |value: &Value| !matches!(value, Value::Template(_));
+    let plain: Attributes = attributes.iter().filter(|(_, v)| is_plain(v)).map(|(k, v)| (k, v.clone())).collect();
+    let encoded = draft::encode_values(&plain);
+    let given = plain.iter().zip(&encoded).map(|((kind, _), bytes)| (kind, Raw::Bytes(bytes))).collect();
+    let mut draft = Draft::new(&Template(given), Origin::Unwrap, Implied::NOTHING, false, Usages::default())
+        .map_err(invalid)?;
+    for (kind, value) in attributes.iter().filter(|(_, value)| !is_plain(value)) {
+        let rule = draft::find(kind, draft.bit, draft.sub).map_err(invalid)?;
+        if rule.form != attribute::Form::Template {
+            return Err(ErrorKind::WrappedKeyInvalid.into());
+        }
+        draft.attributes.set(kind, value.clone());
+    }
+    set_value(&mut draft, value, 0)?;
+    complete(&mut draft).map_err(invalid)?;
+    let mut key = sealed_off(draft, None, false);
+    key.marks = marks & !separation::WRAP_ONLY;
+    Ok(key)
+}
+
+/// Puts an unwrapped value into the key that is made of it.
+fn set_value(draft: &mut Draft, plain: SecretBytes, zero_pad: usize) -> Result<()> {
     match draft.class {
         ck::CKO_SECRET_KEY => {
             let length = draft.attributes.ulong(ck::CKA_VALUE_LEN);
             draft.secrets.set(ck::CKA_VALUE, mechanism::unpad_zeros(zero_pad, plain, length)?);
         }
         ck::CKO_PRIVATE_KEY => {
-            let parse = key_type_of(&draft)?.from_pkcs8.ok_or(ErrorKind::WrappedKeyInvalid)?;
+            let parse = key_type_of(draft)?.from_pkcs8.ok_or(ErrorKind::WrappedKeyInvalid)?;
             let plain = mechanism::unpad_private_key(zero_pad, plain)?;
             let (values, secrets) = parse(plain.expose()).map_err(|_| ErrorKind::WrappedKeyInvalid)?;
             for (kind, value) in values.iter() {
@@ -92,12 +128,7 @@ pub(super) fn unwrap(
         }
         _ => return Err(ErrorKind::TemplateInconsistent.with("only secret and private keys are unwrapped")),
     }
-    complete(&mut draft).map_err(|_| ErrorKind::WrappedKeyInvalid)?;
-    default_id(&mut draft.attributes)?;
-    if settings.key_separation {
-        separation::check_unwrapped(unwrapping, &draft.attributes)?;
-    }
-    Ok(sealed_off(draft, None, false))
+    Ok(())
 }
 
 /// C_DeriveKey, after the base key was found fit: the key, then the additional keys.

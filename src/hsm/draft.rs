@@ -262,7 +262,7 @@ fn sub_type(template: &Template<'_>, bit: Classes, implied: Implied) -> Result<O
     }
 }
 
-fn find(kind: AttributeType, class: Classes, sub: Option<u64>) -> Result<&'static Rule> {
+pub(super) fn find(kind: AttributeType, class: Classes, sub: Option<u64>) -> Result<&'static Rule> {
     attribute::find(kind, class, sub).ok_or_else(|| {
         ErrorKind::AttributeTypeInvalid.with(format!("attribute {kind:#x} does not belong to the object"))
     })
@@ -275,7 +275,7 @@ fn material(kind: AttributeType, raw: &Raw<'_>) -> Result<SecretBytes> {
     }
 }
 
-fn decode(rule: &Rule, raw: &Raw<'_>) -> Result<Value> {
+pub(super) fn decode(rule: &Rule, raw: &Raw<'_>) -> Result<Value> {
     decode_form(rule.kind, rule.form, raw)
 }
 

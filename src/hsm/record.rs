@@ -154,7 +154,7 @@ fn write_secrets<S: Sink>(out: &mut Encoder<S>, secrets: &Secrets) {
     }
 }
 
-fn write_attributes<'e, S: Sink>(out: &'e mut Encoder<S>, attributes: &Attributes) -> &'e mut Encoder<S> {
+pub(super) fn write_attributes<'e, S: Sink>(out: &'e mut Encoder<S>, attributes: &Attributes) -> &'e mut Encoder<S> {
     out.map(attributes.len());
     for (kind, value) in attributes.iter() {
         out.uint(kind);
@@ -171,7 +171,7 @@ fn write_attributes<'e, S: Sink>(out: &'e mut Encoder<S>, attributes: &Attribute
     out
 }
 
-fn read_attributes(d: &mut Decoder<'_>, nesting: bool) -> Decoded<Attributes> {
+pub(super) fn read_attributes(d: &mut Decoder<'_>, nesting: bool) -> Decoded<Attributes> {
     let mut found = Vec::with_capacity(24);
     let mut map = d.map()?;
     while let Some((kind, value)) = map.next_with(Decoder::uint)? {

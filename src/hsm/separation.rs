@@ -122,21 +122,8 @@ pub(super) fn check_change(current: &Key, changed: &Attributes) -> Result<()> {
 /// Whether `wrapping` may wrap `key` with this mechanism. The caller has checked CKA_WRAP.
 pub(super) fn check_wrap(wrapping: &Key, key: &Key, mechanism: &Mechanism<'_>, separation: bool) -> Result<()> {
     let attributes = &key.attributes;
-    if !matches!(key.class(), ck::CKO_SECRET_KEY | ck::CKO_PRIVATE_KEY) {
-        return Err(ErrorKind::KeyNotWrappable.with("only secret and private keys are wrapped"));
-    }
-    if !attributes.flag(ck::CKA_EXTRACTABLE) {
-        return Err(ErrorKind::KeyUnextractable.into());
-    }
+    check_wrappable(wrapping, key)?;
     let trusted = wrapping.attributes.flag(ck::CKA_TRUSTED);
-    if attributes.flag(ck::CKA_WRAP_WITH_TRUSTED) && !trusted {
-        return Err(ErrorKind::KeyNotWrappable.with("CKA_WRAP_WITH_TRUSTED asks for a trusted wrapping key"));
-    }
-    if let Some(Value::Template(wanted)) = wrapping.attributes.get(ck::CKA_WRAP_TEMPLATE)
-        && !draft::matches(attributes, wanted)
-    {
-        return Err(ErrorKind::KeyHandleInvalid.with("the key does not match CKA_WRAP_TEMPLATE"));
-    }
     if !separation {
         return Ok(());
     }
@@ -173,6 +160,40 @@ pub(super) fn check_wrap(wrapping: &Key, key: &Key, mechanism: &Mechanism<'_>, s
     let needed = strength(key).min(112);
     if strength(wrapping) < needed {
         return Err(ErrorKind::WrappingKeySizeRange.with("the wrapping key is weaker than the key"));
+    }
+    Ok(())
+}
+
+/// Whether `wrapping`, a managed key, may wrap `key` together with its attributes. Nothing that it
+/// decrypts is a wrapped key, so that it may decrypt; but a sensitive key is not wrapped by material
+/// that somebody may know outside.
+pub(super) fn check_wrap_managed(wrapping: &Key, key: &Key, separation: bool) -> Result<()> {
+    check_wrappable(wrapping, key)?;
+    let is = |kind| wrapping.attributes.flag(kind);
+    let confined = is(ck::CKA_LOCAL) && is(ck::CKA_ALWAYS_SENSITIVE) && is(ck::CKA_NEVER_EXTRACTABLE);
+    if separation && key.attributes.flag(ck::CKA_SENSITIVE) && !confined && !is(ck::CKA_TRUSTED) {
+        return Err(ErrorKind::KeyNotWrappable
+            .with("a sensitive key is wrapped only by a trusted key, or by one whose material was made here"));
+    }
+    Ok(())
+}
+
+/// What every wrap asks of both keys.
+fn check_wrappable(wrapping: &Key, key: &Key) -> Result<()> {
+    let attributes = &key.attributes;
+    if !matches!(key.class(), ck::CKO_SECRET_KEY | ck::CKO_PRIVATE_KEY) {
+        return Err(ErrorKind::KeyNotWrappable.with("only secret and private keys are wrapped"));
+    }
+    if !attributes.flag(ck::CKA_EXTRACTABLE) {
+        return Err(ErrorKind::KeyUnextractable.into());
+    }
+    if attributes.flag(ck::CKA_WRAP_WITH_TRUSTED) && !wrapping.attributes.flag(ck::CKA_TRUSTED) {
+        return Err(ErrorKind::KeyNotWrappable.with("CKA_WRAP_WITH_TRUSTED asks for a trusted wrapping key"));
+    }
+    if let Some(Value::Template(wanted)) = wrapping.attributes.get(ck::CKA_WRAP_TEMPLATE)
+        && !draft::matches(attributes, wanted)
+    {
+        return Err(ErrorKind::KeyHandleInvalid.with("the key does not match CKA_WRAP_TEMPLATE"));
     }
     Ok(())
 }

@@ -32,6 +32,8 @@ const OPERATIONS: &[(Action, bool)] = &[
     (Action::GenerateDataKeyWithoutPlaintext, true),
     (Action::GenerateDataKeyPair, true),
     (Action::GenerateDataKeyPairWithoutPlaintext, true),
+    (Action::WrapKey, true),
+    (Action::UnwrapKey, true),
     (Action::Sign, false),
     (Action::Verify, false),
     (Action::GenerateMac, false),

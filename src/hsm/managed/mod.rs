@@ -24,6 +24,7 @@ pub(super) mod spec;
 pub(super) mod states;
 mod tags;
 pub(super) mod watched;
+pub(super) mod wrapped_key;
 
 use cryptoki_sys as ck;
 

@@ -28,6 +28,8 @@ pub(in crate::hsm) enum Action {
     GenerateDataKeyWithoutPlaintext,
     GenerateDataKeyPair,
     GenerateDataKeyPairWithoutPlaintext,
+    WrapKey,
+    UnwrapKey,
     Replicate,
     MakePrimary,
     Enable,
@@ -86,7 +88,9 @@ impl Action {
             | Self::GenerateDataKey
             | Self::GenerateDataKeyWithoutPlaintext
             | Self::GenerateDataKeyPair
-            | Self::GenerateDataKeyPairWithoutPlaintext => Some(Usage::EncryptDecrypt),
+            | Self::GenerateDataKeyPairWithoutPlaintext
+            | Self::WrapKey
+            | Self::UnwrapKey => Some(Usage::EncryptDecrypt),
             Self::Sign | Self::Verify => Some(Usage::SignVerify),
             Self::GenerateMac | Self::VerifyMac => Some(Usage::GenerateVerifyMac),
             Self::DeriveSharedSecret => Some(Usage::KeyAgreement),
@@ -102,6 +106,8 @@ impl Action {
                 | Self::GenerateDataKeyWithoutPlaintext
                 | Self::GenerateDataKeyPair
                 | Self::GenerateDataKeyPairWithoutPlaintext
+                | Self::WrapKey
+                | Self::UnwrapKey
         )
     }
 
@@ -120,6 +126,8 @@ impl Action {
             Self::GenerateDataKeyWithoutPlaintext => audit::Action::GenerateDataKeyWithoutPlaintext,
             Self::GenerateDataKeyPair => audit::Action::GenerateDataKeyPair,
             Self::GenerateDataKeyPairWithoutPlaintext => audit::Action::GenerateDataKeyPairWithoutPlaintext,
+            Self::WrapKey => audit::Action::WrapKey,
+            Self::UnwrapKey => audit::Action::UnwrapKey,
             Self::Replicate => audit::Action::ReplicateKey,
             Self::MakePrimary => audit::Action::UpdatePrimaryRegion,
             Self::Enable => audit::Action::EnableKey,
@@ -164,7 +172,9 @@ impl Action {
             | Self::GenerateDataKey
             | Self::GenerateDataKeyWithoutPlaintext
             | Self::GenerateDataKeyPair
-            | Self::GenerateDataKeyPairWithoutPlaintext => Row::Use,
+            | Self::GenerateDataKeyPairWithoutPlaintext
+            | Self::WrapKey
+            | Self::UnwrapKey => Row::Use,
             Self::Replicate => Row::Replicate,
             Self::MakePrimary => Row::MakePrimary,
             Self::Enable | Self::Disable => Row::Enable,
@@ -344,7 +354,7 @@ pub(in crate::hsm) fn check(key: &Attributes, action: Action, now: u64) -> Answe
         return Err(Reason::InvalidKeyUsage.with(format!("the key is not for {}", needed.name())));
     }
     if action.needs_symmetric() && key.ulong(ck::CKA_CLASS) != Some(ck::CKO_SECRET_KEY) {
-        return Err(Reason::InvalidKeyUsage.with("only a symmetric key protects data keys"));
+        return Err(Reason::InvalidKeyUsage.with("only a symmetric key protects data keys and wraps"));
     }
     Ok(())
 }
@@ -405,6 +415,8 @@ mod tests {
                 GenerateDataKeyWithoutPlaintext,
                 GenerateDataKeyPair,
                 GenerateDataKeyPairWithoutPlaintext,
+                WrapKey,
+                UnwrapKey,
             ],
             "replicate" => &[Replicate],
             "make primary" => &[MakePrimary],
