@@ -1,5 +1,5 @@
 //! Wrapping with CKM_AES_GCM, whose parameter is another structure in each function (PKCS#11 3.2
-//! §6.13), and what a wrap hands back through it.
+//! §6.13), and what a wrap hands back through it; and with CKM_KMS_WRAP.
 
 use std::borrow::Cow;
 use std::mem::size_of;
@@ -10,7 +10,7 @@ use super::params::{self, INVALID, field, whole};
 use super::ptr::Caller;
 use crate::cryptoki::Wrapped;
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{Mechanism, Params};
+use crate::hsm::{CKM_KMS_WRAP, Mechanism, Params};
 
 /// The longest tag, in bits.
 const MAX_TAG_BITS: ck::CK_ULONG = 128;
@@ -73,6 +73,11 @@ impl<'c> Call<'c> {
                     tag: None,
                     tag_bits: wrap.ulTagBits,
                 })
+            }
+            (CKM_KMS_WRAP, associated) => {
+                let context = field(caller, raw.pParameter.cast(), raw.ulParameterLen)?;
+                let params = Params::KmsWrap { context, associated: associated.unwrap_or_default() };
+                Read::Other(Mechanism { kind: CKM_KMS_WRAP, params })
             }
             (_, None) => Read::Other(params::mechanism(caller, self.pointer)?),
             (_, Some(_)) => {

@@ -6,9 +6,9 @@ use super::object::records;
 use super::objects::Object;
 use super::session::{Session, State};
 use super::token::Token;
-use super::{Module, ObjectHandle, SessionHandle};
+use super::{Module, ObjectHandle, SessionHandle, managed};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{Command, HkdfSalt, Mechanism, Params, Place, Reply, Template, wants_managed};
+use crate::hsm::{CKM_KMS_WRAP, Command, HkdfSalt, Mechanism, Params, Place, Reply, Template, wants_managed};
 
 /// What [`Module::wrap_key`] gives.
 #[derive(Debug)]
@@ -72,6 +72,9 @@ impl Module {
         let session = self.session(session)?;
         let mut guard = session.enter()?;
         let state = &mut *guard;
+        if mechanism.kind == CKM_KMS_WRAP {
+            managed::rotate_if_due(&session.token, &self.handles, state, wrapping);
+        }
         let token = &*session.token;
         // Two places of the cache may be one, so the first is held by its own reference.
         let wrapping =
@@ -101,9 +104,20 @@ impl Module {
         let token = &*session.token;
         let place = session.place(template, Place::Session)?;
         let unwrapping =
-            state.cache.key(token, &state.credentials, unwrapping, ErrorKind::UnwrappingKeyHandleInvalid)?;
-        refuse_unauthenticated(unwrapping, token, &state.credentials)?;
-        let unwrap = Command::Unwrap { mechanism, unwrapping: &unwrapping.record, wrapped, template, place };
+            state.cache.key(token, &state.credentials, unwrapping, ErrorKind::UnwrappingKeyHandleInvalid)?.clone();
+        refuse_unauthenticated(&unwrapping, token, &state.credentials)?;
+        let version = match mechanism.kind {
+            CKM_KMS_WRAP => managed::wrapping_version(&session.token, &self.handles, state, &unwrapping, wrapped)?,
+            _ => None,
+        };
+        let unwrap = Command::Unwrap {
+            mechanism,
+            unwrapping: &unwrapping.record,
+            version: version.as_ref(),
+            wrapped,
+            template,
+            place,
+        };
         let call = || token.channel.call(&state.credentials.ticket, unwrap);
         let made = records(session.token.audited(unwrapping.record.columns.managed, call)?)?;
         self.admit_one(&session, state, made, place)

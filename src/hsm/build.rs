@@ -94,8 +94,8 @@ pub(super) fn restore(attributes: &Attributes, value: SecretBytes, marks: Marks)
     let plain: Attributes = attributes.iter().filter(|(_, v)| is_plain(v)).map(|(k, v)| (k, v.clone())).collect();
     let encoded = draft::encode_values(&plain);
     let given = plain.iter().zip(&encoded).map(|((kind, _), bytes)| (kind, Raw::Bytes(bytes))).collect();
-    let mut draft = Draft::new(&Template(given), Origin::Unwrap, Implied::NOTHING, false, Usages::default())
-        .map_err(invalid)?;
+    let mut draft =
+        Draft::new(&Template(given), Origin::Unwrap, Implied::NOTHING, false, Usages::default()).map_err(invalid)?;
     for (kind, value) in attributes.iter().filter(|(_, value)| !is_plain(value)) {
         let rule = draft::find(kind, draft.bit, draft.sub).map_err(invalid)?;
         if rule.form != attribute::Form::Template {

@@ -498,6 +498,8 @@ pub enum Command<'a> {
     Unwrap {
         mechanism: &'a Mechanism<'a>,
         unwrapping: &'a Record,
+        /// The record of the version that wrapped, where that is not the newest of a managed key.
+        version: Option<&'a Record>,
         wrapped: &'a [u8],
         template: &'a Template<'a>,
         place: Place,

@@ -6,7 +6,7 @@ use cryptoki_sys as ck;
 use zeroize::Zeroizing;
 
 use super::cache::Open;
-use super::command::{Envelope, Record, Reply, Ticket};
+use super::command::{Envelope, ObjectId, Record, Reply, Ticket};
 use super::key::Key;
 use super::managed::envelope::{self, Blob, MAX_PLAINTEXT, Material, Name};
 use super::managed::spec::Spec;
@@ -53,7 +53,7 @@ impl With<'_> {
 }
 
 /// A version's material, parsed once.
-fn material(key: &Key) -> Result<&Material> {
+pub(super) fn material(key: &Key) -> Result<&Material> {
     key.engine(|key| Material::new(key.secret(ck::CKA_VALUE)?))
 }
 
@@ -233,24 +233,35 @@ impl Hsm {
         blob: &'b [u8],
     ) -> Result<(Blob<'b>, Arc<Open>)> {
         let blob = Blob::parse(blob).map_err(|_| invalid())?;
-        let object = &with.open.record.object;
-        if blob.object != *object {
+        let holder = self.holder_of(access, &with.open, version, (blob.object, blob.version))?;
+        Ok((blob, holder))
+    }
+
+    /// What has the material of the version that made a message: the key itself, or a record of an
+    /// older version. KMS_R_INCORRECT_KEY for one of another key.
+    pub(super) fn holder_of(
+        &self,
+        access: Access,
+        key: &Arc<Open>,
+        version: Option<&Record>,
+        (object, number): (ObjectId, u64),
+    ) -> Result<Arc<Open>> {
+        if object != key.record.object {
             return Err(ErrorKind::KmsIncorrectKey.with("the blob was made with another key"));
         }
-        let newest = with.version()?;
-        if blob.version == newest {
-            return Ok((blob, Arc::clone(&with.open)));
+        let newest = key.key.attributes.ulong(CKA_KMS_VERSION).ok_or(ErrorKind::DeviceError)?;
+        if number == newest {
+            return Ok(Arc::clone(key));
         }
-        if blob.version > newest {
+        if number > newest {
             return Err(invalid());
         }
-        let record =
-            version.filter(|record| record.object == version_object(object, blob.version)).ok_or_else(|| {
-                ErrorKind::KmsKeyUnavailable.with(format!("version {} of the key is not in the store", blob.version))
-            })?;
+        let record = version.filter(|record| record.object == version_object(&object, number)).ok_or_else(|| {
+            ErrorKind::KmsKeyUnavailable.with(format!("version {number} of the key is not in the store"))
+        })?;
         let open = self.open(access, record)?;
         let attributes = &open.key.attributes;
-        let fits = open.key.class() == CKO_KMS_KEY_VERSION && attributes.ulong(CKA_KMS_VERSION) == Some(blob.version);
-        if fits { Ok((blob, open)) } else { Err(ErrorKind::DeviceError.with("a record is not that of the version")) }
+        let fits = open.key.class() == CKO_KMS_KEY_VERSION && attributes.ulong(CKA_KMS_VERSION) == Some(number);
+        if fits { Ok(open) } else { Err(ErrorKind::DeviceError.with("a record is not that of the version")) }
     }
 }

@@ -32,6 +32,7 @@ mod separation;
 mod transient;
 mod users;
 mod value;
+mod wrapping;
 
 pub use audit_reader::{AuditDamage, AuditOpenChain, AuditReport, AuditVerifier, audit_line};
 pub use auditing::{AuditBatch, AuditFlush, AuditMode, AuditOpening, AuditStatus, AuditStore, AuditTip};
@@ -48,6 +49,7 @@ pub use managed::{
     CKA_KMS_STATE, CKA_KMS_TAGS, CKA_KMS_USAGE, CKA_KMS_VALID_TO, CKA_KMS_VERSION, CKM_KMS_ENVELOPE, CKM_KMS_WRAP,
     CKO_KMS_ALIAS, CKO_KMS_KEY_VERSION, EnvelopeName, HIDDEN_CLASSES, check_context, decrypted_len, encrypted_len,
     envelope_name, state_at, state_name, usage_name, version_object, wants_managed,
+    wrapped_key_name,
 };
 pub use mechanism::{MechanismInfo, key_type_name, mechanism_info, mechanisms, param_shape};
 pub use params::{HkdfSalt, Mechanism, MechanismType, Oaep, ParamShape, Params, PrfData, Pss, Secret};
@@ -160,8 +162,8 @@ impl Hsm {
             Command::Reveal { record, attribute } => self.reveal(ticket, record, attribute),
             Command::IndexTag { column, value } => self.index_tag(ticket, column, value),
             Command::Wrap { mechanism, wrapping, key, room } => self.wrap(ticket, mechanism, (wrapping, key), room),
-            Command::Unwrap { mechanism, unwrapping, wrapped, template, place } => {
-                self.unwrap(ticket, mechanism, unwrapping, wrapped, (template, place))
+            Command::Unwrap { mechanism, unwrapping, version, wrapped, template, place } => {
+                self.unwrap(ticket, mechanism, (unwrapping, version), wrapped, (template, place))
             }
             Command::Derive { mechanism, base, salt_key, template, place, additional_places } => {
                 self.derive(ticket, mechanism, (base, salt_key), template, (place, additional_places))

@@ -11,7 +11,7 @@ use super::domain::Circumstances;
 use super::key::Key;
 use super::managed::attributes::{CKA_KMS_GRANTS, CKA_KMS_POLICY, CKA_KMS_STATE, CKA_KMS_USAGE, KeyState, Usage};
 use super::managed::watched::Watched;
-use super::managed::{Action, Refused, is_managed, lifecycle, requested, states};
+use super::managed::{Action, CKM_KMS_WRAP, Refused, is_managed, lifecycle, requested, states};
 use super::mechanism::{self, Row};
 use super::params::{Mechanism, MechanismType, Params};
 use super::permit::Recorded;
@@ -155,11 +155,14 @@ impl Hsm {
         room: usize,
     ) -> Result<Reply> {
         let access = self.access(ticket);
+        if mechanism.kind == CKM_KMS_WRAP {
+            return self.wrap_managed(access, mechanism, (wrapping, key), room);
+        }
         let row = mechanism::row(mechanism.kind)?;
         let functions = row.wrap.ok_or(ErrorKind::MechanismInvalid)?;
         let wrapping = self.open_with_secrets(access, wrapping)?;
+        refuse_managed(&wrapping.key)?;
         check_key(row, &wrapping.key, ck::CKA_WRAP, ErrorKind::WrappingKeyTypeInconsistent)?;
-        self.require_no_dual_control(&wrapping.key.attributes)?;
         let key = self.open_with_secrets(access, key)?;
         separation::check_wrap(&wrapping.key, &key.key, mechanism, self.settings.key_separation)?;
         let iv = mechanism::generated_iv(&mechanism.params)?;
@@ -183,19 +186,22 @@ impl Hsm {
         &self,
         ticket: &Ticket,
         mechanism: &Mechanism<'_>,
-        unwrapping: &Record,
+        (unwrapping, version): (&Record, Option<&Record>),
         wrapped: &[u8],
         (template, place): (&Template<'_>, Place),
     ) -> Result<Reply> {
         let access = self.access(ticket);
+        if mechanism.kind == CKM_KMS_WRAP {
+            return self.unwrap_managed(access, mechanism, (unwrapping, version), wrapped, (template, place));
+        }
         let row = mechanism::row(mechanism.kind)?;
         let functions = row.wrap.ok_or(ErrorKind::MechanismInvalid)?;
         if row.oracle_prone && !self.settings.allows_oracle(mechanism.kind) {
             return Err(ErrorKind::MechanismInvalid.with("unwrapping with this mechanism is off unless configured"));
         }
         let unwrapping = self.open_with_secrets(access, unwrapping)?;
+        refuse_managed(&unwrapping.key)?;
         check_key(row, &unwrapping.key, ck::CKA_UNWRAP, ErrorKind::UnwrappingKeyTypeInconsistent)?;
-        self.require_no_dual_control(&unwrapping.key.attributes)?;
         if self.settings.key_separation {
             separation::check_unwrap(&unwrapping.key, mechanism)?;
         }
@@ -478,8 +484,16 @@ fn check_secrets(open: &Open) -> Result<()> {
     Ok(())
 }
 
+/// The standard's mechanisms have no room for what a managed key's use is bound to.
+fn refuse_managed(key: &Key) -> Result<()> {
+    if is_managed(&key.attributes) {
+        return Err(ErrorKind::KeyFunctionNotPermitted.with("a managed key wraps and unwraps with CKM_KMS_WRAP"));
+    }
+    Ok(())
+}
+
 /// The key's usage, type and allowed mechanisms.
-fn check_key(row: &Row, key: &Key, usage: AttributeType, wrong_type: ErrorKind) -> Result<()> {
+pub(super) fn check_key(row: &Row, key: &Key, usage: AttributeType, wrong_type: ErrorKind) -> Result<()> {
     check_usage(row, key, usage)?;
     if !row.key_types.contains(&key.key_type()) {
         return Err(wrong_type.into());

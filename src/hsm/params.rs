@@ -108,6 +108,11 @@ pub enum Params<'a> {
     },
     /// JSON of an encryption context.
     Context(&'a [u8]),
+    /// The same with the associated data of C_WrapKeyAuthenticated.
+    KmsWrap {
+        context: &'a [u8],
+        associated: &'a [u8],
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

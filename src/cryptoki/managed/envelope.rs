@@ -188,7 +188,15 @@ impl Keys<'_> {
     /// The record of the version that an envelope was made with, unless that is the newest. What is
     /// wrong with the envelope itself is for the HSM to say.
     pub(super) fn version_of(&mut self, key: &Object, blob: &[u8]) -> Result<Option<&Record>> {
-        let Ok(EnvelopeName { object, version }) = envelope_name(blob) else { return Ok(None) };
+        match envelope_name(blob) {
+            Ok(name) => self.older(key, name),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The record of a version of the key that is not the newest.
+    pub(super) fn older(&mut self, key: &Object, name: EnvelopeName) -> Result<Option<&Record>> {
+        let EnvelopeName { object, version } = name;
         let newest = key.view(self.token, self.login)?.attributes.ulong(CKA_KMS_VERSION).unwrap_or(1);
         if object != key.record.object || version >= newest {
             return Ok(None);

@@ -18,7 +18,7 @@ pub use envelope::{DataKey, DataKeyPair};
 pub use import::ImportParameters;
 pub use query::KeyQuery;
 
-pub(super) use operation::{begin as begin_envelope, rotate_if_due};
+pub(super) use operation::{begin as begin_envelope, rotate_if_due, wrapping_version};
 pub(super) use resolve::References;
 
 use super::login::{Credentials, Holder};

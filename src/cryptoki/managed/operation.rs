@@ -21,11 +21,25 @@ use crate::hsm::{
     ApprovalRequest, CKA_KMS_DELETION_DATE, CKA_KMS_DUAL_CONTROL, CKA_KMS_MANAGED, CKA_KMS_STATE, CKA_KMS_VALID_TO,
     CKA_KMS_VERSION, CKM_KMS_ENVELOPE, Command, Envelope, EnvelopeName, Function, Mechanism, Operation, Outcome,
     Params, Record, Reply, Value, View, check_context, decrypted_len, encrypted_len, envelope_name, state_name,
-    version_object,
+    version_object, wrapped_key_name,
 };
 
-/// Before CKM_KMS_ENVELOPE encrypts: rotates a key whose period is over. What is wrong with the key
-/// comes out when it is used.
+/// The record of the version of a key that wrapped another with CKM_KMS_WRAP, unless that is the
+/// newest. What is wrong with the wrapped key is for the HSM to say.
+pub(in crate::cryptoki) fn wrapping_version(
+    token: &Arc<Token>,
+    handles: &Handles,
+    state: &mut State,
+    key: &Object,
+    wrapped: &[u8],
+) -> Result<Option<Record>> {
+    let Ok(name) = wrapped_key_name(wrapped) else { return Ok(None) };
+    let mut keys = Keys::of(token, handles, state);
+    keys.older(key, name).map(|record| record.cloned()).map_err(Error::into_standard)
+}
+
+/// Before CKM_KMS_ENVELOPE encrypts or CKM_KMS_WRAP wraps: rotates a key whose period is over. What is
+/// wrong with the key comes out when it is used.
 pub(in crate::cryptoki) fn rotate_if_due(token: &Arc<Token>, handles: &Handles, state: &mut State, key: ObjectHandle) {
     let mut keys = Keys::of(token, handles, state);
     if let Ok(key) = keys.cache.get(token, keys.login, key).cloned() {

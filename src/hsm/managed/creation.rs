@@ -196,8 +196,8 @@ impl Templates {
                 (ck::CKA_DECRYPT, encrypts),
                 (ck::CKA_SIGN, macs),
                 (ck::CKA_VERIFY, macs),
-                (ck::CKA_WRAP, false),
-                (ck::CKA_UNWRAP, false),
+                (ck::CKA_WRAP, encrypts),
+                (ck::CKA_UNWRAP, encrypts),
                 (ck::CKA_DERIVE, false),
             ];
             let mut secret = common(ck::CKO_SECRET_KEY, &[&flags[..], &hidden].concat());
@@ -407,7 +407,8 @@ mod tests {
                 let has = |kind| key.attributes.flag(kind);
                 assert!(has(ck::CKA_PRIVATE) && has(ck::CKA_TOKEN) && has(ck::CKA_LOCAL), "{}", spec.name);
                 assert!(!has(ck::CKA_COPYABLE) && !has(ck::CKA_DESTROYABLE), "{}", spec.name);
-                assert!(!has(ck::CKA_WRAP) && !has(ck::CKA_UNWRAP), "{}", spec.name);
+                let wraps = spec.name == "AES_256";
+                assert!(has(ck::CKA_WRAP) == wraps && has(ck::CKA_UNWRAP) == wraps, "{}", spec.name);
                 assert_eq!(Managed::read(&key.attributes).as_ref(), Ok(&creation.managed));
                 assert!(spec.fits(&key.attributes), "{}", spec.name);
                 assert!(states::check(&key.attributes, Action::Describe, NOW).is_ok());

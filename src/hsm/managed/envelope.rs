@@ -256,9 +256,8 @@ impl Material {
         let (head, rest) = blob.split_at_mut_checked(at).ok_or(ErrorKind::GeneralError)?;
         let (ciphertext, place) = rest.split_last_chunk_mut::<TAG>().ok_or(ErrorKind::GeneralError)?;
         let protected = head.get(protected).ok_or(ErrorKind::GeneralError)?;
-        *place = with_aad(form, protected, name.id, bound, |aad| {
-            keys.gcm()?.seal(keys.iv(), aad, plaintext, ciphertext)
-        })?;
+        *place =
+            with_aad(form, protected, name.id, bound, |aad| keys.gcm()?.seal(keys.iv(), aad, plaintext, ciphertext))?;
         Ok(())
     }
 

@@ -27,6 +27,11 @@ pub fn check_context(context: &[u8]) -> Result<()> {
     Context::given(context).map(drop)
 }
 
+/// The same of a wrapped key. CKR_ENCRYPTED_DATA_INVALID for what is none.
+pub fn wrapped_key_name(wrapped: &[u8]) -> Result<EnvelopeName> {
+    Blob::parse_wrapped(wrapped).map(|blob| EnvelopeName { object: blob.object, version: blob.version })
+}
+
 /// The length of an envelope under a version of a key. CKR_DATA_LEN_RANGE for more than 4096 bytes.
 pub fn encrypted_len(version: u64, plaintext_len: usize) -> Result<usize> {
     envelope::sealed_len(version, plaintext_len)

@@ -41,6 +41,7 @@ pub use attributes::{
 pub use creation::version_object;
 pub use host::{
     EnvelopeName, check_context, decrypted_len, encrypted_len, envelope_name, state_at, state_name, usage_name,
+    wrapped_key_name,
 };
 
 pub(super) use attributes::{RULES, is_ours as is_attribute};
