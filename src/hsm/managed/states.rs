@@ -476,7 +476,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(cells, (33 + 10) * 7, "every action of the specification in every state");
+        assert_eq!(cells, (35 + 10) * 7, "every action of the specification in every state");
     }
 
     #[test]

@@ -158,3 +158,6 @@ fn loosened(kind: AttributeType) -> Error {
     ErrorKind::TemplateInconsistent
         .with(format!("attribute {kind:#x} travels with the key, and can only be made stricter"))
 }
+
+#[cfg(test)]
+mod tests;
