@@ -433,6 +433,26 @@ kms.encrypt(key, plaintext)
     assert [event["action"] for event in world.events()].count("Encrypt") == 12
 
 
+def test_on_tells_how_many_records_came_before_there_was_a_chain(world):
+    world.process(BREAK + """
+key = kms.create()
+kms.encrypt(key, plaintext)
+edit("DROP TRIGGER full")
+kms.encrypt(key, plaintext)
+""")
+    assert world.verify()["ok"] and world.verify()["open_count"] == 0
+    told = [(event["action"], event["target"]) for event in world.events()]
+    assert told == [("RecordsLost", "2"), ("Encrypt", None)]
+
+
+def test_the_command_line_leaves_no_chain_open(world):
+    login = ["--pin", f"pass:{PIN}"]
+    world.conclave("key", "create", "--alias", "files", *login)
+    world.conclave("key", "disable", "files", *login)
+    assert world.verify()["ok"] and world.verify()["open_count"] == 0
+    assert {"CreateKey", "DisableKey"} <= {event["action"] for event in world.events()}
+
+
 def test_off_records_nothing_but_a_log_can_still_be_read(tmp_path):
     world = made(tmp_path, "off")
     world.process("kms.encrypt(kms.create(), plaintext)")

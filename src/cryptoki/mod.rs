@@ -203,6 +203,13 @@ impl Module {
     }
 }
 
+/// Whoever lets go of the library ends its logins, and with them the chains of the audit log.
+impl Drop for Module {
+    fn drop(&mut self) {
+        self.finalize();
+    }
+}
+
 fn configure() -> Result<Config> {
     let config = Config::load()?;
     log::install(config.log_level, config.log.as_deref())

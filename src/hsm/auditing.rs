@@ -97,7 +97,7 @@ pub(super) struct Recorder {
     /// Held while a chain is begun.
     opening: Mutex<()>,
     writing: RwLock<Option<Arc<Writing>>>,
-    /// Records that were refused since the last warning.
+    /// Records that came while there was no chain.
     missed: AtomicU64,
     warned: AtomicBool,
 }
@@ -139,13 +139,15 @@ impl Recorder {
         }
         let recorded = match self.writing() {
             Some(writing) => writing.push(principal, what, audit::Outcome::of(outcome)),
-            None => Err(ErrorKind::GeneralError.with("no audit chain was begun")),
+            None => {
+                self.missed.fetch_add(1, Ordering::Relaxed);
+                Err(ErrorKind::GeneralError.with("no audit chain was begun"))
+            }
         };
         match recorded {
             Ok(()) => {
-                if self.warned.swap(false, Ordering::Relaxed) {
-                    let missed = self.missed.swap(0, Ordering::Relaxed);
-                    tracing::warn!(missed, "the audit log takes records again");
+                if self.warned.load(Ordering::Relaxed) && self.warned.swap(false, Ordering::Relaxed) {
+                    tracing::warn!("the audit log takes records again");
                 }
                 Ok(())
             }
@@ -154,7 +156,6 @@ impl Recorder {
                     .with(format!("refused, for it cannot be recorded in the audit log: {error}")))
             }
             Err(error) => {
-                self.missed.fetch_add(1, Ordering::Relaxed);
                 if !self.warned.swap(true, Ordering::Relaxed) {
                     tracing::warn!(%error, "uses of managed keys are missing from the audit log");
                 }
@@ -189,6 +190,15 @@ impl Writing {
         };
         self.journal.push(&event, milliseconds()).map(drop)
     }
+
+    /// Records how many records came before there was a chain.
+    fn push_missed(&self, count: u64) -> Result<()> {
+        let (count, host) = (count.to_string(), name(&self.host));
+        let outcome = audit::Outcome::of::<()>(&Err(ErrorKind::DeviceError.into()));
+        let (principal, action, target) = (Name::NOBODY, audit::Action::RecordsLost, Some(name(&count)));
+        let event = Event { principal, host, action, key: None, target, context: None, outcome };
+        self.journal.push(&event, milliseconds()).map(drop)
+    }
 }
 
 impl Hsm {
@@ -207,6 +217,10 @@ impl Hsm {
         let key = opened.signing_key()?;
         let (chain, _) = open_chain(&opened, host, store, false)?;
         let writing = Writing { journal: Journal::new(chain), host: host.to_owned(), key };
+        match recorder.missed.swap(0, Ordering::Relaxed) {
+            0 => {}
+            missed => writing.push_missed(missed)?,
+        }
         // A logout meanwhile leaves nothing behind.
         let installed = self.while_opened(|| {
             *recorder.writing.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(writing));
