@@ -12,15 +12,6 @@ use crate::error::{ErrorKind, Result};
 /// The longest data key, in bytes.
 pub(in crate::hsm) const MAX_LEN: usize = 1024;
 
-/// The length in bytes of a data key that is asked for by name.
-pub(in crate::hsm) fn length_of(name: &str) -> Option<usize> {
-    match name {
-        "AES_128" => Some(16),
-        "AES_256" => Some(32),
-        _ => None,
-    }
-}
-
 /// CKR_ARGUMENTS_BAD unless 1 to 1024.
 pub(in crate::hsm) fn check_len(len: usize) -> Result<()> {
     if (1..=MAX_LEN).contains(&len) {
@@ -75,7 +66,6 @@ mod tests {
         for len in [0, MAX_LEN + 1, usize::MAX] {
             assert_eq!(generate(&keyed, NAME, &context, len).err().unwrap().kind(), ErrorKind::ArgumentsBad);
         }
-        assert_eq!(["AES_128", "AES_256", "AES_192"].map(length_of), [Some(16), Some(32), None]);
     }
 
     #[test]

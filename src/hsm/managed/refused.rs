@@ -19,7 +19,6 @@ pub(in crate::hsm) enum Reason {
     AccessDenied,
     MalformedPolicy,
     InvalidGrant,
-    AlreadyExists,
     InvalidAliasName,
     /// An attribute that nobody sets: CKR_ATTRIBUTE_READ_ONLY everywhere.
     ReadOnly,
@@ -47,7 +46,6 @@ impl Reason {
             Self::AccessDenied => ErrorKind::KmsAccessDenied,
             Self::MalformedPolicy => ErrorKind::KmsMalformedPolicy,
             Self::InvalidGrant => ErrorKind::KmsInvalidGrant,
-            Self::AlreadyExists => ErrorKind::KmsAlreadyExists,
             Self::InvalidAliasName => ErrorKind::KmsInvalidAliasName,
             Self::ReadOnly => ErrorKind::AttributeReadOnly,
             Self::Arguments => ErrorKind::ArgumentsBad,
