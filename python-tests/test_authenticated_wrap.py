@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.serialization import (Encoding, NoEncryption
                                                           load_der_private_key)
 from cryptoki import Error, Mechanism, ck, gcm_message, gcm_wrap
 from managed import open_kms, refused
-from managed import wrap as wrap_material
+from material import wrap as wrap_material
 from peer.cose import COMMITMENT, ENCRYPT0, KID, SALT, message
 from test_wrap_vectors import VERSION, cbor, open_wrapped_key
 from vectors import wycheproof

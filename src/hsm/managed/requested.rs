@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(key.attributes.bytes(ck::CKA_START_DATE), Some(&b"20270101"[..]));
 
         for (kind, value, expected) in [
-            (ck::CKA_WRAP, &[1][..], ErrorKind::TemplateInconsistent),
+            (ck::CKA_WRAP, &[0][..], ErrorKind::TemplateInconsistent),
             (ck::CKA_EXTRACTABLE, &[1], ErrorKind::TemplateInconsistent),
             (ck::CKA_DESTROYABLE, &[1], ErrorKind::TemplateInconsistent),
             (ck::CKA_TOKEN, &[0], ErrorKind::TemplateInconsistent),
