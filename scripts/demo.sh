@@ -110,7 +110,7 @@ if CONCLAVE_HOME=$PWD/altered "$conclave" audit verify --token demo >refused.log
     echo "   a removed record was not missed" && exit 1
 fi
 echo "   In a copy of the token, one record of the log was removed from the database:"
-lines . cat refused.log
+lines conclave: cat refused.log
 rm -r altered
 
 say "9. Hand the token over from its security officer to three operators, two of whom decide"

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use conclave::error::{Error, ErrorKind};
 use conclave::hsm::governance;
@@ -152,8 +153,9 @@ pub(crate) fn cell(item: &Value, column: &str) -> String {
 }
 
 /// How far a long piece of work is, on the standard error: a bar at a terminal, in a log a line at
-/// every tenth of the way.
+/// every tenth of the way. Work that is done within a second shows none.
 pub(crate) struct Progress {
+    begun: Instant,
     terminal: bool,
     quiet: bool,
     shown: u64,
@@ -161,13 +163,13 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new(as_json: bool) -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), quiet: as_json, shown: 0 }
+        Self { begun: Instant::now(), terminal: std::io::stderr().is_terminal(), quiet: as_json, shown: 0 }
     }
 
     pub(crate) fn show(&mut self, done: u64, total: u64) {
         let percent = (done * 100).checked_div(total).unwrap_or(100).min(100);
         let enough = if self.terminal { percent > self.shown || done == total } else { percent >= self.shown + 10 };
-        if self.quiet || !enough {
+        if self.quiet || !enough || self.begun.elapsed() < Duration::from_secs(1) {
             return;
         }
         self.shown = percent;
