@@ -8,7 +8,7 @@ primary"; these cells are tested below the ABI (src/hsm/managed/states.rs)."""
 import itertools
 
 import pytest
-from cryptoki import ck, ecdh
+from cryptoki import Mechanism, ck, ecdh
 from managed import envelope, open_kms, outcome
 from material import MATERIAL, wrap
 
@@ -39,6 +39,8 @@ VENDOR = {"yes": "CKR_OK", "disabled": "KMS_R_DISABLED", "state": "KMS_R_INVALID
 STANDARD = {said: "CKR_OK" if said == "yes" else "CKR_KEY_FUNCTION_NOT_PERMITTED" for said in VENDOR}
 # A public key is an attribute, and what may not be read is sensitive.
 ATTRIBUTE = {"yes": "CKR_OK", "state": "CKR_ATTRIBUTE_SENSITIVE"}
+
+WRAP = Mechanism(ck.CKM_KMS_WRAP)
 
 SPECS = {
     "AES": ("AES_256", "ENCRYPT_DECRYPT"),
@@ -97,6 +99,9 @@ class Subject:
             self.blob = kms.encrypt(self.id, b"before")
             self.elsewhere = kms.create()
             self.foreign = kms.encrypt(self.elsewhere, b"elsewhere")
+            self.carried = self.session.generate(ck.CKM_AES_KEY_GEN, {
+                ck.CKA_VALUE_LEN: 32, ck.CKA_EXTRACTABLE: True, ck.CKA_SENSITIVE: False})
+            self.wrapped_key = self.session.wrap_authenticated(WRAP, self.key, self.carried)
         if kind == "MAC":
             self.signature = self.session.sign(ck.CKM_SHA256_HMAC, self.key, b"data")
         if kind == "sign":
@@ -161,6 +166,8 @@ ACTIONS = {
         by("AES", VENDOR, lambda s: s.kms.data_key(s.id, plaintext=False)),
         by("AES", VENDOR, lambda s: s.kms.data_key_pair(s.id, "ECC_NIST_P256")),
         by("AES", VENDOR, lambda s: s.kms.data_key_pair(s.id, "ECC_NIST_P256", plaintext=False)),
+        by("AES", STANDARD, lambda s: s.session.wrap_authenticated(WRAP, s.key, s.carried)),
+        by("AES", STANDARD, lambda s: s.session.unwrap_authenticated(WRAP, s.key, s.wrapped_key, {})),
     ],
     "enable": [by("AES", VENDOR, lambda s: s.kms.enable(s.id))],
     "disable": [by("AES", VENDOR, lambda s: s.kms.disable(s.id))],
