@@ -171,6 +171,42 @@ def test_what_cannot_be(guarded, control):
         guarded.kms.create(DualControl=control)
 
 
+def test_multi_region_keys_have_none(guarded):
+    with refused("KMS_R_MALFORMED_POLICY"):
+        guarded.kms.create(DualControl=ANY, MultiRegion=True)
+
+
+def test_the_command_line_proposes(guarded, tmp_path):
+    def conclave(*words, status=0):
+        command = [str(MODULE.with_name("conclave")), *map(str, words), "--token", "guarded", "--pin", f"pass:{PIN}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
+
+    key = guarded.kms.create("ECC_NIST_P256", KeyUsage="SIGN_VERIFY", DualControl=ANY)
+    guarded.kms.ask("CreateAlias", AliasName="alias/guarded", TargetKeyId=key)
+    use, change = tmp_path / "use.proposal", tmp_path / "change.proposal"
+    instance = guarded.domain.describe()["instance"]
+    said = conclave("proposal", "new", "use-key", "--key", "alias/guarded", "--action", "Sign", "--any", "--count", 2,
+                    "--instance", instance, "--out", use)
+    assert "Sign, 2 times" in said and "On ANY input." in said
+    command = Command(use.read_bytes()).sign(guarded.anna.signing, guarded.ben.signing)
+    use.write_bytes(command.encode())
+    # Another process's HSM is not the one that is meant.
+    assert instance in conclave("proposal", "execute", use, "--yes", status=2)
+    guarded.domain.execute(command.encode())
+    signature = guarded.session.sign(ck.CKM_ECDSA_SHA256, guarded.private(key), b"x")
+    assert len(signature) == 64
+    conclave("proposal", "new", "set-dual-control", "--key", key, "--operator", "Cleo", "--threshold", 1, "--out", change)
+    command = Command(change.read_bytes()).sign(guarded.anna.signing, guarded.ben.signing)
+    change.write_bytes(command.encode())
+    assert "Done: set dual control." in conclave("proposal", "execute", change, "--yes")
+    assert guarded.kms.describe(key)["DualControl"]["Threshold"] == 1
+    # What was approved before is void at once, in this process too.
+    with refused("CKR_KEY_FUNCTION_NOT_PERMITTED"):
+        guarded.session.sign(ck.CKM_ECDSA_SHA256, guarded.private(key), b"x")
+
+
 WAITING = """
 import sys, threading, time, json
 from ctypes import c_ulong

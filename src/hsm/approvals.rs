@@ -99,6 +99,10 @@ impl Approvals {
     fn add(&self, key: ControlledKey, usage: &KeyUse, command: &SignedCommand) -> std::result::Result<(), Error> {
         let proposal = command.proposal();
         let mut held = self.held();
+        // By the clock by which nonces are forgotten.
+        if proposal.not_after < self.clock.now() {
+            return Err(Refusal::Expired.into());
+        }
         if held.nonces.contains_key(&proposal.nonce) {
             return Err(Refusal::Replayed.into());
         }

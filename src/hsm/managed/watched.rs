@@ -31,6 +31,8 @@ pub(in crate::hsm) struct Watched {
 enum Progress {
     Begun,
     Fed,
+    /// It was told that its key's operators have to approve it.
+    Unapproved,
     Over,
 }
 
@@ -125,15 +127,21 @@ impl Operation for Watched {
 
     fn approval(&mut self, input: Option<&[u8]>) -> Result<Option<ApprovalRequest>> {
         self.check_room(input.map_or(0, <[u8]>::len))?;
-        self.inner.approval(input)
+        let wanted = self.inner.approval(input)?;
+        if wanted.is_some() {
+            self.progress = Progress::Unapproved;
+        }
+        Ok(wanted)
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if self.progress == Progress::Fed {
-            let abandoned: Error = ErrorKind::FunctionCanceled.with("the operation was not ended");
-            let _ = self.end::<()>(Err(abandoned));
-        }
+        let abandoned: Error = match self.progress {
+            Progress::Begun | Progress::Over => return,
+            Progress::Fed => ErrorKind::FunctionCanceled.with("the operation was not ended"),
+            Progress::Unapproved => ErrorKind::KeyFunctionNotPermitted.with("the key's operators did not approve"),
+        };
+        let _ = self.end::<()>(Err(abandoned));
     }
 }

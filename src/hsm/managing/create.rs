@@ -24,7 +24,7 @@ pub(super) fn create_key(job: &Job<'_>) -> Result<Done> {
     let policy = request.policy.as_ref().map(|policy| super::access::encoded(job, policy)).transpose()?;
     let control = match &request.dual_control {
         Some(_) if request.multi_region => {
-            return Err(ErrorKind::KmsUnsupported.with("a key under dual control is of one Region"));
+            return Err(ErrorKind::KmsMalformedPolicy.with("DualControl: such a key is of one Region"));
         }
         Some(asked) => Some(dual_control::requested(asked, job.hsm.public()?.state())?),
         None => None,
