@@ -42,7 +42,7 @@ impl Module {
         let _gate = lock(&token.gate);
         super::login::retry(|| {
             token.look_anew()?;
-            let change = changed(token.channel.call(&credentials.ticket, command())?)?;
+            let change = changed(token.audited(true, || token.channel.call(&credentials.ticket, command()))?)?;
             token.store.commit_domain(&change)
         })?;
         token.check()
