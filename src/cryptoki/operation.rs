@@ -5,11 +5,16 @@ use std::sync::Arc;
 use cryptoki_sys as ck;
 
 use super::approvals::{Attempt, Wanted};
+use super::login::Credentials;
 use super::objects::Object;
+use super::session::State;
 use super::token::Token;
 use super::{Module, ObjectHandle, SessionHandle, managed};
 use crate::error::{ErrorKind, Result};
-use crate::hsm::{CKM_KMS_ENVELOPE, Function, Mechanism, MechanismType, Operation, Outcome};
+use crate::hsm::{
+    Attributes, CKA_KMS_DUAL_CONTROL, CKA_KMS_VALID_TO, CKM_KMS_ENVELOPE, Command, Function, Mechanism, MechanismType,
+    Operation, Outcome,
+};
 
 /// Whether the PIN has been given for a key with CKA_ALWAYS_AUTHENTICATE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +57,30 @@ impl Active {
                 (Some(mine), Some(key)) => Arc::ptr_eq(mine, key),
                 (mine, key) => mine.is_none() && key.is_none(),
             }
+    }
+
+    /// Whether the key, if it is a managed one and was changed since it was looked at last, still permits
+    /// the use: it may have been disabled meanwhile. An envelope's operation sees to that itself.
+    fn recheck(&mut self, token: &Arc<Token>, login: &Credentials, function: Function) -> Result<()> {
+        let Some(key) = self.key.as_ref().filter(|key| key.record.columns.managed) else { return Ok(()) };
+        if self.mechanism == Some(CKM_KMS_ENVELOPE) {
+            return Ok(());
+        }
+        let begun = key.view(token, login)?;
+        let expires = begun.attributes.ulong(CKA_KMS_VALID_TO).is_some_and(|valid_to| valid_to != 0);
+        if key.is_current(token, login.epoch) && !expires {
+            return Ok(());
+        }
+        let now = token.object(login, key.handle)?;
+        let check = Command::CheckUse { key: &now.record, function };
+        token.audited(true, || token.channel.call(&login.ticket, check))?;
+        let control = |attributes: &Attributes| attributes.bytes(CKA_KMS_DUAL_CONTROL).map(<[u8]>::to_vec);
+        if control(&begun.attributes) != control(&now.view(token, login)?.attributes) {
+            let why = "the operators of the key are others than when the operation began";
+            return Err(ErrorKind::KeyFunctionNotPermitted.with(why));
+        }
+        self.key = Some(now);
+        Ok(())
     }
 
     /// CKR_USER_NOT_LOGGED_IN while the context-specific login is missing.
@@ -207,6 +236,16 @@ impl Operations {
         self.0[place(function)].active_mut().ok_or_else(|| ErrorKind::OperationNotInitialized.into())
     }
 
+    /// Ends an operation whose key no longer permits it.
+    fn recheck(&mut self, token: &Arc<Token>, login: &Credentials, function: Function) -> Result<()> {
+        let Some(active) = self.0[place(function)].active_mut() else { return Ok(()) };
+        let checked = active.recheck(token, login, function);
+        if checked.is_err() {
+            self.cancel(function);
+        }
+        checked
+    }
+
     /// What has to be approved before the operation gives its result: with this input, or with what was
     /// fed. None where the call itself will say what is wrong.
     fn wanted(&mut self, function: Function, input: Option<&[u8]>) -> Result<Option<Box<Wanted>>> {
@@ -359,7 +398,8 @@ impl Module {
         output: Option<&mut [u8]>,
     ) -> Result<Outcome> {
         let session = self.session(session)?;
-        let operations = &mut session.enter()?.operations;
+        let State { operations, credentials, .. } = &mut *session.enter()?;
+        operations.recheck(&session.token, credentials, function)?;
         session.token.audited_output(operations.is_managed(function), output, |output| {
             operations.feed_with(function, |operation| operation.update(input, output))
         })
@@ -385,10 +425,12 @@ impl Module {
         mut end: impl FnMut(&Arc<Token>, &mut Operations) -> Result<Outcome>,
     ) -> Result<Outcome> {
         self.approved(session, Some(function), ErrorKind::KeyFunctionNotPermitted, |session, state| {
-            if with_result && let Some(wanted) = state.operations.wanted(function, input)? {
+            let State { operations, credentials, .. } = state;
+            operations.recheck(&session.token, credentials, function)?;
+            if with_result && let Some(wanted) = operations.wanted(function, input)? {
                 return Ok(Attempt::Wanted(wanted));
             }
-            end(&session.token, &mut state.operations).map(Attempt::Done)
+            end(&session.token, operations).map(Attempt::Done)
         })
     }
 
@@ -438,25 +480,28 @@ impl Module {
         cipher: Function,
         other: Function,
         input: &[u8],
-        mut output: Option<&mut [u8]>,
+        output: Option<&mut [u8]>,
     ) -> Result<Outcome> {
         let session = self.session(session)?;
-        let mut state = session.enter()?;
-        let operations = &mut state.operations;
+        let State { operations, credentials, .. } = &mut *session.enter()?;
         operations.get(cipher)?.authorised()?;
         operations.get(other)?.authorised()?;
-        let outcome = operations
-            .feed_with(cipher, |operation| operation.update(input, output.as_deref_mut()))
-            .and_then(|outcome| {
-                let Outcome::Written(written) = outcome else { return Ok(outcome) };
-                let plain = match (cipher, &output) {
-                    (Function::Decrypt, Some(output)) => output.get(..written).unwrap_or_default(),
-                    (Function::Decrypt, None) => &[],
-                    _ => input,
-                };
-                operations.feed_with(other, |operation| operation.update(plain, None))?;
-                Ok(outcome)
-            });
+        let token = &session.token;
+        let managed = operations.is_managed(cipher) || operations.is_managed(other);
+        let mut both = |mut output: Option<&mut [u8]>| {
+            operations.recheck(token, credentials, cipher)?;
+            operations.recheck(token, credentials, other)?;
+            let outcome = operations.feed_with(cipher, |operation| operation.update(input, output.as_deref_mut()))?;
+            let Outcome::Written(written) = outcome else { return Ok(outcome) };
+            let plain = match (cipher, &output) {
+                (Function::Decrypt, Some(output)) => output.get(..written).unwrap_or_default(),
+                (Function::Decrypt, None) => &[],
+                _ => input,
+            };
+            operations.feed_with(other, |operation| operation.update(plain, None))?;
+            Ok(outcome)
+        };
+        let outcome = token.audited_output(managed, output, &mut both);
         if outcome.is_err() {
             operations.cancel(cipher);
             operations.cancel(other);

@@ -432,6 +432,12 @@ pub enum Command<'a> {
         contributions: &'a [&'a [u8]],
     },
 
+    /// Whether a managed key that changed since an operation with it began still permits it.
+    CheckUse {
+        key: &'a Record,
+        function: Function,
+    },
+
     /// Whether a use of a key needs no approval or has one: Done, or what is to be approved. Takes
     /// nothing.
     FindApproval {

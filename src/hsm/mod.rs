@@ -136,6 +136,7 @@ impl Hsm {
             }
             Command::DescribeDomain => self.describe_domain(),
             Command::Propose { request, key } => self.propose(ticket, request, key),
+            Command::CheckUse { key, function } => self.check_use(ticket, key, function),
             Command::FindApproval { key, action, input } => self.find_approval(ticket, key, action, input),
             Command::Approve { proposal, keys } => self.approve(ticket, proposal, keys),
             Command::DescribeCommand { proposal } => self.describe_command(proposal),

@@ -110,7 +110,8 @@ impl Hsm {
             return Err(ErrorKind::UserNotLoggedIn.into());
         }
         if !open.key.attributes.flag(ck::CKA_DESTROYABLE) {
-            return Err(ErrorKind::ActionProhibited.with("CKA_DESTROYABLE is false"));
+            let refused = Err(ErrorKind::ActionProhibited.with("CKA_DESTROYABLE is false"));
+            return self.recorded(&Recorded::of(audit::Action::DeleteKey, &open.key.attributes), refused);
         }
         // It is wiped when the last operation with it ends.
         self.cache.forget(record.sealed.digest());
@@ -161,10 +162,12 @@ impl Hsm {
         let row = mechanism::row(mechanism.kind)?;
         let functions = row.wrap.ok_or(ErrorKind::MechanismInvalid)?;
         let wrapping = self.open_with_secrets(access, wrapping)?;
-        refuse_managed(&wrapping.key)?;
+        self.refuse_managed(&wrapping.key, audit::Action::WrapKey)?;
         check_key(row, &wrapping.key, ck::CKA_WRAP, ErrorKind::WrappingKeyTypeInconsistent)?;
         let key = self.open_with_secrets(access, key)?;
-        separation::check_wrap(&wrapping.key, &key.key, mechanism, self.settings.key_separation)?;
+        if let Err(refused) = separation::check_wrap(&wrapping.key, &key.key, mechanism, self.settings.key_separation) {
+            return self.recorded(&Recorded::of(audit::Action::WrapKey, &key.key.attributes), Err(refused));
+        }
         let iv = mechanism::generated_iv(&mechanism.params)?;
         let with_iv = match (&iv, &mechanism.params) {
             (Some(iv), Params::GcmGenerate { aad, tag_bits, .. }) => {
@@ -200,7 +203,7 @@ impl Hsm {
             return Err(ErrorKind::MechanismInvalid.with("unwrapping with this mechanism is off unless configured"));
         }
         let unwrapping = self.open_with_secrets(access, unwrapping)?;
-        refuse_managed(&unwrapping.key)?;
+        self.refuse_managed(&unwrapping.key, audit::Action::UnwrapKey)?;
         check_key(row, &unwrapping.key, ck::CKA_UNWRAP, ErrorKind::UnwrappingKeyTypeInconsistent)?;
         if self.settings.key_separation {
             separation::check_unwrap(&unwrapping.key, mechanism)?;
@@ -295,8 +298,7 @@ impl Hsm {
         key: &Arc<Key>,
         begin: impl FnOnce() -> Result<Box<dyn Operation>>,
     ) -> Result<Box<dyn Operation>> {
-        let usage = key.attributes.ulong(CKA_KMS_USAGE).and_then(Usage::from_code);
-        let action = usage.and_then(|usage| Action::of(function, usage)).ok_or(ErrorKind::DeviceError)?;
+        let action = action_of(function, key)?;
         let begun = self
             .permit(access, &key.attributes, action, None)
             .map_err(Refused::into_standard)
@@ -307,6 +309,17 @@ impl Hsm {
                 Ok(Box::new(Watched::new(inner, (function, action.named()), Arc::clone(key), principal, recorder)))
             }
             Err(error) => self.recorded(&Recorded::of(action.named(), &key.attributes), Err(error)),
+        }
+    }
+
+    /// [`Command::CheckUse`](super::Command::CheckUse). A refusal is recorded.
+    pub(super) fn check_use(&self, ticket: &Ticket, key: &Record, function: Function) -> Result<Reply> {
+        let access = self.access(ticket);
+        let open = self.open(access, key)?;
+        let action = action_of(function, &open.key)?;
+        match self.permit(access, &open.key.attributes, action, None).map_err(Refused::into_standard) {
+            Ok(()) => Ok(Reply::Done),
+            Err(error) => self.recorded(&Recorded::of(action.named(), &open.key.attributes), Err(error)),
         }
     }
 
@@ -335,6 +348,15 @@ impl Hsm {
     /// Continues a digest from a saved state.
     pub fn resume(&self, _ticket: &Ticket, state: &[u8]) -> Result<Box<dyn Operation>> {
         mechanism::resume_digest(state)
+    }
+
+    /// The standard's mechanisms have no room for what a managed key's use is bound to.
+    fn refuse_managed(&self, key: &Key, action: audit::Action) -> Result<()> {
+        if !is_managed(&key.attributes) {
+            return Ok(());
+        }
+        let refused = ErrorKind::KeyFunctionNotPermitted.with("a managed key wraps and unwraps with CKM_KMS_WRAP");
+        self.recorded(&Recorded::of(action, &key.attributes), Err(refused))
     }
 
     /// A record's object, from the cache or unsealed, with everything about it checked.
@@ -475,19 +497,17 @@ fn may_see(access: Access, key: &Key) -> Result<()> {
     Ok(())
 }
 
+/// What a function of the standard does with a managed key.
+fn action_of(function: Function, key: &Key) -> Result<Action> {
+    let usage = key.attributes.ulong(CKA_KMS_USAGE).and_then(Usage::from_code);
+    usage.and_then(|usage| Action::of(function, usage)).ok_or_else(|| ErrorKind::DeviceError.into())
+}
+
 /// That what is sealed of a key was opened.
 fn check_secrets(open: &Open) -> Result<()> {
     let needs = matches!(open.key.class(), ck::CKO_SECRET_KEY | ck::CKO_PRIVATE_KEY);
     if needs && open.key.secrets.is_empty() {
         return Err(ErrorKind::UserNotLoggedIn.into());
-    }
-    Ok(())
-}
-
-/// The standard's mechanisms have no room for what a managed key's use is bound to.
-fn refuse_managed(key: &Key) -> Result<()> {
-    if is_managed(&key.attributes) {
-        return Err(ErrorKind::KeyFunctionNotPermitted.with("a managed key wraps and unwraps with CKM_KMS_WRAP"));
     }
     Ok(())
 }

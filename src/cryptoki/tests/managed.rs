@@ -287,3 +287,80 @@ fn envelopes_by_functions_of_the_standard() {
     refused(one.decrypt(here, &blob), ErrorKind::KmsDisabled);
     refused(one.decrypt(here, b"no envelope"), ErrorKind::KmsInvalidCiphertext);
 }
+
+#[test]
+fn an_operation_that_waits_ends_when_its_key_is_disabled() {
+    let (data, one) = token();
+    let two = process(data.path());
+    let (session, other) = (one.user(0), two.user(0));
+    let id = one.create_key(session, &json!({ "KeySpec": "HMAC_256" }));
+    let [key] = one.with_id(session, &id)[..] else { panic!() };
+    let mechanism = Mechanism { kind: ck::CKM_SHA256_HMAC, params: Params::None };
+    let begin = || one.init(session, Function::Sign, Some(&mechanism), key);
+    let sign = |data: &[u8]| one.one_shot(session, Function::Sign, data, Some(&mut [0; 32]));
+    let policy = |actions: &[&str]| {
+        let policy = json!({ "Statement": [{ "Principal": ["user"], "Action": actions }] });
+        let request = json!({ "KeyId": id, "Policy": policy });
+        two.manage(other, Manage::PutKeyPolicy, &request.to_string(), false).unwrap();
+    };
+
+    begin().unwrap();
+    two.of_key(other, Manage::DisableKey, &id).unwrap();
+    refused(sign(b"data"), ErrorKind::KeyFunctionNotPermitted);
+    refused(sign(b"data"), ErrorKind::OperationNotInitialized);
+    two.of_key(other, Manage::EnableKey, &id).unwrap();
+
+    // What changes nothing of it does not end it.
+    begin().unwrap();
+    let described = json!({ "KeyId": id, "Description": "another" });
+    two.manage(other, Manage::UpdateDescription, &described.to_string(), false).unwrap();
+    one.update(session, Function::Sign, b"da", None).unwrap();
+    policy(&["PutKeyPolicy"]);
+    refused(one.finish(session, Function::Sign, Some(&mut [0; 32])), ErrorKind::KeyFunctionNotPermitted);
+    policy(&["*"]);
+    begin().unwrap();
+    policy(&["PutKeyPolicy"]);
+    refused(one.update(session, Function::Sign, b"da", None), ErrorKind::KeyFunctionNotPermitted);
+    policy(&["*"]);
+    begin().unwrap();
+    sign(b"data").unwrap();
+}
+
+#[test]
+fn what_a_part_gave_and_what_was_refused_is_in_the_log() {
+    let (_data, module) = token();
+    let session = module.user(0);
+    let id = module.create_key(session, &json!({ "KeySpec": "AES_256", "StandardMechanisms": true }));
+    let key = module.with_id(session, &id)[0];
+    let said = || {
+        let rows = module.read_audit(session, 0, 100).unwrap();
+        let rows = rows.iter().map(|(_, line)| serde_json::from_str::<Value>(line).unwrap());
+        let said = |row: Value| Some(format!("{} {}", row["action"].as_str()?, row["outcome"].as_str()?));
+        rows.filter_map(said).collect::<Vec<_>>()
+    };
+    let stored = || module.audit_head(session).map(drop).unwrap();
+    let params = || Params::Gcm { iv: &[7; 12], aad: &[], tag_bits: 128 };
+    let begin =
+        || module.init(session, Function::Encrypt, Some(&Mechanism { kind: ck::CKM_AES_GCM, params: params() }), key);
+    let mut out = [0; 64];
+
+    begin().unwrap();
+    assert_eq!(module.update(session, Function::Encrypt, &[0; 32], Some(&mut out)).unwrap(), Outcome::Written(32));
+    stored();
+    assert_eq!(said(), ["CreateKey CKR_OK", "Encrypt CKR_OK"]);
+    module.finish(session, Function::Encrypt, Some(&mut out)).unwrap();
+    begin().unwrap();
+    module.update(session, Function::Encrypt, &[0; 32], Some(&mut out)).unwrap();
+    module.init(session, Function::Encrypt, None, key).unwrap();
+    refused(module.destroy_object(session, key), ErrorKind::ActionProhibited);
+    let wrap = Mechanism::new(ck::CKM_AES_KEY_WRAP);
+    refused(module.wrap_key(session, &wrap, key, key, 100).map(drop), ErrorKind::KeyFunctionNotPermitted);
+    stored();
+    let since = [
+        "Encrypt CKR_OK",
+        "Encrypt CKR_FUNCTION_CANCELED",
+        "DeleteKey CKR_ACTION_PROHIBITED",
+        "WrapKey CKR_KEY_FUNCTION_NOT_PERMITTED",
+    ];
+    assert_eq!(said()[2..], since);
+}

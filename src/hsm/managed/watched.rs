@@ -1,4 +1,4 @@
-//! A streaming operation with a managed key, recorded when it ends.
+//! A streaming operation with a managed key, recorded when it ends, or as soon as it gives something.
 
 use std::sync::Arc;
 
@@ -25,6 +25,8 @@ pub(in crate::hsm) struct Watched {
     /// How much more input it takes; None for any amount.
     room: Option<usize>,
     progress: Progress,
+    /// A part gave output, so the use is recorded. A failure that follows is, too.
+    gave: bool,
 }
 
 #[derive(PartialEq, Eq)]
@@ -46,7 +48,7 @@ impl Watched {
     ) -> Self {
         let signs = matches!(function, Function::Sign | Function::Verify | Function::SignRecover);
         let room = signs.then_some(MAX_MESSAGE);
-        Self { inner, key, action, principal, recorder, room, progress: Progress::Begun }
+        Self { inner, key, action, principal, recorder, room, progress: Progress::Begun, gave: false }
     }
 
     /// Refuses what is too much. What is taken is counted by [`Self::took`].
@@ -70,9 +72,30 @@ impl Watched {
             return outcome;
         }
         self.progress = Progress::Over;
+        if self.gave && outcome.is_ok() {
+            return outcome;
+        }
+        self.record(outcome)
+    }
+
+    fn record<T>(&self, outcome: Result<T>) -> Result<T> {
         let what = Recorded::of(self.action, &self.key.attributes);
         let recorded = self.recorder.record(&self.principal, &what, &outcome);
         outcome.and_then(|done| recorded.map(|()| done))
+    }
+
+    /// Records the use when its first output is about to be given: there may be no end.
+    fn giving(&mut self, outcome: Outcome, output: Option<&mut [u8]>) -> Result<Outcome> {
+        if self.gave || !matches!(outcome, Outcome::Written(written) if written > 0) {
+            return Ok(outcome);
+        }
+        self.gave = true;
+        let recorded = self.record(Ok(outcome));
+        if recorded.is_err() {
+            self.progress = Progress::Over;
+            output.into_iter().for_each(|output| output.zeroize());
+        }
+        recorded
     }
 
     /// The end of an operation that writes to `output`.
@@ -89,13 +112,13 @@ impl Watched {
 }
 
 impl Operation for Watched {
-    fn update(&mut self, input: &[u8], output: Option<&mut [u8]>) -> Result<Outcome> {
-        let outcome = self.check_room(input.len()).and_then(|()| self.inner.update(input, output));
+    fn update(&mut self, input: &[u8], mut output: Option<&mut [u8]>) -> Result<Outcome> {
+        let outcome = self.check_room(input.len()).and_then(|()| self.inner.update(input, output.as_deref_mut()));
         match outcome {
             Ok(Outcome::Needed(_)) => outcome,
             Ok(written) => {
                 self.took(input.len());
-                Ok(written)
+                self.giving(written, output)
             }
             Err(error) => self.end(Err(error)),
         }
