@@ -101,7 +101,7 @@
 #define KMS_R_UNSUPPORTED (CKR_VENDOR_DEFINED | 0x4b4d5303UL)
 /* a limit is reached */
 #define KMS_R_LIMIT_EXCEEDED (CKR_VENDOR_DEFINED | 0x4b4d5304UL)
-/* there is no such key, alias or grant */
+/* there is no such key, alias, grant or user */
 #define KMS_R_NOT_FOUND (CKR_VENDOR_DEFINED | 0x4b4d5305UL)
 /* it exists already */
 #define KMS_R_ALREADY_EXISTS (CKR_VENDOR_DEFINED | 0x4b4d5306UL)

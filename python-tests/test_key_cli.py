@@ -16,6 +16,7 @@ CONCLAVE = MODULE.with_name("conclave")
 PIN = "123456"
 SO_PIN = "87654321"
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32}")
+NOT_FOUND = 3
 REFUSED = 5
 DAY = 86_400
 
@@ -173,12 +174,25 @@ def test_what_is_due_is_done_for_cron(cli):
     doomed = cli.create("--alias", "doomed")
     cli("key", "delete", "doomed", "--days", "7", "--yes")
     assert "Nothing was due." in cli("key", "rotate", "--due")
-    # A login does it, too: the two need a moment between them.
-    said = cli.json("key", "rotate", "--due", ahead="+91d")
-    assert set(said) == {"rotated", "deleted", "expired", "failed", "dry_run"}
+    # Its own login leaves it all to the command, which tells what was done; a dry run does nothing.
+    for dry_run in (True, False):
+        said = cli.json("key", "rotate", "--due", *["--dry-run"] * dry_run, ahead="+91d")
+        assert said == {"rotated": 1, "deleted": 1, "expired": 0, "failed": 0, "dry_run": dry_run}
+    assert "Nothing was due." in cli("key", "rotate", "--due", ahead="+91d")
     described = cli.json("key", "describe", "files", ahead="+91d")
     assert described["KeyVersion"] == 2
     assert doomed not in cli("key", "list", ahead="+91d")
+    told = [line.split()[1:3] for line in cli("audit", "list", ahead="+91d").splitlines()]
+    assert ["-", "DeleteKey"] in told and ["-", "RotateKey"] in told
+
+
+def test_the_audit_log_of_one_key_by_its_alias(cli):
+    cli.bytes("key", "encrypt", "files", input=b"secret")
+    header, *rows = cli("audit", "list", "--key", "files").splitlines()
+    key = cli.json("key", "describe", "files")["KeyId"]
+    assert rows and all(row.index(key) == header.index("KEY") for row in rows)
+    status, said = cli.fails("audit", "list", "--key", "none")
+    assert status == NOT_FOUND and "conclave alias list" in said
 
 
 def test_rotation(cli):

@@ -224,7 +224,7 @@ kinds! {
     KmsInvalidState = KMS_R_INVALID_STATE, "the key's state does not allow this";
     KmsUnsupported = KMS_R_UNSUPPORTED, "keys of this kind do not support this";
     KmsLimitExceeded = KMS_R_LIMIT_EXCEEDED, "a limit is reached";
-    KmsNotFound = KMS_R_NOT_FOUND, "there is no such key, alias or grant";
+    KmsNotFound = KMS_R_NOT_FOUND, "there is no such key, alias, grant or user";
     KmsAlreadyExists = KMS_R_ALREADY_EXISTS, "it exists already";
     KmsInvalidAliasName = KMS_R_INVALID_ALIAS_NAME, "the alias is not a valid name";
     KmsInvalidTag = KMS_R_INVALID_TAG, "a tag is not valid";

@@ -147,13 +147,13 @@ pub(super) fn after_fork_in_child() {
 /// Checks the arguments of C_Initialize: what goes down, and the callbacks if they must be used.
 fn parse(args: Option<ck::CK_C_INITIALIZE_ARGS>) -> Result<(Options, Option<Callbacks>)> {
     let Some(args) = args else {
-        return Ok((Options { enter_thread: Some(exit::arrive) }, None));
+        return Ok((Options { enter_thread: Some(exit::arrive), ..Options::default() }, None));
     };
     if !args.pReserved.is_null() {
         return Err(ErrorKind::ArgumentsBad.with("pReserved is not NULL"));
     }
     let no_threads = args.flags & ck::CKF_LIBRARY_CANT_CREATE_OS_THREADS != 0;
-    let options = Options { enter_thread: (!no_threads).then_some(exit::arrive) };
+    let options = Options { enter_thread: (!no_threads).then_some(exit::arrive), ..Options::default() };
     let callbacks = match (args.CreateMutex, args.DestroyMutex, args.LockMutex, args.UnlockMutex) {
         (None, None, None, None) => None,
         (Some(create), Some(destroy), Some(lock), Some(unlock)) => Some(Callbacks { create, destroy, lock, unlock }),

@@ -198,7 +198,7 @@ impl Module {
             Ok(ticket) => {
                 token.begin_login(holder, ticket, before)?;
                 token.housekeep();
-                token.look_after_due_keys(&token.credentials());
+                token.look_after_due_keys(&token.credentials(), self.settings.leaves_due_keys);
                 token.reseal_in_background(self.settings.threads);
                 Ok(())
             }

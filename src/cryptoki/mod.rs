@@ -56,6 +56,8 @@ pub struct Options {
     /// What each thread of the library's own calls first, and ends if it is refused. None: there are
     /// to be no such threads (CKF_LIBRARY_CANT_CREATE_OS_THREADS).
     pub enter_thread: Option<fn() -> Result<()>>,
+    /// A login leaves what is due of managed keys to `run_due`, which then can tell of all that was done.
+    pub leaves_due_keys: bool,
 }
 
 /// `CK_SLOT_INFO` without padding.
@@ -120,6 +122,7 @@ struct Settings {
     /// For the operators' approval of a use of a key.
     approval_wait: Duration,
     max_managed_keys: u64,
+    leaves_due_keys: bool,
 }
 
 /// The library between C_Initialize and C_Finalize.
@@ -162,6 +165,7 @@ impl Module {
             threads: options.enter_thread.map_or(Threads::Forbidden, Threads::Allowed),
             approval_wait: config.approval_wait,
             max_managed_keys: config.max_managed_keys,
+            leaves_due_keys: options.leaves_due_keys,
         };
         Self::over(Box::new(Embedded::open(config, hsm)?), settings)
     }

@@ -40,7 +40,9 @@ pub(super) trait Connections: Send + Sync {
 
 /// The right to use SQLite and lock files. A thread must not ask for a second one while it holds
 /// one: a fork that waits between the two would stop both.
-pub(super) struct Pass(#[allow(dead_code)] RwLockReadGuard<'static, ()>);
+pub(super) struct Pass {
+    _gate: RwLockReadGuard<'static, ()>,
+}
 
 impl Pass {
     /// Has the store's connections closed before each fork.
@@ -71,7 +73,7 @@ impl Epoch {
     /// Waits while another thread forks.
     pub(super) fn enter(self) -> Result<Pass> {
         self.check()?;
-        Ok(Pass(GATE.read().unwrap_or_else(PoisonError::into_inner)))
+        Ok(Pass { _gate: GATE.read().unwrap_or_else(PoisonError::into_inner) })
     }
 }
 

@@ -1,15 +1,16 @@
 //! `conclave audit`: the log of who did what with which managed key.
 
 use std::collections::VecDeque;
-use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
 
+use conclave::error::ErrorKind;
 use conclave::text::hex;
 use cryptoki_sys as ck;
 use serde_json::{Value, json};
 
 use crate::args::{AuditCommand, AuditExport, AuditHead, AuditList, AuditVerify};
 use crate::files;
+use crate::managed::reference;
 use crate::output::{self, Failure, Progress, cell};
 use crate::session::{Live, unhex};
 
@@ -20,9 +21,9 @@ const PAGE: usize = 1000;
 const COLUMNS: [(&str, &str, usize); 7] = [
     ("TIME", "time", 24),
     ("PRINCIPAL", "principal", 9),
-    ("ACTION", "action", 16),
+    ("ACTION", "action", 25),
     ("KEY", "key", 36),
-    ("OUTCOME", "outcome", 7),
+    ("OUTCOME", "outcome", 24),
     ("TARGET", "target", 6),
     ("CONTEXT", "context", 7),
 ];
@@ -39,11 +40,12 @@ pub(crate) fn run(command: &AuditCommand, as_json: bool) -> Result<(), Failure> 
 fn list(list: &AuditList, as_json: bool) -> Result<(), Failure> {
     let live = Live::public(list.login.token.as_deref())?;
     live.log_in(&list.login, ck::CKU_USER)?;
+    let key = list.key.as_deref().map(|key| key_id(&live, key)).transpose()?;
     let mut newest = VecDeque::new();
     let mut printer = Printer::new(as_json);
     for_each(&live, 0, &mut |line| {
         let row: Value = serde_json::from_str(line).unwrap_or_default();
-        let wanted = row["row"] == "event" && list.key.as_ref().is_none_or(|key| row["key"] == **key);
+        let wanted = row["row"] == "event" && key.as_ref().is_none_or(|key| row["key"] == **key);
         match (wanted, list.last) {
             (false, _) => {}
             (true, None) => printer.print(&row),
@@ -59,6 +61,15 @@ fn list(list: &AuditList, as_json: bool) -> Result<(), Failure> {
     newest.iter().for_each(|row| printer.print(row));
     printer.end();
     Ok(())
+}
+
+/// The id of a key; one that is given stays, for the key may be gone.
+fn key_id(live: &Live, key: &str) -> Result<String, Failure> {
+    let named = reference(key);
+    if !named.starts_with("alias/") {
+        return Ok(named);
+    }
+    Ok(cell(&live.describe_key(&named)?, "KeyId"))
 }
 
 /// Prints events as they come: a table, or a JSON array.
@@ -86,6 +97,8 @@ impl Printer {
                     let pairs = context.iter().map(|(key, value)| format!("{key:?}={value}"));
                     pairs.collect::<Vec<_>>().join(" ")
                 }
+                // What the HSM did of itself is nobody's.
+                Value::String(nobody) if nobody.is_empty() => "-".to_owned(),
                 _ => cell(row, name),
             }));
         }
@@ -113,7 +126,12 @@ fn verify(verify: &AuditVerify, as_json: bool) -> Result<(), Failure> {
     let mut progress = Progress::new(as_json);
     let report = live.module.verify_audit(live.session, head.as_deref(), &mut |done, total| progress.show(done, total));
     drop(progress);
-    let report = report.map_err(|error| Failure::while_("the audit log cannot be verified", &error))?;
+    let report = report.map_err(|error| match (&verify.head, error.kind()) {
+        (Some(head), ErrorKind::DataInvalid) => {
+            Failure::new(format!("{} is no head of an audit log ({error})", files::name(head)))
+        }
+        _ => Failure::while_("the audit log cannot be verified", &error),
+    })?;
     if as_json {
         output::json(&serde_json::to_value(&report).unwrap_or_default());
     } else {
@@ -146,13 +164,10 @@ fn verify(verify: &AuditVerify, as_json: bool) -> Result<(), Failure> {
 fn export(export: &AuditExport, as_json: bool) -> Result<(), Failure> {
     let live = Live::public(export.login.token.as_deref())?;
     live.log_in(&export.login, ck::CKU_USER)?;
-    let failed = |error: std::io::Error| Failure::new(format!("cannot write {}: {error}", export.out.display()));
+    let failed = |error: std::io::Error| files::unwritten(&export.out, &error);
     let standard = files::is_standard(&export.out);
-    let out: Box<dyn Write> = if standard {
-        Box::new(std::io::stdout().lock())
-    } else {
-        Box::new(OpenOptions::new().write(true).create_new(true).open(&export.out).map_err(failed)?)
-    };
+    let out: Box<dyn Write> =
+        if standard { Box::new(std::io::stdout().lock()) } else { Box::new(files::create(&export.out)?) };
     let (mut out, mut rows) = (BufWriter::new(out), 0_u64);
     for_each(&live, export.after, &mut |line| {
         rows += 1;
@@ -160,7 +175,11 @@ fn export(export: &AuditExport, as_json: bool) -> Result<(), Failure> {
     })?;
     out.flush().map_err(failed)?;
     if !standard {
-        output::done(as_json, &format!("{rows} rows were written"), &json!({ "rows": rows }));
+        output::done(
+            as_json,
+            &format!("{rows} rows were written to {}.", export.out.display()),
+            &json!({ "rows": rows }),
+        );
     }
     Ok(())
 }
@@ -174,7 +193,7 @@ fn head(head: &AuditHead, as_json: bool) -> Result<(), Failure> {
     match &head.out {
         Some(out) => {
             files::write_new(out, &signed)?;
-            files::report(out, as_json, &format!("the head was written to {}", out.display()), &printed);
+            files::report(out, as_json, &format!("The head was written to {}.", out.display()), &printed);
         }
         None => output::done(as_json, &hex(&signed), &printed),
     }

@@ -1,6 +1,6 @@
 //! Papers: files of bytes, where `-` is the standard input or output.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -11,6 +11,11 @@ use crate::output::{self, Failure};
 
 pub(crate) fn is_standard(path: &Path) -> bool {
     path.as_os_str() == "-"
+}
+
+/// A paper's name in a sentence.
+pub(crate) fn name(path: &Path) -> String {
+    if is_standard(path) { "the standard input".to_owned() } else { path.display().to_string() }
 }
 
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
@@ -30,14 +35,23 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     if is_standard(path) {
         return to_standard_output(bytes);
     }
-    let failed = |error: std::io::Error| match error.kind() {
+    let mut file = create(path)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| unwritten(path, &error))
+}
+
+/// A file that is not there yet.
+pub(crate) fn create(path: &Path) -> Result<File, Failure> {
+    let created = OpenOptions::new().write(true).create_new(true).open(path);
+    created.map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
             Failure::new(format!("{} exists already: give another name", path.display()))
         }
-        _ => Failure::new(format!("cannot write {}: {error}", path.display())),
-    };
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+        _ => unwritten(path, &error),
+    })
+}
+
+pub(crate) fn unwritten(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(format!("cannot write {}: {error}", path.display()))
 }
 
 /// Writes a paper in place of the one there may be: it is the old one or the new one at any time.
@@ -54,7 +68,7 @@ fn replace_with(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
     if is_standard(path) {
         return to_standard_output(bytes);
     }
-    let failed = |error| Failure::new(format!("cannot write {}: {error}", path.display()));
+    let failed = |error| unwritten(path, &error);
     // A pipe or a device is written to as it is.
     if std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
         return OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(bytes)).map_err(failed);

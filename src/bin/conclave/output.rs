@@ -54,6 +54,14 @@ impl Failure {
         Self { code, message: format!("{doing}: {error}{}", advice(error.kind())), rv: Some(error.kind().name()) }
     }
 
+    /// Adds what to do about a failure of this return code.
+    pub(crate) fn advise(mut self, kind: ErrorKind, advice: &str) -> Self {
+        if self.rv == Some(kind.name()) {
+            self.message.push_str(advice);
+        }
+        self
+    }
+
     pub(crate) fn report(&self, json: bool) -> ExitCode {
         if json {
             eprintln!("{}", serde_json::json!({ "error": self.message, "rv": self.rv }));
@@ -73,13 +81,13 @@ fn advice(kind: ErrorKind) -> &'static str {
              a locked SO PIN leaves only `conclave token destroy`; where operators govern, they reset either: \
              `conclave proposal new reset-pin`"
         }
-        ErrorKind::UserPinNotInitialized => "; `conclave user set-pin` sets it",
+        ErrorKind::UserPinNotInitialized => "; `conclave user list` says who has one, `conclave user set-pin` sets it",
         ErrorKind::TokenNotRecognized | ErrorKind::DeviceError => "; run `conclave doctor`",
-        ErrorKind::KmsNotFound => "; see `conclave key list` and `conclave alias list`",
+        ErrorKind::UserNotLoggedIn => "; this takes a user's login (--pin, perhaps with --login-as), not the SO's",
+        ErrorKind::KmsNotFound => "; see `conclave key list`, `conclave alias list`, `conclave grant list`",
         ErrorKind::KmsDisabled => "; `conclave key enable` enables it",
         ErrorKind::KmsInvalidState => "; `conclave key describe` shows its state",
         ErrorKind::KmsAccessDenied => "; `conclave key policy show` and `conclave grant list` say who may",
-        ErrorKind::KmsInvalidCiphertext => "; to decrypt, --context must say what it said to encrypt",
         ErrorKind::KmsInvalidImportToken | ErrorKind::KmsExpiredImportToken => {
             "; `conclave key import-parameters` gives a new one"
         }
@@ -127,8 +135,8 @@ pub(crate) fn items(list: &Value) -> &[Value] {
     list.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// One member of an item as text, a date if the name ends with `@`; the item itself if none is named. Names that people gave are
-/// shown escaped, so that none can pass for another row.
+/// One member of an item as text, a date if the name ends with `@`; the item itself if none is named.
+/// Names that people gave are shown escaped, so that none can pass for another row.
 pub(crate) fn cell(item: &Value, column: &str) -> String {
     let (path, date) = match column.strip_suffix('@') {
         Some(path) => (path, true),

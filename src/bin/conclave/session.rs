@@ -11,7 +11,11 @@ use conclave::text::hex;
 
 /// The library as an application has it after C_Initialize.
 pub(crate) fn open_module() -> Result<Module, Failure> {
-    Module::new(Options::default()).map_err(|error| Failure::while_("cannot start the module", &error))
+    start(Options::default())
+}
+
+fn start(options: Options) -> Result<Module, Failure> {
+    Module::new(options).map_err(|error| Failure::while_("cannot start the module", &error))
 }
 
 /// The initialised tokens and their slots.
@@ -81,7 +85,15 @@ pub(crate) struct Live {
 impl Live {
     /// Without a login.
     pub(crate) fn public(token: Option<&str>) -> Result<Self, Failure> {
-        let module = open_module()?;
+        Self::with(open_module()?, token)
+    }
+
+    /// The same, and the login will leave what is due to `run_due`.
+    pub(crate) fn for_run_due(token: Option<&str>) -> Result<Self, Failure> {
+        Self::with(start(Options { leaves_due_keys: true, ..Options::default() })?, token)
+    }
+
+    fn with(module: Module, token: Option<&str>) -> Result<Self, Failure> {
         let (slot, token) = find_token(&module, token)?;
         let session = open(&module, slot, ck::CKU_USER, "none")?;
         Ok(Self { module, slot, token, session })

@@ -80,15 +80,15 @@ impl Module {
 }
 
 impl Token {
-    /// After a login: does what is due of a few keys, and warns of what expires soon. The login does
-    /// not depend on it.
-    pub(in crate::cryptoki) fn look_after_due_keys(self: &Arc<Self>, login: &Credentials) {
+    /// After a login: does what is due of a few keys unless it is left to another, and warns of what
+    /// expires soon. The login does not depend on it.
+    pub(in crate::cryptoki) fn look_after_due_keys(self: &Arc<Self>, login: &Credentials, left: bool) {
         if login.require_user().is_err() {
             return;
         }
         let work = || -> Result<DueReport> {
             let mut report = DueReport::default();
-            for found in self.store.due(now(), PER_LOGIN)? {
+            for found in self.store.due(now(), if left { 0 } else { PER_LOGIN })? {
                 self.look_after(login, &found.object, false, &mut report)?;
             }
             for key in self.expiring(login, ANNOUNCED, PER_LOGIN)? {

@@ -38,6 +38,7 @@ fn process(world: &Arc<World>) -> Module {
         threads: Threads::Forbidden,
         approval_wait: std::time::Duration::ZERO,
         max_managed_keys: 100_000,
+        leaves_due_keys: false,
     };
     Module::over(Box::new(FakeBackend(world.clone())), settings).unwrap()
 }

@@ -28,6 +28,7 @@ pub(super) fn process(data: &Path) -> Module {
         threads: Threads::Forbidden,
         approval_wait: std::time::Duration::ZERO,
         max_managed_keys: 100_000,
+        leaves_due_keys: false,
     };
     Module::over(Box::new(Embedded::at(data, hsm, true).unwrap()), settings).unwrap()
 }

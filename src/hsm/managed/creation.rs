@@ -81,14 +81,16 @@ impl Made {
 impl Creation {
     /// `random` makes the key id.
     pub(in crate::hsm) fn new(request: &Request<'_>, random: [u8; 16], now: u64) -> Answer<Self> {
-        let spec = Spec::named(request.spec).ok_or_else(|| Reason::Arguments.with("there is no such key spec"))?;
+        let spec = Spec::named(request.spec).ok_or_else(|| Reason::Arguments.with(Spec::none_such()))?;
         let purpose = match (request.usage, spec.purposes) {
             (Some(usage), _) => spec.purpose(usage).ok_or_else(|| {
                 Reason::Arguments.with(format!("keys of the spec {} are not for {}", spec.name, usage.name()))
             })?,
             (None, [only]) => only,
             (None, _) => {
-                return Err(Reason::Arguments.with(format!("keys of the spec {} need a usage", spec.name)));
+                let usages: Vec<_> = spec.purposes.iter().map(|purpose| purpose.usage.name()).collect();
+                let usages = usages.join(" or ");
+                return Err(Reason::Arguments.with(format!("keys of the spec {} need a usage: {usages}", spec.name)));
             }
         };
         check_description(request.description)?;

@@ -227,7 +227,8 @@ impl<'a> Grant<'a> {
         let asked = policy::texts(request.get("Operations"), "Operations")?;
         let known = |name: &str| OPERATIONS.iter().any(|(action, _)| action.name() == name);
         if let Some(name) = asked.iter().find(|name| !known(name)) {
-            return Err(format!("{name:?} is no operation that can be granted"));
+            let known: Vec<_> = OPERATIONS.iter().map(|(action, _)| action.name()).collect();
+            return Err(format!("{name:?} is no operation that can be granted: those are {}", known.join(", ")));
         }
         let operations = OPERATIONS.iter().filter(|(action, _)| asked.contains(&action.name()));
         let constraint = request.get("Constraints").map(|value| Condition::from_json(value, EQUALS, SUBSET));

@@ -90,8 +90,9 @@ pub(super) fn denied(key: &Attributes, principal: &str, action: Action) -> Refus
     let text = |kind| key.bytes(kind).map(String::from_utf8_lossy).unwrap_or_default();
     let (id, label) = (text(CKA_KMS_KEY_ID), text(ck::CKA_LABEL));
     let name = action.name();
+    let label = if label.is_empty() { String::new() } else { format!(" ({label:?})") };
     Reason::AccessDenied.with(format!(
-        "neither the policy nor a grant of the key {id} ({label:?}) allows {principal:?} the action {name} as it was asked"
+        "neither the policy nor a grant of the key {id}{label} allows {principal:?} the action {name} as it was asked"
     ))
 }
 

@@ -63,6 +63,12 @@ impl Spec {
         SPECS.iter().find(|spec| spec.name == name || (!name.is_empty() && spec.also == name))
     }
 
+    /// What to say where a name is none.
+    pub(in crate::hsm) fn none_such() -> String {
+        let names: Vec<_> = SPECS.iter().map(|spec| spec.name).collect();
+        format!("there is no such key spec; there are {}", names.join(", "))
+    }
+
     pub(in crate::hsm) fn is_symmetric(&self) -> bool {
         matches!(self.size, Size::Secret(_))
     }

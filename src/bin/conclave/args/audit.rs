@@ -36,8 +36,8 @@ pub(crate) enum AuditCommand {
 pub(crate) struct AuditList {
     #[command(flatten)]
     pub(crate) login: Login,
-    /// Only of the key with this id.
-    #[arg(long, value_name = "ID")]
+    /// Only of this key: its id, also when the key is gone, or an alias of it.
+    #[arg(long, value_name = "KEY")]
     pub(crate) key: Option<String>,
     /// Only the newest.
     #[arg(long, value_name = "NUMBER")]

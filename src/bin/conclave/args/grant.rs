@@ -11,7 +11,7 @@ pub(crate) enum GrantCommand {
         after_help = "Examples:\n  conclave grant create invoices --grantee user:anna --operations Encrypt,Decrypt --token web\n  \
                             conclave grant create invoices --grantee user:anna --operations Decrypt --context-subset customer=7\n\n\
                             Operations are such as Encrypt, Decrypt, ReEncrypt, GenerateDataKey, GenerateDataKeyPair, Sign, \
-                            Verify, GenerateMac, VerifyMac, DeriveSharedSecret, GetPublicKey, DescribeKey, CreateGrant, \
+                            Verify, GenerateMac, VerifyMac, DeriveSharedSecret, WrapKey, UnwrapKey, CreateGrant, \
                             RetireGrant. With a context the grant holds only where the encryption context is that one, or \
                             contains it."
     )]
@@ -20,7 +20,7 @@ pub(crate) enum GrantCommand {
     #[command(after_help = "Examples:\n  conclave grant list invoices --token web\n  \
                             conclave grant list invoices --so-pin env:SO_PIN --json")]
     List(OneKey),
-    /// Give a grant up, as the user who got it or who may retire it.
+    /// Give a grant up, as its retiring principal, or as the grantee if RetireGrant is among its operations.
     #[command(
         after_help = "Example:\n  conclave grant retire invoices 5f2d5cc3-3c5a-4f8a-9f3e-0b2c9d1e7a44 --login-as anna --token web"
     )]
@@ -42,7 +42,7 @@ pub(crate) struct GrantCreate {
     /// What the grantee may do.
     #[arg(long, value_name = "OPERATION,…", value_delimiter = ',', required = true)]
     pub(crate) operations: Vec<String>,
-    /// Who may retire it besides the grantee.
+    /// Who may retire it, besides the grantee if RetireGrant is among the operations.
     #[arg(long, value_name = "PRINCIPAL")]
     pub(crate) retiring: Option<String>,
     /// A name for it.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use conclave::error::ErrorKind;
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -28,7 +29,7 @@ pub(super) fn decrypt(decrypt: &KeyDecrypt, as_json: bool) -> Result<(), Failure
     let live = Live::logged_in(&decrypt.login)?;
     let key = decrypt.key.as_deref().map(reference);
     let plaintext = live.module.kms_decrypt(live.session, key.as_deref(), &context, &blob, decrypt.trial.dry_run);
-    let plaintext = unless_dry("cannot decrypt", plaintext)?;
+    let plaintext = unless_dry("cannot decrypt", plaintext).map_err(|failure| with_advice(failure, "--context"))?;
     let plaintext = plaintext.as_deref().map(Vec::as_slice);
     deliver(plaintext, &decrypt.stream.output, files::replace_secret, "decrypted", as_json)
 }
@@ -41,7 +42,14 @@ pub(super) fn re_encrypt(again: &KeyReEncrypt, as_json: bool) -> Result<(), Fail
     let key = reference(&change.of.key);
     let blob = live.module.kms_reencrypt(live.session, &source, &blob, &key, &context, change.trial.dry_run);
     let doing = format!("cannot encrypt again with {}", change.of.key);
-    deliver(unless_dry(&doing, blob)?.as_deref(), &again.stream.output, files::replace, "encrypted again", as_json)
+    let blob = unless_dry(&doing, blob).map_err(|failure| with_advice(failure, "--source-context"))?;
+    deliver(blob.as_deref(), &again.stream.output, files::replace, "encrypted again", as_json)
+}
+
+/// A blob is refused without a reason, so that nobody learns one; this is the likely one.
+fn with_advice(failure: Failure, option: &str) -> Failure {
+    let advice = format!("; {option} must say what --context said to encrypt");
+    failure.advise(ErrorKind::KmsInvalidCiphertext, &advice)
 }
 
 pub(super) fn data_key(data_key: &KeyDataKey, as_json: bool) -> Result<(), Failure> {

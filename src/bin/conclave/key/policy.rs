@@ -37,7 +37,7 @@ fn set(set: &PolicySet, as_json: bool) -> Result<(), Failure> {
 
 /// A policy from a file.
 pub(super) fn read(file: &Path) -> Result<Value, Failure> {
-    let name = file.display();
+    let name = files::name(file);
     serde_json::from_slice(&files::read(file)?).map_err(|error| {
         Failure::usage(format!("{name} is not JSON ({error}): `conclave key policy show` gives an example"))
     })

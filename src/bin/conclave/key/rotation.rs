@@ -2,16 +2,17 @@
 
 use conclave::cryptoki::KeyQuery;
 use conclave::hsm::Manage;
+use cryptoki_sys as ck;
 use serde_json::json;
 
-use crate::args::{ChangeKey, KeyRotate, KeyRotation, OneKey, Trial};
+use crate::args::{ChangeKey, KeyRotate, KeyRotation, Login, OneKey, Trial};
 use crate::managed::{self, reference};
 use crate::output::{self, Failure, Progress, cell};
 use crate::session::Live;
 
 pub(super) fn rotate(rotate: &KeyRotate, as_json: bool) -> Result<(), Failure> {
+    let Some(key) = &rotate.key else { return due(&rotate.login, rotate.trial.dry_run, as_json) };
     let live = Live::logged_in(&rotate.login)?;
-    let Some(key) = &rotate.key else { return due(&live, rotate.trial.dry_run, as_json) };
     let request = json!({ "KeyId": reference(key) });
     let doing = format!("cannot rotate {key}");
     if live.manage(&doing, Manage::RotateKey, &request, rotate.trial.dry_run)?.is_none() {
@@ -23,7 +24,9 @@ pub(super) fn rotate(rotate: &KeyRotate, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn due(live: &Live, dry_run: bool, as_json: bool) -> Result<(), Failure> {
+fn due(login: &Login, dry_run: bool, as_json: bool) -> Result<(), Failure> {
+    let live = Live::for_run_due(login.token.as_deref())?;
+    live.log_in(login, ck::CKU_USER)?;
     let mut progress = Progress::new(as_json);
     let report = live.module.run_due(live.session, dry_run, &mut |done, total| progress.show(done, total));
     drop(progress);
