@@ -123,6 +123,12 @@ def test_envelopes_and_data_keys(guarded):
     assert kms.describe(key)["DualControl"]["Threshold"] == 2
     with refused("KMS_R_ACCESS_DENIED"):
         kms.encrypt(key, b"plain")
+    with refused("KMS_R_ACCESS_DENIED"):
+        kms.data_key(key)
+    kms.audit_head()
+    denied = [row["action"] for row in kms.read_audit()
+              if row.get("key") == key and row["outcome"] == "KMS_R_ACCESS_DENIED"]
+    assert denied == ["Encrypt", "GenerateDataKey"]
     with refused("KMS_R_DRY_RUN"):
         kms.encrypt(key, b"plain", dry_run=True)
     both = guarded.anna, guarded.ben

@@ -45,9 +45,10 @@ def test_what_a_new_key_is(kms):
         ck.CKA_KMS_STATE: ck.KMS_STATE_ENABLED, ck.CKA_KMS_VERSION: 1,
     }.items():
         assert session.get_number(handle, kind) == value
-    for kind in ("TOKEN", "PRIVATE", "SENSITIVE", "ALWAYS_SENSITIVE", "NEVER_EXTRACTABLE", "LOCAL", "KMS_MANAGED"):
+    for kind in ("TOKEN", "PRIVATE", "SENSITIVE", "ALWAYS_SENSITIVE", "NEVER_EXTRACTABLE", "LOCAL", "KMS_MANAGED",
+                 "WRAP", "UNWRAP"):
         assert session.get(handle, getattr(ck, f"CKA_{kind}")) == b"\x01", kind
-    for kind in ("EXTRACTABLE", "DESTROYABLE", "COPYABLE", "TRUSTED", "WRAP", "UNWRAP"):
+    for kind in ("EXTRACTABLE", "DESTROYABLE", "COPYABLE", "TRUSTED"):
         assert session.get(handle, getattr(ck, f"CKA_{kind}")) == b"\x00", kind
     assert session.get(handle, ck.CKA_ID) == session.get(handle, ck.CKA_KMS_KEY_ID) == key.encode()
     assert session.get(handle, ck.CKA_LABEL) == b"shop key"

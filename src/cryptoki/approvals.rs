@@ -52,7 +52,7 @@ pub(super) enum Attempt<T> {
 impl<T> Attempt<T> {
     /// A command with this key was answered by a request.
     pub(super) fn wanted(request: ApprovalRequest, key: &Record) -> Self {
-        Self::Wanted(Box::new(Wanted { request, key: key.clone() }))
+        Self::Wanted(Box::new(Wanted { request, key: key.clone(), watched: false }))
     }
 }
 
@@ -60,6 +60,8 @@ impl<T> Attempt<T> {
 pub(super) struct Wanted {
     pub(super) request: ApprovalRequest,
     pub(super) key: Record,
+    /// The HSM holds an operation that records its own end.
+    pub(super) watched: bool,
 }
 
 impl Module {
@@ -87,6 +89,9 @@ impl Module {
             let wait =
                 Wait { module: self, handle, token: &session.token, credentials: &credentials, deadline, denied };
             if let Err(error) = wait.obtain(&wanted) {
+                if !wanted.watched {
+                    wait.record_refusal(&wanted);
+                }
                 if let (Some(function), Ok(mut state)) = (function, session.enter()) {
                     state.operations.cancel(function);
                 }
@@ -187,6 +192,14 @@ impl Wait<'_> {
             None => self.propose(wanted)?,
         };
         self.wait_for(&claim, pending.lacking, wanted)
+    }
+
+    /// That nobody approved the use. If the login has ended, there is nothing to record it with.
+    fn record_refusal(&self, Wanted { request, key, .. }: &Wanted) {
+        let command = Command::Unapproved { key, action: &request.action, refused: self.denied };
+        if let Err(error) = self.token.audited(true, || self.call(command)) {
+            tracing::warn!(slot = self.token.slot, %error, "a use that was not approved is not in the audit log");
+        }
     }
 
     fn call(&self, command: Command<'_>) -> Result<Reply> {

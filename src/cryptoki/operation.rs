@@ -254,9 +254,9 @@ impl Operations {
         if active.authentication == Authentication::Wanted || (input.is_some() && active.fed) {
             return Ok(None);
         }
-        let key = key.record.clone();
+        let (key, watched) = (key.record.clone(), active.mechanism != Some(CKM_KMS_ENVELOPE));
         match active.operation.approval(input) {
-            Ok(request) => Ok(request.map(|request| Box::new(Wanted { request, key }))),
+            Ok(request) => Ok(request.map(|request| Box::new(Wanted { request, key, watched }))),
             Err(error) => {
                 self.cancel(function);
                 Err(error)

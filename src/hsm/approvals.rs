@@ -199,6 +199,15 @@ impl Hsm {
         Ok(found.map_or_else(|| Reply::ApprovalWanted(what.request(digest)), |_| Reply::Done))
     }
 
+    /// [`Command::Unapproved`](super::Command::Unapproved).
+    pub(super) fn unapproved(&self, ticket: &Ticket, key: &Record, action: &str, refused: ErrorKind) -> Result<Reply> {
+        let open = self.open(self.access(ticket), key)?;
+        let action = audit::Action::of_name(action).ok_or(ErrorKind::ArgumentsBad)?;
+        let refused = Err::<(), _>(refused.with("the key's operators did not approve"));
+        self.record(&Recorded::of(action, &open.key.attributes), &refused)?;
+        Ok(Reply::Done)
+    }
+
     /// Refuses a use of a key under dual control that no approval can name.
     pub(super) fn require_no_dual_control(&self, key: &Attributes) -> Result<()> {
         match dual_control::of(key)? {

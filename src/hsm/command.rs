@@ -10,7 +10,7 @@ use super::audit_reader::AuditVerifier;
 use super::auditing::{AuditFlush, AuditStore};
 use super::params::{Mechanism, Params};
 use super::value::{AttributeType, Attributes, Template};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 
 /// The permanent name of an object inside its token.
 pub type ObjectId = [u8; 16];
@@ -446,6 +446,13 @@ pub enum Command<'a> {
         input: &'a [u8],
     },
 
+    /// Records that a use of a key was not approved.
+    Unapproved {
+        key: &'a Record,
+        action: &'a str,
+        refused: ErrorKind,
+    },
+
     Create {
         template: &'a Template<'a>,
         place: Place,
@@ -727,7 +734,7 @@ pub trait Operation: Send {
 
     /// Ends a verification.
     fn verify(&mut self, _signature: &[u8]) -> Result<()> {
-        Err(crate::error::ErrorKind::FunctionNotSupported.into())
+        Err(ErrorKind::FunctionNotSupported.into())
     }
 
     /// A verification in one call.
@@ -761,6 +768,6 @@ pub trait Operation: Send {
 
     /// The state for C_GetOperationState, where it can be saved.
     fn save(&self) -> Result<Vec<u8>> {
-        Err(crate::error::ErrorKind::StateUnsaveable.into())
+        Err(ErrorKind::StateUnsaveable.into())
     }
 }

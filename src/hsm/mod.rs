@@ -138,6 +138,7 @@ impl Hsm {
             Command::Propose { request, key } => self.propose(ticket, request, key),
             Command::CheckUse { key, function } => self.check_use(ticket, key, function),
             Command::FindApproval { key, action, input } => self.find_approval(ticket, key, action, input),
+            Command::Unapproved { key, action, refused } => self.unapproved(ticket, key, action, refused),
             Command::Approve { proposal, keys } => self.approve(ticket, proposal, keys),
             Command::DescribeCommand { proposal } => self.describe_command(proposal),
             Command::AddSignature { proposal, signer, signature } => self.add_signature(proposal, signer, signature),
