@@ -38,7 +38,8 @@ fn every_command_survives_json() {
     let before = embedded();
     let state = before.opened.state();
     let people = three(&mut Entropy::System);
-    for change in changes(state, &people, &mut Entropy::System) {
+    // What is about a key is made from its record (`hsm/tests/dual_control.rs`).
+    for change in changes(state, &people, &mut Entropy::System).into_iter().filter(|change| change.key().is_none()) {
         round_trip(state, &change);
         // A field that nobody knows is refused wherever it stands.
         let command = SignedCommand::unsigned(propose(state, change.clone(), &mut at(NOW)));

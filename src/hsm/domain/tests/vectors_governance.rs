@@ -10,6 +10,7 @@ use super::super::super::crypto::Entropy;
 use super::super::cbor::{Decoder, Encoder};
 use super::super::change::Change;
 use super::super::command::{Proposal, SignedCommand};
+use super::super::control::{ControlledKey, KeyControl, KeyUse};
 use super::super::execute::{Executed, contribute};
 use super::super::governance as history;
 use super::super::identity::{Claim, Identity, Party};
@@ -51,6 +52,17 @@ pub(super) fn changes(state: &State, people: &[Person], entropy: &mut Entropy) -
     let order = StandingOrder { interval: 30 * DAY, window: DAY, retain: Some(90 * DAY), until: NOW + 365 * DAY };
     let alternatives =
         vec![vec![("auditor".to_owned(), 1), ("officer".to_owned(), MAJORITY)], vec![("officer".to_owned(), 3)]];
+    let mut operators: Vec<_> = people.iter().map(|person| public(&person.signing).kid()).collect();
+    operators.sort_unstable();
+    let next = KeyControl { threshold: 3, operators: operators.clone(), revision: 2 };
+    let controlled = ControlledKey {
+        object: [7; 16],
+        id: "01234567-89ab-4cde-8f01-23456789abcd".to_owned(),
+        label: "root \"CA\"".to_owned(),
+        control: KeyControl { threshold: 2, operators, revision: 1 },
+    };
+    let usage = KeyUse { action: "Sign".to_owned(), digest: Some([8; 32]), instance: [9; 16], count: 1 };
+    let any = KeyUse { action: "Decrypt".to_owned(), digest: None, count: 1000, ..usage.clone() };
     let region = TrustedRegion { name: "us-west".to_owned(), domain: [3; 16], replication_keys: vec![public(&key)] };
     vec![
         founding(state, people, vec![Rule { command: "trust key".to_owned(), alternatives: alternatives.clone() }]),
@@ -79,6 +91,9 @@ pub(super) fn changes(state: &State, people: &[Person], entropy: &mut Entropy) -
         Change::RevokeKey { object: [7; 16], generation: 70_000 },
         Change::MakeRecoverySet { threshold: 2, operators: sorted_ids(people) },
         Change::RecoverDomain { hsm, version: state.version, state: state.hash() },
+        Change::UseKey { key: controlled.clone(), usage },
+        Change::UseKey { key: controlled.clone(), usage: any },
+        Change::SetDualControl { key: controlled, control: next },
     ]
 }
 
