@@ -2,9 +2,19 @@
  * nothing. Also with the parent busy, with the parent gone, and with both writing. */
 #include "harness.h"
 
+/* ASan's allocator before LLVM 18 does not give up its locks at a fork: the child of a busy process
+ * waits for them for ever (llvm/llvm-project#63224). The other builds fork a busy parent. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) && __clang_major__ < 18
+#define NO_BUSY_FORK 1
+#endif
+#endif
+
 static CK_SLOT_ID slot;
 static CK_SESSION_HANDLE session;
+#ifndef NO_BUSY_FORK
 static int stop;
+#endif
 
 /* Checks in a child count there; a child ends with the number of its failures. */
 static void end_child(int before) { _exit(checks_failed - before > 100 ? 100 : checks_failed - before); }
@@ -106,6 +116,7 @@ static void random_differs(void) {
     close(pipe_fds[1]);
 }
 
+#ifndef NO_BUSY_FORK
 static void *keep_busy(void *arg) {
     CK_SESSION_HANDLE own = open_session(slot);
     CK_BYTE out[64];
@@ -139,6 +150,7 @@ static void busy_parent(void) {
     for (int i = 0; i < 4; i++) pthread_join(thread[i], NULL);
     CHECK(count(session, "child's") == 13);
 }
+#endif
 
 #define WRITES 60
 
@@ -210,7 +222,9 @@ int main(int argc, char **argv) {
     RUN(child_works);
     RUN(child_that_does_nothing);
     RUN(random_differs);
+#ifndef NO_BUSY_FORK
     RUN(busy_parent);
+#endif
     RUN(parent_finalizes);
     RUN(forked_uninitialised);
     RUN(grandchild);
