@@ -131,6 +131,8 @@
 #define KMS_R_ACCESS_DENIED (CKR_VENDOR_DEFINED | 0x4b4d5312UL)
 /* the request would have been carried out */
 #define KMS_R_DRY_RUN (CKR_VENDOR_DEFINED | 0x4b4d5313UL)
+/* the message of another Region was refused */
+#define KMS_R_REPLICATION_REFUSED (CKR_VENDOR_DEFINED | 0x4b4d5314UL)
 
 /*
  Some bytes of the caller.

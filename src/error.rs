@@ -74,6 +74,7 @@ mod codes {
     pub(super) const KMS_R_INVALID_GRANT: CK_RV = KMS_R + 17;
     pub(super) const KMS_R_ACCESS_DENIED: CK_RV = KMS_R + 18;
     pub(super) const KMS_R_DRY_RUN: CK_RV = KMS_R + 19;
+    pub(super) const KMS_R_REPLICATION_REFUSED: CK_RV = KMS_R + 20;
 }
 
 macro_rules! kinds {
@@ -127,7 +128,7 @@ impl ErrorKind {
             Self::KmsInvalidImportToken | Self::KmsExpiredImportToken | Self::KmsIncorrectKeyMaterial => {
                 Self::WrappedKeyInvalid
             }
-            Self::KmsDryRun => Self::FunctionRejected,
+            Self::KmsDryRun | Self::KmsReplicationRefused => Self::FunctionRejected,
             other => other,
         }
     }
@@ -239,4 +240,5 @@ kinds! {
     KmsInvalidGrant = KMS_R_INVALID_GRANT, "the grant is not valid";
     KmsAccessDenied = KMS_R_ACCESS_DENIED, "the key's policy does not allow this";
     KmsDryRun = KMS_R_DRY_RUN, "the request would have been carried out";
+    KmsReplicationRefused = KMS_R_REPLICATION_REFUSED, "the message of another Region was refused";
 }

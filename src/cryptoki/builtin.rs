@@ -38,7 +38,16 @@ fn object(class: ck::CK_OBJECT_CLASS, kind: ck::CK_ATTRIBUTE_TYPE, value: u64) -
     ]
     .into_iter()
     .collect();
-    let columns = Columns { class, key_type: None, private: false, label: None, id: None, managed: false, due: None };
+    let columns = Columns {
+        class,
+        key_type: None,
+        private: false,
+        label: None,
+        id: None,
+        managed: false,
+        due: None,
+        replicating: false,
+    };
     let record = Record { object: id, generation: 1, columns, sealed: Sealed::new(Vec::new()) };
     (record, View { attributes, secrets: Vec::new() })
 }

@@ -153,7 +153,7 @@ impl Module {
             tracing::warn!(slot = token.slot, %error, "not everything was sealed anew before a deadline is set");
         }
         let gate = lock(&token.gate);
-        token.change(|| token.channel.call(&ticket, Command::Execute { proposal }))?;
+        token.change(|| token.channel.call(&ticket, Command::Execute { proposal, keys: &[] }))?;
         // It is executed, whatever happens now; a proposal that stays is refused as executed before.
         if let Err(error) = governance::command_id(proposal).and_then(|id| token.store.delete_proposal(&id)) {
             tracing::warn!(slot = token.slot, %error, "an executed proposal stays among the pending ones");

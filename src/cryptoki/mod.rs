@@ -37,7 +37,7 @@ use zeroize::Zeroizing;
 use self::backend::{Backend, Embedded};
 use self::handle::Handles;
 pub use self::key::Wrapped;
-pub use self::managed::{DataKey, DataKeyPair, DueReport, ImportParameters, KeyQuery};
+pub use self::managed::{DataKey, DataKeyPair, DueReport, ImportParameters, KeyQuery, Pending};
 use self::reseal::Threads;
 use self::session::Sessions;
 use self::slot::Slots;

@@ -2,8 +2,11 @@
 //!
 //! An HSM keeps no durable state and no key of a user, so a command carries the records it uses.
 
+mod replicate;
+
 use std::sync::Arc;
 
+pub use replicate::{Held, MessageKind, MessageView, Replicate};
 use zeroize::Zeroizing;
 
 use super::audit_reader::AuditVerifier;
@@ -79,6 +82,8 @@ pub struct Columns {
     /// Of a managed key, but for the public half of a pair: when time next demands something of it,
     /// in seconds since 1970, or [`Self::NEVER`].
     pub due: Option<u64>,
+    /// Other Regions are still to be told something of it: also of what is left of a deleted replica.
+    pub replicating: bool,
 }
 
 impl Columns {
@@ -98,6 +103,7 @@ impl PartialEq for Columns {
             && self.private == other.private
             && self.managed == other.managed
             && self.due == other.due
+            && self.replicating == other.replicating
             && same(&self.label, &other.label)
             && same(&self.id, &other.id)
     }
@@ -163,6 +169,10 @@ pub enum Manage {
     RetireGrant,
     RevokeGrant,
     ListGrants,
+    /// Lets a Region have a replica.
+    ReplicateKey,
+    UpdatePrimaryRegion,
+    DescribeReplicas,
 }
 
 /// What an envelope is made or opened with.
@@ -258,6 +268,8 @@ pub struct DomainChange {
     pub pins: Vec<PinRecord>,
     /// Whose PIN is no longer one.
     pub removed: Vec<Role>,
+    /// Keys that the command is about.
+    pub objects: ObjectChange,
 }
 
 impl DomainChange {
@@ -404,6 +416,8 @@ pub enum Command<'a> {
     /// Executes a command that a quorum signed.
     Execute {
         proposal: &'a [u8],
+        /// The keys that the command names, in its order; none for a command about the domain alone.
+        keys: &'a [Held<'a>],
     },
     /// Does one thing that the standing order or a deadline asks for now.
     Housekeeping,
@@ -596,6 +610,9 @@ pub enum Command<'a> {
         dry_run: bool,
     },
 
+    /// A step of the exchange with other Regions.
+    Replicate(Replicate<'a>),
+
     /// Begins this instance's chain of the audit log, if there is none and one is to be written. Needs a
     /// login.
     BeginAudit {
@@ -658,6 +675,12 @@ pub enum Reply {
     /// What is to be committed, and what is told of it: JSON, or a name.
     Managed {
         change: ObjectChange,
+        told: String,
+    },
+    /// Of an exchange: what is to be committed, what is to be sent after that, and what is told (JSON).
+    Replicated {
+        change: ObjectChange,
+        message: Option<Vec<u8>>,
         told: String,
     },
     /// The key is under dual control: nothing was done, and may be tried again once this is approved.

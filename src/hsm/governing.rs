@@ -1,7 +1,9 @@
 //! The commands about the domain: describing it, proposing and executing what operators sign, and
 //! what its own standing orders and deadlines ask for.
 
-use super::command::{DomainChange, DomainToken, DomainView, Log, OldKey, PinCost, Record, Reply, Role, Ticket};
+use super::command::{
+    DomainChange, DomainToken, DomainView, Held, Log, ObjectChange, OldKey, PinCost, Record, Reply, Role, Ticket,
+};
 use super::domain::governance::History;
 use super::domain::{Circumstances, Executed, Opened, PublicState, SignedCommand, json};
 use super::{Access, Hsm};
@@ -43,7 +45,7 @@ impl Hsm {
     }
 
     /// Verifies and executes a command. Nothing changes before the reply is committed and adopted.
-    pub(super) fn execute(&self, ticket: &Ticket, command: &[u8]) -> Result<Reply> {
+    pub(super) fn execute(&self, ticket: &Ticket, command: &[u8], _keys: &[Held<'_>]) -> Result<Reply> {
         let access = self.access(ticket);
         if access == Access::Public {
             return Err(ErrorKind::UserNotLoggedIn.with("a login opens the domain that the command is to change"));
@@ -115,7 +117,13 @@ impl Hsm {
             return Err(ErrorKind::FunctionRejected.with(why));
         }
         opened.advance(newer)?;
-        Ok(Reply::Changed(DomainChange { domain: newest, entries, pins: Vec::new(), removed }))
+        Ok(Reply::Changed(DomainChange {
+            domain: newest,
+            entries,
+            pins: Vec::new(),
+            removed,
+            objects: ObjectChange::default(),
+        }))
     }
 
     /// Makes a fresh HSM's keys, sealed under the SO's new PIN, for a domain whose PINs are lost.
@@ -173,5 +181,11 @@ fn changed(before: &Opened, executed: Executed) -> Reply {
     let gone = |role: &&Role| opened.state().user(role).is_none_or(|user| user.agreement.is_none());
     let had = before.state().users.iter().map(|user| &user.role);
     let removed = had.filter(gone).cloned().collect();
-    Reply::Changed(DomainChange { domain: token, entries: vec![entry], pins: Vec::new(), removed })
+    Reply::Changed(DomainChange {
+        domain: token,
+        entries: vec![entry],
+        pins: Vec::new(),
+        removed,
+        objects: ObjectChange::default(),
+    })
 }

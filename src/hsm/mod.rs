@@ -27,6 +27,7 @@ mod params;
 mod permit;
 mod random;
 mod record;
+mod replicating;
 mod reseal;
 mod separation;
 mod transient;
@@ -37,9 +38,9 @@ mod wrapping;
 pub use audit_reader::{AuditDamage, AuditOpenChain, AuditReport, AuditVerifier, audit_line};
 pub use auditing::{AuditBatch, AuditFlush, AuditMode, AuditOpening, AuditStatus, AuditStore, AuditTip};
 pub use command::{
-    ApprovalRequest, Columns, Command, DomainChange, DomainKeyId, DomainToken, DomainView, Envelope, Function,
-    IndexColumn, KeyRecords, Log, Manage, ObjectChange, ObjectId, OldKey, Operation, Outcome, PinCost, PinRecord,
-    Place, Record, Reply, Role, Sealed, Ticket, View,
+    ApprovalRequest, Columns, Command, DomainChange, DomainKeyId, DomainToken, DomainView, Envelope, Function, Held,
+    IndexColumn, KeyRecords, Log, Manage, MessageKind, MessageView, ObjectChange, ObjectId, OldKey, Operation, Outcome,
+    PinCost, PinRecord, Place, Record, Replicate, Reply, Role, Sealed, Ticket, View,
 };
 pub use domain::governance;
 pub use managed::{
@@ -52,6 +53,7 @@ pub use managed::{
 };
 pub use mechanism::{MechanismInfo, key_type_name, mechanism_info, mechanisms, param_shape};
 pub use params::{HkdfSalt, Mechanism, MechanismType, Oaep, ParamShape, Params, PrfData, Pss, Secret};
+pub use replicating::replication_message;
 pub use value::{AttributeType, Attributes, Raw, Template, Value};
 
 use cryptoki_sys as ck;
@@ -142,7 +144,7 @@ impl Hsm {
             Command::Approve { proposal, keys } => self.approve(ticket, proposal, keys),
             Command::DescribeCommand { proposal } => self.describe_command(proposal),
             Command::AddSignature { proposal, signer, signature } => self.add_signature(proposal, signer, signature),
-            Command::Execute { proposal } => self.execute(ticket, proposal),
+            Command::Execute { proposal, keys } => self.execute(ticket, proposal, keys),
             Command::Housekeeping => self.housekeeping(),
             Command::SetEnrolledPin { role, code, pin, cost } => self.set_enrolled_pin(ticket, &role, code, pin, cost),
             Command::Import { history } => self.import(ticket, history),
@@ -194,6 +196,7 @@ impl Hsm {
             Command::ImportMaterial { keys, token, wrapped, valid_to, dry_run } => {
                 self.import_material(ticket, keys, (token, wrapped), valid_to, dry_run)
             }
+            Command::Replicate(step) => self.replicate(ticket, step),
             Command::BeginAudit { host, store } => self.begin_audit(host, store),
             Command::FlushAudit { flush, store } => self.flush_audit(flush, store),
             Command::AuditVerifier { origin, entries } => self.audit_verifier(origin, entries),

@@ -164,6 +164,10 @@ pub trait Store: AuditStore {
     /// Those of which time demands something by then, the most urgent first, at most `limit`.
     fn due(&self, by: u64, limit: usize) -> Result<Vec<Found>>;
 
+    /// What other Regions are still to be told something of, without public halves, in pages as
+    /// [`Self::find`].
+    fn replicating(&self, after: u64, limit: usize) -> Result<Vec<Found>>;
+
     /// Rows of the audit log in the order in which they were committed: at most `limit` of those whose
     /// `id` is above `after` (0 to begin).
     fn audit(&self, after: u64, limit: usize) -> Result<Vec<AuditRow>>;

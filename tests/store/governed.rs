@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::thread;
 
 use conclave::error::{ErrorKind, Result};
-use conclave::hsm::{DomainChange, DomainToken, PinRecord, Record, Role};
+use conclave::hsm::{DomainChange, DomainToken, ObjectChange, PinRecord, Record, Role};
 use conclave::store::{Directory, PROPOSALS, SqliteStore, Store};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -108,6 +108,7 @@ fn commits_of_the_domain_are_as_a_model_says() {
                 entries: (0..step.entries).map(|entry| format!("{number}.{entry}").into_bytes()).collect(),
                 pins: step.pins.iter().map(|(role, generation)| pin(roles()[*role].clone(), *generation)).collect(),
                 removed: step.removed.iter().map(|role| roles()[*role].clone()).collect(),
+                objects: ObjectChange::default(),
             };
             let done = store.commit_domain(&change).map_err(|error| error.kind());
             assert_eq!(done, model.commit(step, &change), "{step:?}");

@@ -10,7 +10,9 @@ mod schema_1;
 
 use std::path::Path;
 
-use conclave::hsm::{Columns, DomainChange, DomainKeyId, DomainToken, ObjectId, PinRecord, Record, Role, Sealed};
+use conclave::hsm::{
+    Columns, DomainChange, DomainKeyId, DomainToken, ObjectChange, ObjectId, PinRecord, Record, Role, Sealed,
+};
 use conclave::store::{Directory, Filter, SqliteStore};
 
 pub const SECRET_KEY: u64 = 4;
@@ -30,7 +32,7 @@ pub fn entry(version: u64) -> Vec<u8> {
 /// The change to `version` with so many entries of the log.
 pub fn change(version: u64, entries: u64, pins: Vec<PinRecord>) -> DomainChange {
     let entries = (version + 1 - entries..=version).map(entry).collect();
-    DomainChange { domain: domain(version), entries, pins, removed: Vec::new() }
+    DomainChange { domain: domain(version), entries, pins, removed: Vec::new(), objects: ObjectChange::default() }
 }
 
 pub fn object(number: u64) -> ObjectId {
@@ -51,6 +53,7 @@ pub fn record(number: u64, label: &str) -> Record {
             id: Some(number.to_be_bytes().to_vec()),
             managed: false,
             due: None,
+            replicating: false,
         },
         sealed: Sealed::new(vec![number as u8; 600]),
     }

@@ -7,6 +7,7 @@ mod envelope;
 mod import;
 mod operation;
 mod query;
+mod replicate;
 mod request;
 mod resolve;
 
@@ -17,6 +18,7 @@ pub use due::DueReport;
 pub use envelope::{DataKey, DataKeyPair};
 pub use import::ImportParameters;
 pub use query::KeyQuery;
+pub use replicate::Pending;
 
 pub(super) use operation::{begin as begin_envelope, rotate_if_due, wrapping_version};
 pub(super) use resolve::References;

@@ -40,6 +40,7 @@ pub enum KeyQuery {
     GetKeyPolicy,
     ListGrants,
     ListUsers,
+    DescribeReplicas,
 }
 
 impl Module {
@@ -58,6 +59,7 @@ impl Module {
             KeyQuery::DescribeKey => return told(Manage::DescribeKey),
             KeyQuery::GetKeyRotationStatus => return told(Manage::GetRotationStatus),
             KeyQuery::GetKeyPolicy => return told(Manage::GetKeyPolicy),
+            KeyQuery::DescribeReplicas => return told(Manage::DescribeReplicas),
             KeyQuery::ListGrants => return told(Manage::ListGrants),
             KeyQuery::ListKeys => token.list_keys(login, &asked)?,
             KeyQuery::ListAliases => token.list_aliases(login, &asked)?,

@@ -92,6 +92,7 @@ impl FakeHsm {
             id: column(ck::CKA_ID, IndexColumn::Id),
             managed: false,
             due: None,
+            replicating: false,
         };
         let serial = self.world.next.fetch_add(1, Ordering::Relaxed);
         let sealed = Sealed::new(serial.to_be_bytes().to_vec());
@@ -126,7 +127,13 @@ impl FakeHsm {
         let record = PinRecord { role, generation, sealed: pin.to_vec() };
         let mut domain = self.held.lock().unwrap().clone().unwrap();
         domain.version += 1;
-        Reply::Changed(DomainChange { domain, entries: Vec::new(), pins: vec![record], removed: Vec::new() })
+        Reply::Changed(DomainChange {
+            domain,
+            entries: Vec::new(),
+            pins: vec![record],
+            removed: Vec::new(),
+            objects: ObjectChange::default(),
+        })
     }
 }
 
@@ -495,6 +502,10 @@ impl Store for MemoryStore {
 
     fn count_managed(&self) -> Result<u64> {
         Ok(0)
+    }
+
+    fn replicating(&self, _after: u64, _limit: usize) -> Result<Vec<Found>> {
+        Ok(Vec::new())
     }
 
     fn due(&self, _by: u64, _limit: usize) -> Result<Vec<Found>> {

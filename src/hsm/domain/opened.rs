@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::super::command::{DomainChange, DomainToken, ObjectId, PinCost, PinRecord, Role};
+use super::super::command::{DomainChange, DomainToken, ObjectChange, ObjectId, PinCost, PinRecord, Role};
 use super::super::crypto::{Entropy, SecretBytes};
 use super::cbor::{Decoder, Encoder, Malformed};
 use super::execute::{Executed, Made};
@@ -171,7 +171,16 @@ impl Opened {
             state.set_user(user);
             Ok(())
         })?;
-        Ok((opened, DomainChange { domain, entries: Vec::new(), pins: vec![record], removed: Vec::new() }))
+        Ok((
+            opened,
+            DomainChange {
+                domain,
+                entries: Vec::new(),
+                pins: vec![record],
+                removed: Vec::new(),
+                objects: ObjectChange::default(),
+            },
+        ))
     }
 
     /// The next state of a domain that its SO governs, with a user who was not there. KMS_R_ALREADY_EXISTS.
@@ -191,7 +200,13 @@ impl Opened {
             state.set_user(user);
             Ok(())
         })?;
-        Ok(DomainChange { domain, entries: Vec::new(), pins: vec![record], removed: Vec::new() })
+        Ok(DomainChange {
+            domain,
+            entries: Vec::new(),
+            pins: vec![record],
+            removed: Vec::new(),
+            objects: ObjectChange::default(),
+        })
     }
 
     /// The next state of a domain that its SO governs, without a user. KMS_R_NOT_FOUND.
@@ -204,7 +219,13 @@ impl Opened {
             }
             Ok(())
         })?;
-        Ok(DomainChange { domain, entries: Vec::new(), pins: Vec::new(), removed: vec![role.clone()] })
+        Ok(DomainChange {
+            domain,
+            entries: Vec::new(),
+            pins: Vec::new(),
+            removed: vec![role.clone()],
+            objects: ObjectChange::default(),
+        })
     }
 
     /// Sets a role's PIN in a founded domain: an enrolment that a command opened, with the code it
@@ -221,7 +242,16 @@ impl Opened {
         let agreement = user.agreement.ok_or(ErrorKind::GeneralError)?;
         let step = Step::SetPin { role: role.clone(), agreement, code: code.map(<[u8]>::to_vec) };
         let Executed { opened, token, entry } = self.step(step, Made::default(), circumstances)?;
-        Ok((opened, DomainChange { domain: token, entries: vec![entry], pins: vec![record], removed: Vec::new() }))
+        Ok((
+            opened,
+            DomainChange {
+                domain: token,
+                entries: vec![entry],
+                pins: vec![record],
+                removed: Vec::new(),
+                objects: ObjectChange::default(),
+            },
+        ))
     }
 
     fn make_pin(

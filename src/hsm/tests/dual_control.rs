@@ -280,10 +280,10 @@ fn other_operators_of_the_domain_end_its_approvals() {
 fn the_domain_takes_no_command_about_a_key() {
     let it = Controlled::new();
     let signed = signed(&it.proposal(&[]), &[&OPERATORS[0], &OPERATORS[1], &OPERATORS[2]]);
-    refused(it.token.call(Command::Execute { proposal: &signed }), "about a key");
+    refused(it.token.call(Command::Execute { proposal: &signed, keys: &[] }), "about a key");
     let rule = json!({ "command": "use key", "alternatives": [{ "officer": 1 }] });
     let command = it.token.signed(&json!({ "command": "set rule", "rule": rule }));
-    refused(it.token.call(Command::Execute { proposal: &command }), "no such command");
+    refused(it.token.call(Command::Execute { proposal: &command, keys: &[] }), "no such command");
 }
 
 #[test]

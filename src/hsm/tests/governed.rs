@@ -102,7 +102,7 @@ impl Token {
     /// Proposes, has all operators sign, and executes.
     pub(super) fn run(&mut self, request: &serde_json::Value) {
         let command = self.signed(request);
-        let reply = self.call(Command::Execute { proposal: &command }).unwrap();
+        let reply = self.call(Command::Execute { proposal: &command, keys: &[] }).unwrap();
         self.commit(reply);
     }
 
@@ -378,7 +378,7 @@ fn a_token_comes_back_when_all_pins_are_lost() {
     assert_eq!(kind(finish(&token, b"new", &shares[..1])), Some(ErrorKind::FunctionRejected));
     assert_eq!(kind(finish(&token, b"so", &shares)), Some(ErrorKind::PinIncorrect));
     // The recovery is no command that a login executes.
-    assert_eq!(kind(token.call(Command::Execute { proposal: &command })), Some(ErrorKind::UserNotLoggedIn));
+    assert_eq!(kind(token.call(Command::Execute { proposal: &command, keys: &[] })), Some(ErrorKind::UserNotLoggedIn));
 
     let Ok(Reply::Changed(change)) = finish(&token, b"new", &shares) else { panic!() };
     assert_eq!((change.base(), change.entries.len()), (Some(token.domain.version), 2));

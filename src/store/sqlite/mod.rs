@@ -273,6 +273,10 @@ impl Store for SqliteStore {
         self.read(|on| query::due(on, by, limit))
     }
 
+    fn replicating(&self, after: u64, limit: usize) -> Result<Vec<Found>> {
+        self.read(|on| query::replicating(on, after, limit))
+    }
+
     fn audit(&self, after: u64, limit: usize) -> Result<Vec<AuditRow>> {
         self.read(|on| audit::rows(on, after, limit))
     }

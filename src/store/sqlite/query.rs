@@ -40,7 +40,7 @@ fn pin(row: &Row<'_>) -> Result<Pin> {
 
 pub(super) fn get(on: &Connection, object: &ObjectId) -> Result<Option<Record>> {
     on.prepare_cached(
-        "SELECT generation, class, key_type, private, label, ckaid, sealed, managed, due FROM objects WHERE object = ?1",
+        "SELECT generation, class, key_type, private, label, ckaid, sealed, managed, due, replicating FROM objects WHERE object = ?1",
     )?
     .query_row([object], |row| {
         let number = |index| row.get::<_, Option<i64>>(index).map(|number| number.map(i64::cast_unsigned));
@@ -55,6 +55,7 @@ pub(super) fn get(on: &Connection, object: &ObjectId) -> Result<Option<Record>> 
                 id: row.get(5)?,
                 managed: row.get(7)?,
                 due: number(8)?,
+                replicating: row.get(9)?,
             },
             sealed: Sealed::new(row.get(6)?),
         })
@@ -77,6 +78,8 @@ fn found(row: &Row<'_>) -> Result<Found> {
 const MANAGED: &str =
     "SELECT row, object FROM objects WHERE managed = 1 AND row > ?1 AND class <> ?2 ORDER BY row LIMIT ?3";
 const COUNT_MANAGED: &str = "SELECT count(*) FROM objects WHERE managed = 1 AND class <> ?1";
+const REPLICATING: &str =
+    "SELECT row, object FROM objects WHERE replicating = 1 AND row > ?1 AND class <> ?2 ORDER BY row LIMIT ?3";
 const DUE: &str = "SELECT row, object FROM objects WHERE due <= ?1 ORDER BY due, row LIMIT ?2";
 
 pub(super) fn managed(on: &Connection, after: u64, limit: usize) -> Result<Vec<Found>> {
@@ -94,6 +97,13 @@ pub(super) fn count_managed(on: &Connection) -> Result<u64> {
 pub(super) fn due(on: &Connection, by: u64, limit: usize) -> Result<Vec<Found>> {
     let (by, limit) = (i64::try_from(by).unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX));
     on.prepare_cached(DUE)?.query_map([by, limit], found)?.collect()
+}
+
+pub(super) fn replicating(on: &Connection, after: u64, limit: usize) -> Result<Vec<Found>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    on.prepare_cached(REPLICATING)?
+        .query_map(params![after.cast_signed(), CKO_PUBLIC_KEY.cast_signed(), limit], found)?
+        .collect()
 }
 
 pub(super) fn count(on: &Connection) -> Result<u64> {

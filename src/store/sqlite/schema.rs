@@ -67,7 +67,9 @@ const MIGRATIONS: &[&str] = &[
     "
     ALTER TABLE objects ADD COLUMN managed INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE objects ADD COLUMN due INTEGER;
+    ALTER TABLE objects ADD COLUMN replicating INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX objects_managed ON objects (row, object, class) WHERE managed = 1;
+    CREATE INDEX objects_replicating ON objects (row, object, class) WHERE replicating = 1;
     CREATE INDEX objects_due ON objects (due, row, object) WHERE due IS NOT NULL;
     CREATE TABLE audit (
         id INTEGER PRIMARY KEY,

@@ -251,8 +251,8 @@ fn begin_attempt(on: &Connection, role: &Role, limit: u32) -> Applied {
 fn insert(on: &Connection, record: &Record) -> std::result::Result<(), Failure> {
     let columns = &record.columns;
     on.prepare_cached(
-        "INSERT INTO objects (object, generation, class, key_type, private, label, ckaid, sealed, domain_key, managed, due)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        "INSERT INTO objects (object, generation, class, key_type, private, label, ckaid, sealed, domain_key, managed, due, replicating)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
     )?
     .execute(params![
         record.object,
@@ -266,6 +266,7 @@ fn insert(on: &Connection, record: &Record) -> std::result::Result<(), Failure> 
         record.sealed.domain_key(),
         columns.managed,
         columns.due.map(u64::cast_signed),
+        columns.replicating,
     ])?;
     Ok(())
 }
@@ -276,7 +277,8 @@ fn replace(on: &Connection, record: &Record) -> rusqlite::Result<bool> {
     let rows = on
         .prepare_cached(
             "UPDATE objects SET generation = ?2, class = ?3, key_type = ?4, private = ?5, label = ?6, ckaid = ?7,
-             sealed = ?8, domain_key = ?9, managed = ?10, due = ?11 WHERE object = ?1 AND generation = ?12",
+             sealed = ?8, domain_key = ?9, managed = ?10, due = ?11, replicating = ?12
+             WHERE object = ?1 AND generation = ?13",
         )?
         .execute(params![
             record.object,
@@ -290,6 +292,7 @@ fn replace(on: &Connection, record: &Record) -> rusqlite::Result<bool> {
             record.sealed.domain_key(),
             columns.managed,
             columns.due.map(u64::cast_signed),
+            columns.replicating,
             record.generation.wrapping_sub(1).cast_signed(),
         ])?;
     Ok(rows > 0)
