@@ -18,6 +18,8 @@ macro_rules! print {
 mod alias;
 mod args;
 mod audit;
+#[allow(dead_code)]
+mod carrier;
 mod doctor;
 mod domain;
 mod files;
