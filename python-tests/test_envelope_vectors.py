@@ -6,16 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
-from peer.cose import A256GCM, ALG, COMMITMENT, CONTENT_TYPE, ENCRYPT0, KID, SALT, message
-from peer.encoding import Refused, bstr, decode, encode, mapped, octets, require, uint
+from peer.encoding import Refused, decode, encode, mapped
+from peer.envelope import name_of, open_envelope, seal_envelope
 from peer.keys import hkdf
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "tests" / "vectors" / "envelope"
-VERSION = -65539
 
 
 def vectors(name):
@@ -26,36 +21,6 @@ def unhex(vector, *names):
     return [bytes.fromhex(vector[name]) for name in names]
 
 
-def derive(material, salt, object_id, version):
-    """Key, IV and commitment."""
-    kdf = KBKDFHMAC(
-        hashes.SHA256(), Mode.CounterMode, length=76, rlen=4, llen=4, location=CounterLocation.BeforeFixed,
-        label=b"conclave/1 envelope", context=salt + object_id + version.to_bytes(8, "big"), fixed=None,
-    )
-    keys = kdf.derive(material)
-    return keys[:32], keys[32:44], keys[44:]
-
-
-def name_of(blob):
-    """The key's object id and version, which anyone can read."""
-    header, _, _ = message(blob, ENCRYPT0, {KID, SALT, COMMITMENT, VERSION})
-    return octets(16)(header[KID]), uint(header[VERSION])
-
-
-def open_envelope(blob, material, key_id, object_id, version, context):
-    header, protected, (ciphertext,) = message(blob, ENCRYPT0, {KID, SALT, COMMITMENT, VERSION})
-    require(header[ALG] == A256GCM and header[CONTENT_TYPE] == "application/vnd.conclave.envelope", "not an envelope")
-    require((header[KID], header[VERSION]) == (object_id, version), "of another key or version")
-    require(16 <= len(bstr(ciphertext)) <= 4096 + 16, "too short or too long")
-    key, iv, commitment = derive(material, octets(32)(header[SALT]), object_id, version)
-    require(hmac.compare_digest(commitment, octets(32)(header[COMMITMENT])), "another key was committed to")
-    aad = encode(["Encrypt0", protected, encode([key_id, context])])
-    try:
-        return AESGCM(key).decrypt(iv, ciphertext, aad)
-    except InvalidTag:
-        raise Refused("it does not verify") from None
-
-
 def arguments(vector):
     material, object_id = unhex(vector, "material", "object")
     return material, vector["key_id"], object_id, vector["version"], dict(vector["context"])
@@ -64,7 +29,7 @@ def arguments(vector):
 @pytest.mark.parametrize("vector", vectors("envelope.json"))
 def test_envelopes(vector):
     blob, salt, plaintext, context = unhex(vector, "blob", "salt", "plaintext", "context_encoded")
-    material, key_id, object_id, version, pairs = arguments(vector)
+    _, _, object_id, version, pairs = arguments(vector)
     assert encode(pairs) == context and len(pairs) == len(vector["context"])
     assert decode(context, mapped(str, str)) == pairs
     assert vector["key_id"].replace("-", "").removeprefix("mrk") == vector["object"]
@@ -72,11 +37,7 @@ def test_envelopes(vector):
     assert open_envelope(blob, *arguments(vector)) == plaintext
 
     # Made again, byte for byte.
-    key, iv, commitment = derive(material, salt, object_id, version)
-    protected = encode({ALG: A256GCM, CONTENT_TYPE: "application/vnd.conclave.envelope", KID: object_id, SALT: salt,
-                        COMMITMENT: commitment, VERSION: version})
-    ciphertext = AESGCM(key).encrypt(iv, plaintext, encode(["Encrypt0", protected, encode([key_id, pairs])]))
-    assert blob == b"\xd0\x83" + encode(protected) + b"\xa0" + encode(ciphertext)
+    assert blob == seal_envelope(plaintext, *arguments(vector), salt=salt)
 
 
 @pytest.mark.parametrize("vector", vectors("envelope.json")[:2])

@@ -12,7 +12,7 @@ from cryptoki import Error, Mechanism, ck, ecdh, gcm, pss
 from managed import DAY, envelope, now, open_kms, outcome, refused
 from material import MATERIAL, bring
 from peer.encoding import Refused, encode
-from test_envelope_vectors import name_of, open_envelope
+from peer.envelope import name_of, open_envelope
 
 AES = {ck.CKA_KMS_MANAGED: True, ck.CKA_TOKEN: True, ck.CKA_VALUE_LEN: 32}
 P256 = bytes.fromhex("06082a8648ce3d030107")

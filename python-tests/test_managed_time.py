@@ -14,7 +14,7 @@ from cryptoki import ck
 from kms_process import decoded, encoded
 from managed import DAY, now, open_kms, refused
 from material import MATERIAL, bring, wrap
-from test_envelope_vectors import name_of
+from peer.envelope import name_of
 
 LABEL = "time"
 HOUR = 3600

@@ -1,0 +1,202 @@
+"""Regions of the module, for tests of replication: in this process, or each in a process and data directory of its
+own that lives at its own time."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from ctypes import c_ulong
+
+from ceremony import Ceremony
+from conftest import MODULE, PIN, SO_PIN, need
+from cryptoki import Error, ck, sized
+from kms import Kms
+from kms_process import decoded, encoded
+from material import bring
+from peer.keys import spki  # noqa: F401
+from peer.replication import Party
+from peer.token import Token
+
+
+class Here:
+    """A founded domain of the module in this process, as a Region of this name, whose user is logged in."""
+
+    def __init__(self, module, name, suite=1):
+        self.ceremony = Ceremony(module, name)
+        arguments = self.ceremony.founding(region=name)
+        self.ceremony.domain.execute(self.ceremony.command("found domain", *arguments, by=self.ceremony.people))
+        if suite == 2:
+            self.execute("allow suite", 2, True)
+        self.ceremony.session.logout()
+        self.ceremony.login(PIN, ck.CKU_USER)
+        self.session = self.ceremony.session
+        self.kms = Kms(self.session)
+        state = self.ceremony.state
+        self.party = Party(state.region, state.domain)
+
+    # The quorum
+
+    def execute(self, name, *arguments):
+        anna, ben, _ = self.ceremony.people
+        self.ceremony.domain.execute(self.ceremony.command(name, *arguments, by=[anna, ben]))
+
+    def replication_keys(self):
+        return self.ceremony.state.replication_keys
+
+    def trust(self, party, replication_keys):
+        self.execute("trust Region", [*party, replication_keys])
+
+    def distrust(self, name):
+        self.execute("distrust Region", name)
+
+    def rotate_rsk(self):
+        self.execute("rotate RSK")
+
+    # Keys
+
+    def create(self, spec=None, **members):
+        return self.kms.create(spec, MultiRegion=True, **members)
+
+    def bring(self, key, material):
+        bring(self.kms, key, material)
+
+    def ask(self, name, **members):
+        return self.kms.ask(name, **members)
+
+    def describe(self, key):
+        """None if there is no such key."""
+        try:
+            return self.kms.describe(key)
+        except Error as error:
+            if error.name != "KMS_R_NOT_FOUND":
+                raise
+            return None
+
+    def encrypt(self, key, plaintext, context=None):
+        return self.kms.encrypt(key, plaintext, context)
+
+    def decrypt(self, blob, context=None):
+        return self.kms.decrypt(blob, context)
+
+    def sign(self, key, mechanism, data):
+        return self.session.sign(getattr(ck, mechanism), self.kms.objects(key)[0], data)
+
+    def verify(self, key, mechanism, data, signature):
+        return self.session.verify(getattr(ck, mechanism), self.kms.objects(key)[-1], data, signature)
+
+    # Replication
+
+    def replicate(self, key, region, **more):
+        """Authorises it."""
+        self.kms.ask("ReplicateKey", KeyId=key, ReplicaRegion=region, **more)
+
+    def promote(self, key, region):
+        self.kms.ask("UpdatePrimaryRegion", KeyId=key, PrimaryRegion=region)
+
+    def replicas(self, key):
+        return self.kms.ask("DescribeReplicas", KeyId=key)
+
+    def pending(self):
+        """What waits to be sent: {(Region, kind): keys}."""
+        return {(each["Region"], each["Kind"]): each["KeyIds"] for each in self.kms.ask("PendingReplication")}
+
+    def tell(self, kind, region, *keys):
+        """A message of this kind."""
+        return self.kms.tell_replicas(kind, region, list(keys))
+
+    def offer(self, region, *keys):
+        return self.kms.offer_replicas(region, list(keys))
+
+    def ship(self, offer):
+        return self.kms.ship_replicas(offer)
+
+    def accept(self, shipment):
+        self.kms.accept_replicas(shipment)
+
+    def confirm(self, shipment):
+        """The receipt."""
+        return self.kms.confirm_replicas(shipment)
+
+    def receive(self, message):
+        """The answer, or None."""
+        return self.kms.receive_replication(message) or None
+
+    def outcomes(self, message, changes):
+        """What comes of receiving each of many changed messages: rows [bytes to change from, by what], counted by the
+        name of the return code."""
+        found = {}
+        for start, end, by in changes:
+            changed = message[:start] + by + message[end:]
+            try:
+                self.receive(changed)
+                name = "CKR_OK"
+            except Error as error:
+                name = error.name
+            found.setdefault(name, []).append([start, end, by])
+        return found
+
+    def refusals(self):
+        """The events of refused messages, oldest first."""
+        return [each for each in self.kms.read_audit() if each.get("action") == "RefuseReplication"]
+
+    def logout(self):
+        self.session.logout()
+
+    def login(self):
+        self.ceremony.login(PIN, ck.CKU_USER)
+
+
+class Elsewhere:
+    """The same in another process: each method of `Here` is one of it. `clock` moves its time."""
+
+    def __init__(self, home, name, suite=1):
+        need("faketime")
+        self.home = pathlib.Path(home, name)
+        self.home.mkdir(mode=0o700)
+        self.log = self.home / "log"
+        preload = subprocess.run(["faketime", "-f", "+0s", "printenv", "LD_PRELOAD"], capture_output=True, check=True)
+        self._time = self.home / "time"
+        self._time.write_text("+0s")
+        env = {**os.environ, "CONCLAVE_HOME": str(self.home / "data"), "CONCLAVE_CONF": str(self.home / "conclave.toml"),
+               "LD_PRELOAD": preload.stdout.decode().strip(), "FAKETIME_TIMESTAMP_FILE": str(self._time),
+               "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        (self.home / "data").mkdir(mode=0o700)
+        (self.home / "conclave.toml").write_text(f'log = "warn"\nlog_file = "{self.log}"\n')
+        self._process = subprocess.Popen(
+            [sys.executable, "regions.py", name, str(suite)], cwd=pathlib.Path(__file__).parent, env=env,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        region, domain = self._answer()
+        self.party = Party(region, domain)
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        assert line, f"the process of {self.home.name} ended"
+        kind, value = json.loads(line)
+        if kind == "error":
+            raise Error(*value)
+        return _plain(value)
+
+    def __getattr__(self, name):
+        def call(*arguments, **named):
+            request = [name, encoded(list(arguments)), {key: encoded(one) for key, one in named.items()}]
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+            return self._answer()
+        return call
+
+    def clock(self, seconds):
+        self._time.write_text(f"{seconds:+d}s")
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait(60)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+def _plain(value):
+    value = decoded(value)
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list) else value
