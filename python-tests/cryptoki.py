@@ -39,7 +39,7 @@ class Error(Exception):
     """A call that did not answer CKR_OK."""
 
     def __init__(self, function, rv, sentence=""):
-        self.function, self.rv = function, rv
+        self.function, self.rv, self.sentence = function, rv, sentence
         self.name = ck.name("KMS_R_", rv) if rv & ck.CKR_VENDOR_DEFINED else ck.name("CKR_", rv)
         super().__init__(f"{function}: {self.name} {sentence}".strip())
 

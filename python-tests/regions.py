@@ -7,17 +7,14 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from ctypes import c_ulong
 
 from ceremony import Ceremony
-from conftest import MODULE, PIN, SO_PIN, need
-from cryptoki import Error, ck, sized
+from conftest import MODULE, PIN, need
+from cryptoki import Error, Module, ck
 from kms import Kms
 from kms_process import decoded, encoded
 from material import bring
-from peer.keys import spki  # noqa: F401
 from peer.replication import Party
-from peer.token import Token
 
 
 class Here:
@@ -142,6 +139,7 @@ class Here:
         return [each for each in self.kms.read_audit() if each.get("action") == "RefuseReplication"]
 
     def logout(self):
+        """Wipes what is kept of exchanges."""
         self.session.logout()
 
     def login(self):
@@ -159,13 +157,12 @@ class Elsewhere:
         preload = subprocess.run(["faketime", "-f", "+0s", "printenv", "LD_PRELOAD"], capture_output=True, check=True)
         self._time = self.home / "time"
         self._time.write_text("+0s")
-        env = {**os.environ, "CONCLAVE_HOME": str(self.home / "data"), "CONCLAVE_CONF": str(self.home / "conclave.toml"),
-               "LD_PRELOAD": preload.stdout.decode().strip(), "FAKETIME_TIMESTAMP_FILE": str(self._time),
-               "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        env = {**os.environ, "LD_PRELOAD": preload.stdout.decode().strip(),
+               "FAKETIME_TIMESTAMP_FILE": str(self._time), "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         (self.home / "data").mkdir(mode=0o700)
-        (self.home / "conclave.toml").write_text(f'log = "warn"\nlog_file = "{self.log}"\n')
+        (self.home / "conclave.toml").write_text(f'log = "{self.log}"\n')
         self._process = subprocess.Popen(
-            [sys.executable, "regions.py", name, str(suite)], cwd=pathlib.Path(__file__).parent, env=env,
+            [sys.executable, "regions.py", str(self.home), name, str(suite)], cwd=pathlib.Path(__file__).parent, env=env,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         region, domain = self._answer()
         self.party = Party(region, domain)
@@ -180,8 +177,7 @@ class Elsewhere:
 
     def __getattr__(self, name):
         def call(*arguments, **named):
-            request = [name, encoded(list(arguments)), {key: encoded(one) for key, one in named.items()}]
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.write(json.dumps(_json([name, arguments, named])).encode() + b"\n")
             self._process.stdin.flush()
             return self._answer()
         return call
@@ -200,3 +196,34 @@ def _plain(value):
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list) else value
+
+
+def _json(value):
+    if isinstance(value, dict):
+        return {key: _json(one) for key, one in value.items()}
+    return [_json(one) for one in value] if isinstance(value, (list, tuple)) else encoded(value)
+
+
+def main(home, name, suite):
+    """The other process of `Elsewhere`: a line of JSON for each call and for its answer."""
+    shutil.rmtree(os.environ["HOME"])
+    os.environ.update({"CONCLAVE_HOME": f"{home}/data", "CONCLAVE_CONF": f"{home}/conclave.toml", "HOME": home})
+    module = Module(MODULE)
+    module.initialize()
+    region = Here(module, name, int(suite))
+    answer = "value", region.party
+    while True:
+        print(json.dumps(_json(answer)), flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            break
+        called, arguments, named = _plain(json.loads(line))
+        try:
+            answer = "value", getattr(region, called)(*arguments, **named)
+        except Error as error:
+            answer = "error", (error.function, error.rv, error.sentence)
+    module.finalize()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
