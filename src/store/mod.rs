@@ -102,7 +102,8 @@ pub trait Store: AuditStore {
     /// Erases everything and starts the token anew (C_InitToken).
     fn reset(&self, label: &str, serial: &str, domain: &DomainToken, so_pin: &PinRecord) -> Result<()>;
 
-    /// Commits a new domain token with its entries of the log and its PIN records: all or nothing,
+    /// Commits a new domain token with its entries of the log, its PIN records and its change of keys
+    /// (as [`Self::commit_change`] does): all or nothing,
     /// and only if the store still has the version that the change was made from and each record's
     /// generation is new. A record that is written starts with no failures. Once there is a log,
     /// no version goes without an entry.

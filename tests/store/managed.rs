@@ -1,10 +1,10 @@
 //! Changes of managed keys: committed as a whole or not at all; what is due and how many there are.
 
 use conclave::error::ErrorKind;
-use conclave::hsm::{CKO_KMS_ALIAS, Columns, ObjectChange, Record};
+use conclave::hsm::{CKO_KMS_ALIAS, Columns, DomainChange, ObjectChange, Record};
 use conclave::store::{Filter, Store};
 
-use super::{SECRET_KEY, new_token, object, record};
+use super::{SECRET_KEY, change, new_token, object, record};
 
 const PUBLIC_KEY: u64 = 2;
 const PRIVATE_KEY: u64 = 3;
@@ -110,6 +110,95 @@ fn the_limit_counts_keys_and_holds_while_many_are_made_at_once() {
     let first = store.managed(0, 6).unwrap();
     let second = store.managed(first[5].row, 6).unwrap();
     assert_eq!((first.len(), second.len()), (6, 4));
+}
+
+#[test]
+fn the_count_is_right_after_every_kind_of_change() {
+    let data = tempfile::tempdir().unwrap();
+    let (directory, store) = new_token(data.path());
+    let count = |expected: u64| {
+        assert_eq!(store.count_managed().unwrap(), expected);
+        assert_eq!(store.managed(0, 100).unwrap().len() as u64, expected);
+    };
+    count(0);
+    let pair = [managed(1, PUBLIC_KEY, None), managed(2, PRIVATE_KEY, None)];
+    let keys: Vec<_> = (3..=6).map(|number| managed(number, SECRET_KEY, None)).collect();
+    store.insert(&[&pair[..], &keys, &[record(7, "ordinary")]].concat()).unwrap();
+    count(5);
+    // Nothing of what is refused or already there counts.
+    store.insert(&[managed(8, SECRET_KEY, None), keys[0].clone()]).unwrap_err();
+    store.replace(&next(&pair[0])).unwrap();
+    store.replace_all(&[next(&keys[0]), next(&next(&keys[1]))]).unwrap();
+    count(5);
+    let mut ordinary = next(&keys[1]);
+    ordinary.columns.managed = false;
+    store.replace(&ordinary).unwrap();
+    count(4);
+    let mut adopted = next(&record(7, "ordinary"));
+    adopted.columns.managed = true;
+    store.replace(&adopted).unwrap();
+    count(5);
+    let change = ObjectChange {
+        delete: vec![(object(2), 1), (object(1), 2)],
+        purge: vec![object(5), object(99)],
+        ..ObjectChange::default()
+    };
+    store.commit_change(&change).unwrap();
+    count(3);
+    store.delete(&object(6)).unwrap();
+    count(2);
+    drop(store);
+    let store = directory.store(0).unwrap();
+    assert_eq!(store.count_managed().unwrap(), 2);
+    store.reset("again", "0123456789abcdef", &super::domain(1), &super::pin(conclave::hsm::Role::So, 1)).unwrap();
+    assert_eq!(store.count_managed().unwrap(), 0);
+    store.insert(&[managed(1, SECRET_KEY, None)]).unwrap();
+    assert_eq!(store.count_managed().unwrap(), 1);
+}
+
+#[test]
+fn a_command_of_the_domain_changes_keys_with_it_or_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let (_, store) = new_token(data.path());
+    store.insert(&[managed(1, SECRET_KEY, None)]).unwrap();
+    let with = |version, objects| DomainChange { objects, ..change(version, 1, Vec::new()) };
+    let replace = |record: &Record| ObjectChange { replace: vec![next(record)], ..ObjectChange::default() };
+    // The key was changed meanwhile: the domain is not, either.
+    let stale = store.commit_domain(&with(2, replace(&next(&managed(1, SECRET_KEY, None)))));
+    assert_eq!(stale.unwrap_err().kind(), ErrorKind::FunctionFailed);
+    assert_eq!((store.meta().unwrap().domain.version, generations(&store, 1..=1)), (1, vec![Some(1)]));
+    let since = store.counter();
+    store.commit_domain(&with(2, replace(&managed(1, SECRET_KEY, None)))).unwrap();
+    assert_eq!((store.meta().unwrap().domain.version, generations(&store, 1..=1)), (2, vec![Some(2)]));
+    assert_eq!(store.is_unchanged(&object(1), since), None);
+    // The domain was changed meanwhile: the key is not.
+    let late = store.commit_domain(&with(2, replace(&next(&managed(1, SECRET_KEY, None)))));
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::FunctionFailed);
+    assert_eq!(generations(&store, 1..=1), [Some(2)]);
+}
+
+#[test]
+fn what_is_to_be_told_comes_in_pages() {
+    let data = tempfile::tempdir().unwrap();
+    let (_, store) = new_token(data.path());
+    let told = |number, class, managed| {
+        let mut record = record(number, "told");
+        (record.columns.class, record.columns.managed, record.columns.replicating) = (class, managed, true);
+        record
+    };
+    let tombstone = 0x8000_0000 | u64::from(u16::MAX);
+    let halves = [told(2, PUBLIC_KEY, true), told(3, PRIVATE_KEY, true)];
+    store.insert(&[&[told(1, SECRET_KEY, true), managed(4, SECRET_KEY, None)], &halves[..]].concat()).unwrap();
+    store.insert(&[told(5, tombstone, false)]).unwrap();
+    let numbers = |found: &[conclave::store::Found]| found.iter().map(|found| found.object).collect::<Vec<_>>();
+    let first = store.replicating(0, 2).unwrap();
+    assert_eq!(numbers(&first), [object(1), object(3)]);
+    assert_eq!(numbers(&store.replicating(first[1].row, 2).unwrap()), [object(5)]);
+    let mut done = next(&told(1, SECRET_KEY, true));
+    done.columns.replicating = false;
+    store.replace(&done).unwrap();
+    assert_eq!(numbers(&store.replicating(0, 9).unwrap()), [object(3), object(5)]);
+    assert!(store.get(&object(5)).unwrap().unwrap().columns.replicating);
 }
 
 #[test]

@@ -44,4 +44,10 @@ fn it_is_migrated_with_what_it_holds() {
     assert_eq!(store.log(2, 3).unwrap(), [entry(3)]);
     assert!(store.meta().unwrap().pin(&Role::User).is_some());
     store.insert(&[record(1, "new")]).unwrap();
+    // None of its objects is a managed key.
+    assert_eq!(store.count_managed().unwrap(), 0);
+    let mut managed = record(2, "managed");
+    managed.columns.managed = true;
+    store.insert(&[managed]).unwrap();
+    assert_eq!(store.count_managed().unwrap(), 1);
 }

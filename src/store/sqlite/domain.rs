@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Result as SqlResult, params};
 
-use super::write::{Failure, changed, put_pin, role_columns};
+use super::write::{Failure, apply_change, changed, put_pin, role_columns};
 use crate::error::ErrorKind;
 use crate::hsm::{DomainChange, DomainToken};
 use crate::store::{PROPOSALS, ProposalId};
@@ -16,7 +16,8 @@ pub(super) fn insert_token(on: &Connection, domain: &DomainToken) -> Written {
 }
 
 /// Compare and set: the newest version must be the one that the change was made from. The two
-/// newest tokens are kept, and the one that the log begins with.
+/// newest tokens are kept, and the one that the log begins with. What the command changes of keys goes
+/// with it.
 pub(super) fn commit(on: &Connection, change: &DomainChange) -> Written {
     let newest: Option<i64> = on.prepare_cached("SELECT max(version) FROM domain")?.query_row([], |row| row.get(0))?;
     let newest = newest.map_or(0, i64::cast_unsigned);
@@ -49,7 +50,7 @@ pub(super) fn commit(on: &Connection, change: &DomainChange) -> Written {
         }
         put_pin(on, pin)?;
     }
-    Ok(())
+    apply_change(on, &change.objects)
 }
 
 pub(super) fn log(on: &Connection, after: u64, up_to: u64) -> SqlResult<Vec<Vec<u8>>> {

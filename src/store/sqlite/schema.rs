@@ -20,7 +20,8 @@ const APPLICATION_ID: i32 = 0x434e_4356;
 ///
 /// The indexes by label and CKA_ID answer a search without a look at the rows, which with their
 /// blobs are many pages; having `row` in them, they give it in order. An object's `domain_key` is
-/// NULL if it was last written under schema 1.
+/// NULL if it was last written under schema 1. `managed_keys` has how many managed keys there are, without
+/// public halves (class 2), so that each commit that makes one need not count them.
 const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE meta (
@@ -71,6 +72,15 @@ const MIGRATIONS: &[&str] = &[
     CREATE INDEX objects_managed ON objects (row, object, class) WHERE managed = 1;
     CREATE INDEX objects_replicating ON objects (row, object, class) WHERE replicating = 1;
     CREATE INDEX objects_due ON objects (due, row, object) WHERE due IS NOT NULL;
+    CREATE TABLE managed_keys (one INTEGER PRIMARY KEY CHECK (one = 1), count INTEGER NOT NULL) STRICT;
+    INSERT INTO managed_keys (one, count) VALUES (1, 0);
+    CREATE TRIGGER managed_key_added AFTER INSERT ON objects WHEN NEW.managed = 1 AND NEW.class <> 2
+        BEGIN UPDATE managed_keys SET count = count + 1; END;
+    CREATE TRIGGER managed_key_removed AFTER DELETE ON objects WHEN OLD.managed = 1 AND OLD.class <> 2
+        BEGIN UPDATE managed_keys SET count = count - 1; END;
+    CREATE TRIGGER managed_key_changed AFTER UPDATE OF managed, class ON objects
+        WHEN (OLD.managed = 1 AND OLD.class <> 2) <> (NEW.managed = 1 AND NEW.class <> 2)
+        BEGIN UPDATE managed_keys SET count = count + iif(NEW.managed = 1 AND NEW.class <> 2, 1, -1); END;
     CREATE TABLE audit (
         id INTEGER PRIMARY KEY,
         instance BLOB NOT NULL CHECK (length(instance) = 16),

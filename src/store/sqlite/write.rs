@@ -133,7 +133,7 @@ pub(super) fn changed_by(writes: &[Write]) -> Option<Changed> {
                 objects.extend(&change.purge);
             }
             Write::Delete(object) => objects.push(*object),
-            // The domain's state decides what an object is seen as.
+            // The domain's state decides what an object is seen as; keys may be changed with it.
             Write::Reset { .. } | Write::Erase | Write::CommitDomain(_) => return Some(Changed::Anything),
             // Nobody knows a new object.
             Write::Insert(_)
@@ -298,7 +298,7 @@ fn replace(on: &Connection, record: &Record) -> rusqlite::Result<bool> {
     Ok(rows > 0)
 }
 
-fn apply_change(on: &Connection, change: &ObjectChange) -> std::result::Result<(), Failure> {
+pub(super) fn apply_change(on: &Connection, change: &ObjectChange) -> std::result::Result<(), Failure> {
     for record in &change.insert {
         insert(on, record).map_err(|failure| match failure {
             Failure::Sql(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => {
