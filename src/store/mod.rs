@@ -102,11 +102,10 @@ pub trait Store: AuditStore {
     /// Erases everything and starts the token anew (C_InitToken).
     fn reset(&self, label: &str, serial: &str, domain: &DomainToken, so_pin: &PinRecord) -> Result<()>;
 
-    /// Commits a new domain token with its entries of the log, its PIN records and its change of keys
-    /// (as [`Self::commit_change`] does): all or nothing,
-    /// and only if the store still has the version that the change was made from and each record's
-    /// generation is new. A record that is written starts with no failures. Once there is a log,
-    /// no version goes without an entry.
+    /// Commits a new domain token with its entries of the log, its PIN records and, as
+    /// [`Self::commit_change`] does, its change of keys: all or nothing, and only if the store still has
+    /// the version that the change was made from and each PIN record's generation is new. A PIN record
+    /// that is written starts with no failures. Once there is a log, no version goes without an entry.
     fn commit_domain(&self, change: &DomainChange) -> Result<()>;
 
     /// The entries of the log that made the versions after `after` up to `up_to`, in order.
