@@ -28,6 +28,8 @@ mod permit;
 mod random;
 mod record;
 mod replicating;
+#[allow(dead_code, reason = "no command makes every message yet")]
+mod replication;
 mod reseal;
 mod separation;
 mod transient;

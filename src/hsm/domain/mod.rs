@@ -29,8 +29,8 @@ pub(super) use execute::Executed;
 pub(super) use log::{ends_pin, members_ever};
 pub(super) use opened::{Circumstances, Opened, SigningKey, check_pin};
 pub(super) use refusal::Refusal;
-pub(super) use seal::{DomainId, IndexKey, Kind, Sealer, key_id_of, unverified};
-pub(super) use state::{Hash, State};
+pub(super) use seal::{DomainId, IndexKey, Keys, Kind, Sealer, expand, key_id_of, unverified};
+pub(super) use state::{Hash, State, TrustedRegion};
 pub(super) use token::PublicState;
 
 #[cfg(test)]

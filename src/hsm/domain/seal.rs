@@ -43,7 +43,7 @@ macro_rules! kinds {
                 match self { $(Self::$name => $text,)* }
             }
 
-            fn sealed_type(self) -> &'static str {
+            pub(in crate::hsm) fn sealed_type(self) -> &'static str {
                 match self { $(Self::$name => concat!("application/vnd.conclave.sealed.", $text),)* }
             }
 
@@ -70,6 +70,8 @@ kinds! {
     IndexKey = "index-key";
     /// The keys of an HSM that waits for the recovery of an embedded domain.
     RecoveryKeys = "recovery-keys";
+    /// A key on its way to another Region.
+    Replica = "replica";
 }
 
 /// A domain key, with the domain and Region it belongs to.
@@ -246,11 +248,11 @@ impl IndexKey {
 }
 
 /// What a sealing key and a salt give: a key used once, its IV, and a commitment to it.
-pub(super) struct Keys(Zeroizing<[u8; 76]>);
+pub(in crate::hsm) struct Keys(Zeroizing<[u8; 76]>);
 
 impl Keys {
     /// HKDF-SHA-384 with `info = [kind, domain id]`.
-    pub(super) fn derive(key: &[u8], salt: &[u8; 32], kind: Kind, domain: &DomainId) -> Result<Self> {
+    pub(in crate::hsm) fn derive(key: &[u8], salt: &[u8; 32], kind: Kind, domain: &DomainId) -> Result<Self> {
         let mut info = Encoder::new();
         info.array(2).text(kind.name()).bytes(domain);
         Ok(Self(expand(Some(salt), key, &info.finish())?))
@@ -263,7 +265,12 @@ impl Keys {
     }
 
     /// A COSE_Encrypt0 with this header and the commitment.
-    pub(super) fn seal(&self, mut header: Header<'_>, external_aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>> {
+    pub(in crate::hsm) fn seal(
+        &self,
+        mut header: Header<'_>,
+        external_aad: &[u8],
+        plaintext: &[u8],
+    ) -> Result<Vec<u8>> {
         header.commitment = Some(self.commitment());
         let protected = header.encode();
         let aad = cose::authenticated(Form::Encrypt0, &protected, external_aad, &[]);
@@ -278,7 +285,7 @@ impl Keys {
     }
 
     /// The plaintext of a COSE_Encrypt0, or None if it was not made with these keys.
-    pub(super) fn open(&self, message: &Message<'_>, external_aad: &[u8]) -> Result<Option<SecretBytes>> {
+    pub(in crate::hsm) fn open(&self, message: &Message<'_>, external_aad: &[u8]) -> Result<Option<SecretBytes>> {
         let committed = message.header.commitment.unwrap_or_default();
         if message.header.algorithm != cose::A256GCM || !bool::from(committed.ct_eq(&self.commitment())) {
             return Ok(None);
@@ -309,7 +316,11 @@ pub(super) fn gcm_open(key: &[u8], iv: &[u8], aad: &[u8], sealed: &[u8]) -> Resu
 }
 
 /// HKDF-SHA-384, extract and expand.
-pub(super) fn expand<const N: usize>(salt: Option<&[u8]>, key: &[u8], info: &[u8]) -> Result<Zeroizing<[u8; N]>> {
+pub(in crate::hsm) fn expand<const N: usize>(
+    salt: Option<&[u8]>,
+    key: &[u8],
+    info: &[u8],
+) -> Result<Zeroizing<[u8; N]>> {
     let mut output = Zeroizing::new([0; N]);
     Hkdf::<Sha384>::new(salt, key).expand(info, &mut *output).map_err(|_| ErrorKind::GeneralError)?;
     Ok(output)

@@ -12,6 +12,7 @@ pub(in crate::hsm) mod ed25519;
 pub(in crate::hsm) mod gcm;
 pub(in crate::hsm) mod hmac;
 pub(in crate::hsm) mod kdf;
+pub(in crate::hsm) mod mlkem;
 pub(in crate::hsm) mod pkey;
 pub(in crate::hsm) mod random;
 pub(in crate::hsm) mod rsa;
