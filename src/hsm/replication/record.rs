@@ -44,6 +44,9 @@ pub(in crate::hsm) struct KeyVersion {
     pub(in crate::hsm) material: SecretBytes,
 }
 
+/// Version, creation time, material.
+type Parsed<'a> = (u64, u64, &'a [u8]);
+
 impl KeyRecord {
     pub(in crate::hsm) fn encode(&self) -> Result<SecretBytes> {
         let mut e = Encoder::secret();
@@ -80,7 +83,7 @@ impl KeyRecord {
         Ok(record)
     }
 
-    fn read(input: &[u8]) -> Decoded<(Self, Vec<(u64, u64, &[u8])>)> {
+    fn read(input: &[u8]) -> Decoded<(Self, Vec<Parsed<'_>>)> {
         let mut d = Decoder::new(input);
         d.array_of(18)?;
         let record = Self {
