@@ -40,7 +40,7 @@ attributes! {
     CKA_KMS_DESCRIPTION = 6, Text, MODIFY;
     /// CBOR map of text to text.
     CKA_KMS_TAGS = 7, Bytes;
-    /// The newest version of the material, from 1.
+    /// The version of the material that encrypts, from 1.
     CKA_KMS_VERSION = 8, Ulong;
     /// Seconds since 1970, as all times here.
     CKA_KMS_CREATED = 9, Ulong;
@@ -60,6 +60,9 @@ attributes! {
     CKA_KMS_OWNER = 16, Text;
     /// CBOR, as written by `policy.rs`; absent if the owner may do everything.
     CKA_KMS_POLICY = 17, Bytes;
+    /// CBOR, as written by `replication.rs`; absent on a multi-Region key that is the primary of term 1
+    /// and never had to do with another Region.
+    CKA_KMS_REPLICATION = 18, Bytes;
     /// Days of the waiting period; only while the key waits for its deletion.
     CKA_KMS_DELETION_WINDOW = 19, Ulong;
     /// When the next rotation by period is due; absent while rotation is off.
@@ -68,6 +71,8 @@ attributes! {
     CKA_KMS_GRANTS = 21, Bytes;
     /// Whose approvals each use needs; absent where it needs none.
     CKA_KMS_DUAL_CONTROL = 22, Bytes;
+    /// True: imported material of a multi-Region key goes to its replicas. Absent otherwise.
+    CKA_KMS_REPLICATE_IMPORTED = 23, Bool;
 }
 
 /// Whether an attribute is one of this table, or may become one.

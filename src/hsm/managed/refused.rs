@@ -20,6 +20,8 @@ pub(in crate::hsm) enum Reason {
     MalformedPolicy,
     InvalidGrant,
     InvalidAliasName,
+    /// A message of another Region that this one does not follow.
+    Replication,
     /// An attribute that nobody sets: CKR_ATTRIBUTE_READ_ONLY everywhere.
     ReadOnly,
     /// An argument out of range, which is no matter of the key: CKR_ARGUMENTS_BAD everywhere.
@@ -47,6 +49,7 @@ impl Reason {
             Self::MalformedPolicy => ErrorKind::KmsMalformedPolicy,
             Self::InvalidGrant => ErrorKind::KmsInvalidGrant,
             Self::InvalidAliasName => ErrorKind::KmsInvalidAliasName,
+            Self::Replication => ErrorKind::KmsReplicationRefused,
             Self::ReadOnly => ErrorKind::AttributeReadOnly,
             Self::Arguments => ErrorKind::ArgumentsBad,
             Self::Damaged => ErrorKind::DeviceError,
