@@ -10,6 +10,7 @@ use super::attributes::{
 };
 use super::lifecycle::check_description;
 use super::metadata::{Imported, KeyId, Managed};
+use super::replication::Replication;
 use super::spec::{Purpose, Spec};
 use super::tags::Tags;
 use super::{Answer, Reason};
@@ -110,6 +111,8 @@ impl Creation {
             deletion: None,
             imported: Imported::default(),
             standard_mechanisms: request.standard_mechanisms && !purpose.versioned.is_empty(),
+            replication: request.multi_region.then(|| Replication::fresh(1)),
+            replicate_imported: false,
         };
         let templates = Templates::new(&managed, purpose, request.label);
         Ok(Self { managed, templates })

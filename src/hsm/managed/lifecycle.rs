@@ -246,7 +246,7 @@ pub(super) fn check_description(description: &str) -> Answer<()> {
 }
 
 /// A time so many days later.
-fn later(now: u64, days: u64) -> u64 {
+pub(super) fn later(now: u64, days: u64) -> u64 {
     now.saturating_add(days.saturating_mul(86_400))
 }
 

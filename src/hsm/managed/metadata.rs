@@ -5,9 +5,10 @@ use cryptoki_sys as ck;
 use super::attributes::{
     CKA_KMS_CREATED, CKA_KMS_DELETION_DATE, CKA_KMS_DELETION_WINDOW, CKA_KMS_DESCRIPTION, CKA_KMS_KEY_ID,
     CKA_KMS_MANAGED, CKA_KMS_MATERIAL, CKA_KMS_MULTI_REGION, CKA_KMS_NEXT_ROTATION, CKA_KMS_ORIGIN, CKA_KMS_OWNER,
-    CKA_KMS_ROTATED, CKA_KMS_ROTATION_PERIOD, CKA_KMS_SPEC, CKA_KMS_STATE, CKA_KMS_TAGS, CKA_KMS_USAGE,
-    CKA_KMS_VALID_TO, CKA_KMS_VERSION, KeyState, Origin, Usage,
+    CKA_KMS_REPLICATE_IMPORTED, CKA_KMS_REPLICATION, CKA_KMS_ROTATED, CKA_KMS_ROTATION_PERIOD, CKA_KMS_SPEC,
+    CKA_KMS_STATE, CKA_KMS_TAGS, CKA_KMS_USAGE, CKA_KMS_VALID_TO, CKA_KMS_VERSION, KeyState, Origin, Usage,
 };
+use super::replication::{Replication, Role};
 use super::spec::{Purpose, Spec};
 use super::states::{Action, Facts};
 use super::tags::Tags;
@@ -29,7 +30,7 @@ pub(in crate::hsm) struct Managed {
     pub(super) state: KeyState,
     pub(super) description: String,
     pub(super) tags: Tags,
-    /// The newest version of the material, from 1.
+    /// The version of the material that encrypts, from 1.
     pub(super) version: u64,
     /// When that was made by a rotation.
     pub(super) rotated: Option<u64>,
@@ -39,6 +40,10 @@ pub(in crate::hsm) struct Managed {
     /// Of a key that could rotate: the standard's mechanisms work with it, so it does not. It is what
     /// CKA_ALLOWED_MECHANISMS says, decided for ever at the making.
     pub(super) standard_mechanisms: bool,
+    /// Of a multi-Region key: what it has to do with other Regions.
+    pub(super) replication: Option<Replication>,
+    /// Of a multi-Region key: imported material goes to its replicas.
+    pub(super) replicate_imported: bool,
 }
 
 /// Rotation by period.
@@ -92,8 +97,14 @@ impl Managed {
         };
         let spec = Spec::named(text(CKA_KMS_SPEC)?)?;
         let usage = Usage::from_code(number(CKA_KMS_USAGE)?)?;
+        let id = KeyId::parse(text(CKA_KMS_KEY_ID)?)?;
+        let version = number(CKA_KMS_VERSION).filter(|version| *version > 0)?;
+        let replication = match attributes.bytes(CKA_KMS_REPLICATION) {
+            Some(encoded) => Some(Replication::decode(encoded).ok()?),
+            None => id.is_multi_region().then(|| Replication::fresh(version)),
+        };
         let managed = Self {
-            id: KeyId::parse(text(CKA_KMS_KEY_ID)?)?,
+            id,
             usage,
             spec,
             origin: Origin::from_code(number(CKA_KMS_ORIGIN)?)?,
@@ -102,7 +113,7 @@ impl Managed {
             state,
             description: text(CKA_KMS_DESCRIPTION)?.to_owned(),
             tags: Tags::decode(attributes.bytes(CKA_KMS_TAGS)?).ok()?,
-            version: number(CKA_KMS_VERSION).filter(|version| *version > 0)?,
+            version,
             rotated: number(CKA_KMS_ROTATED),
             rotation,
             deletion,
@@ -111,17 +122,39 @@ impl Managed {
                 commitment: attributes.bytes(CKA_KMS_MATERIAL).map(<[u8]>::to_vec),
             },
             standard_mechanisms: has_standard_mechanisms(attributes, spec.purpose(usage)?),
+            replication,
+            replicate_imported: attributes.flag(CKA_KMS_REPLICATE_IMPORTED),
         };
         let consistent = attributes.flag(CKA_KMS_MULTI_REGION) == managed.id.is_multi_region()
+            && managed.fits_replication()
             && (managed.origin == Origin::External || managed.imported == Imported::default());
         consistent.then_some(managed)
+    }
+
+    /// Whether what is said of other Regions fits the rest.
+    fn fits_replication(&self) -> bool {
+        let external = self.origin == Origin::External;
+        let Some(replication) = &self.replication else { return !self.replicate_imported };
+        let role = match (&replication.role, self.state) {
+            (Role::Primary { .. }, KeyState::Creating) => false,
+            (Role::Primary { handover, .. }, KeyState::Updating) => handover.is_some(),
+            (Role::Primary { handover, .. }, _) => handover.is_none(),
+            (Role::Replica { .. }, KeyState::PendingReplicaDeletion | KeyState::Updating) => false,
+            (Role::Replica { activated, .. }, KeyState::Creating) => !activated,
+            (Role::Replica { activated, .. }, state) => *activated || state == KeyState::PendingDeletion,
+        };
+        role && self.id.is_multi_region()
+            && replication.newest >= self.version
+            && (external || !self.replicate_imported)
     }
 
     /// Sets the attributes, and removes those that the key has no longer.
     pub(in crate::hsm) fn write(&self, attributes: &mut Attributes) {
         let text = |text: &str| Some(Value::Bytes(text.as_bytes().to_vec()));
         let number = |number: Option<u64>| number.map(Value::Ulong);
-        let values: [(AttributeType, Option<Value>); 19] = [
+        let replication =
+            self.replication.as_ref().filter(|replication| **replication != Replication::fresh(self.version));
+        let values: [(AttributeType, Option<Value>); 21] = [
             (CKA_KMS_MANAGED, Some(Value::Bool(true))),
             (CKA_KMS_KEY_ID, text(self.id.as_str())),
             (CKA_KMS_USAGE, number(Some(self.usage.code()))),
@@ -141,6 +174,8 @@ impl Managed {
             (CKA_KMS_OWNER, text(&self.owner)),
             (CKA_KMS_DELETION_WINDOW, number(self.deletion.map(|deletion| deletion.days))),
             (CKA_KMS_NEXT_ROTATION, number(self.rotation.map(|rotation| rotation.next))),
+            (CKA_KMS_REPLICATION, replication.map(|replication| Value::Bytes(replication.encode()))),
+            (CKA_KMS_REPLICATE_IMPORTED, self.replicate_imported.then_some(Value::Bool(true))),
         ];
         for (kind, value) in values {
             match value {

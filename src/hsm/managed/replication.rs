@@ -12,13 +12,14 @@
 mod emergency;
 mod transitions;
 
+use sha2::{Digest, Sha256};
+
 use super::attributes::KeyState;
 use super::metadata::Managed;
 use super::{Answer, Reason};
+use crate::hsm::command::ObjectId;
 use crate::hsm::domain::cbor::{Decoded, Decoder, Encoder, Malformed};
 use crate::hsm::replication::{Incarnation, Party};
-
-pub(in crate::hsm) use transitions::{Handover, Rotates};
 
 /// The most replicas of a key, and the most notices.
 pub(in crate::hsm) const MAX_REPLICAS: usize = 64;
@@ -75,6 +76,38 @@ pub(in crate::hsm) struct Notice {
     pub(in crate::hsm) incarnation: Incarnation,
     /// The last that it knows.
     pub(in crate::hsm) old_term: u64,
+}
+
+/// What a handover says of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::hsm) struct Heard {
+    /// Of the replica that it is told, or [`NO_INCARNATION`].
+    pub(in crate::hsm) incarnation: Incarnation,
+    /// The term before.
+    pub(in crate::hsm) term: u64,
+    pub(in crate::hsm) new_term: u64,
+    pub(in crate::hsm) primary: Party,
+}
+
+/// What a handover says to the new primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::hsm) struct Details {
+    /// Of the old primary as a replica.
+    pub(in crate::hsm) incarnation: Incarnation,
+    pub(in crate::hsm) version: u64,
+    pub(in crate::hsm) newest: u64,
+    /// Days between rotations, and the next.
+    pub(in crate::hsm) rotation: Option<(u64, u64)>,
+    /// The registered replicas, the new primary among them.
+    pub(in crate::hsm) replicas: Vec<Replica>,
+}
+
+/// The record that a deleted replica leaves until its primary has heard of it.
+pub(in crate::hsm) fn deleted_object(object: &ObjectId) -> ObjectId {
+    let digest = Sha256::new().chain_update(b"deleted").chain_update(object).finalize();
+    let mut id = ObjectId::default();
+    id.copy_from_slice(&digest[..16]);
+    id
 }
 
 /// What is still to be sent about a key.
