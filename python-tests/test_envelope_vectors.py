@@ -64,4 +64,4 @@ def test_changed_envelopes_are_refused(vector):
 def test_material_commitments(vector):
     index_key, object_id, material, commitment = unhex(vector, "index_key", "object", "material", "commitment")
     key = hkdf(index_key, 32, ["material commitment"])
-    assert hmac.new(key, encode([object_id, material]), hashlib.sha256).digest() == commitment
+    assert hmac.new(key, encode([object_id, hashlib.sha384(material).digest()]), hashlib.sha256).digest() == commitment

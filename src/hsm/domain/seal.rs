@@ -7,7 +7,7 @@ use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
-use sha2::{Sha256, Sha384};
+use sha2::{Digest, Sha256, Sha384};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -232,10 +232,14 @@ impl IndexKey {
         Ok(tag)
     }
 
-    /// What is kept of a managed key's imported material: HMAC-SHA-256 over `[object, material]`
-    /// under a key derived from this one. It tells the same material from another, and nothing of
-    /// either.
+    /// What is kept of a managed key's imported material: [`Self::commitment_to`] its SHA-384.
     pub(in crate::hsm) fn material_commitment(&self, object: &ObjectId, material: &[u8]) -> Result<[u8; 32]> {
+        self.commitment_to(object, &Sha384::digest(material).into())
+    }
+
+    /// HMAC-SHA-256 over `[object, SHA-384(material)]` under a key derived from this one. It tells the
+    /// same material from another, and nothing of either.
+    pub(in crate::hsm) fn commitment_to(&self, object: &ObjectId, material: &[u8; 48]) -> Result<[u8; 32]> {
         let mut info = Encoder::new();
         info.array(1).text("material commitment");
         let key = expand::<32>(None, self.0.expose(), &info.finish())?;

@@ -19,7 +19,7 @@ use crate::hsm::attribute::{self, Missing};
 use crate::hsm::command::ObjectId;
 use crate::hsm::crypto::SecretBytes;
 use crate::hsm::key::{Key, Secrets};
-use crate::hsm::params::Mechanism;
+use crate::hsm::params::{Mechanism, MechanismType};
 use crate::hsm::value::{AttributeType, Attributes, Raw, Template, Value};
 use crate::hsm::{build, draft, mechanism, separation};
 use crate::text::hex;
@@ -114,7 +114,14 @@ impl Creation {
             replication: request.multi_region.then(|| Replication::fresh(1)),
             replicate_imported: false,
         };
-        let templates = Templates::new(&managed, purpose, request.label);
+        let templates = Templates::new(&managed, purpose, request.label.as_bytes());
+        Ok(Self { managed, templates })
+    }
+
+    /// Of a key that another Region made.
+    pub(super) fn of(managed: Managed, label: &[u8]) -> Answer<Self> {
+        let purpose = purpose_of(&managed)?;
+        let templates = Templates::new(&managed, purpose, label);
         Ok(Self { managed, templates })
     }
 
@@ -170,7 +177,7 @@ impl Creation {
 }
 
 impl Templates {
-    fn new(managed: &Managed, purpose: &Purpose, label: &str) -> Self {
+    fn new(managed: &Managed, purpose: &Purpose, label: &[u8]) -> Self {
         let (spec, usage, id) = (managed.spec, purpose.usage, managed.id());
         let allowed = purpose.allowed(managed.standard_mechanisms);
         let common = |class, able: &[(AttributeType, bool)]| -> Attributes {
@@ -183,7 +190,7 @@ impl Templates {
                 (ck::CKA_MODIFIABLE, Value::Bool(true)),
                 (ck::CKA_COPYABLE, Value::Bool(false)),
                 (ck::CKA_DESTROYABLE, Value::Bool(false)),
-                (ck::CKA_LABEL, Value::Bytes(label.as_bytes().to_vec())),
+                (ck::CKA_LABEL, Value::Bytes(label.to_vec())),
                 (ck::CKA_ID, Value::Bytes(id.as_str().as_bytes().to_vec())),
                 (ck::CKA_ALLOWED_MECHANISMS, Value::Mechanisms(allowed.clone())),
             ];
@@ -236,11 +243,13 @@ impl Templates {
     /// The templates of a key that exists, for its material to be imported with.
     pub(in crate::hsm) fn of(key: &Attributes) -> Answer<Self> {
         let managed = Managed::read(key)?;
-        let label = key.bytes(ck::CKA_LABEL).and_then(|label| std::str::from_utf8(label).ok()).unwrap_or_default();
-        let purpose =
-            managed.spec.purpose(managed.usage).ok_or_else(|| Reason::Damaged.with("a key of another usage"))?;
-        Ok(Self::new(&managed, purpose, label))
+        let label = key.bytes(ck::CKA_LABEL).unwrap_or_default();
+        Ok(Self::new(&managed, purpose_of(&managed)?, label))
     }
+}
+
+fn purpose_of(managed: &Managed) -> Answer<&'static Purpose> {
+    managed.spec.purpose(managed.usage).ok_or_else(|| Reason::Damaged.with("a key of another usage"))
 }
 
 /// What follows from a key's value.
@@ -265,6 +274,17 @@ pub(in crate::hsm) fn with_material(
     now: u64,
 ) -> Result<Made> {
     let managed = Managed::read(&waiting.attributes)?.import_material(commitment, valid_to, now)?;
+    filled(waiting, &managed, material, None)
+}
+
+/// A key without material as `managed` says it is with this. `generator` is the mechanism that made the
+/// material, inside an HSM that let nobody know it; None for material of anybody's.
+pub(super) fn filled(
+    waiting: &Key,
+    managed: &Managed,
+    material: Key,
+    generator: Option<MechanismType>,
+) -> Result<Made> {
     if material.class() != waiting.class() || !managed.spec.fits(&material.attributes) {
         return Err(Reason::IncorrectKeyMaterial.with("the material does not fit the key's spec").into());
     }
@@ -276,8 +296,20 @@ pub(in crate::hsm) fn with_material(
         }
     }
     managed.write(&mut attributes);
+    let local = |attributes: &mut Attributes| {
+        if let Some(generator) = generator {
+            attributes.set(ck::CKA_LOCAL, Value::Bool(true));
+            attributes.set(ck::CKA_KEY_GEN_MECHANISM, Value::Ulong(generator));
+        }
+    };
+    local(&mut attributes);
+    if generator.is_some() {
+        for kind in [ck::CKA_ALWAYS_SENSITIVE, ck::CKA_NEVER_EXTRACTABLE] {
+            attributes.set(kind, Value::Bool(true));
+        }
+    }
     let marks = separation::marks_of_new(&attributes, class);
-    let Templates::Pair { public, .. } = Templates::of(&waiting.attributes)? else {
+    let Templates::Pair { public, .. } = Templates::of(&attributes)? else {
         return Ok(Made::Secret(Key::from_parts((attributes, material.secrets, marks))));
     };
     let mut template = public;
@@ -290,6 +322,7 @@ pub(in crate::hsm) fn with_material(
     let values = draft::encode_values(&template);
     let mut public = build::create(&as_given(&template, &values), false)?;
     managed.write(&mut public.attributes);
+    local(&mut public.attributes);
     for kind in [CKA_KMS_POLICY, CKA_KMS_GRANTS, CKA_KMS_DUAL_CONTROL] {
         if let Some(value) = waiting.attributes.get(kind) {
             public.attributes.set(kind, value.clone());
@@ -321,20 +354,47 @@ pub(in crate::hsm) fn rotate(key: &Key, object: &ObjectId, now: u64) -> Result<(
     let generator = Mechanism::new(managed.spec.generator);
     let fresh = build::generate(mechanism::row(generator.kind)?, &generator, &as_given(&template, &values))?;
     let mut attributes = key.attributes.clone();
-    match fresh.attributes.get(ck::CKA_CHECK_VALUE) {
-        Some(check_value) => attributes.set(ck::CKA_CHECK_VALUE, check_value.clone()),
-        None => {
-            attributes.remove(ck::CKA_CHECK_VALUE);
-        }
-    }
+    set_check_value(&mut attributes, &fresh);
     rotated.write(&mut attributes);
     let new = Key::from_parts((attributes, fresh.secrets, key.marks));
     Ok((new, retired(key, &managed, object)?))
 }
 
-/// The material of a version that is no longer the newest. No function of the standard works with
-/// it, and a search by label or id does not find it.
+/// A key with the material of another version in force, which is `after` then, and the key of what the
+/// version before it encrypted.
+pub(in crate::hsm) fn activate(key: &Key, object: &ObjectId, version: &Key, after: &Managed) -> Result<(Key, Key)> {
+    let before = retired(key, &Managed::read(&key.attributes)?, object)?;
+    let mut attributes = key.attributes.clone();
+    set_check_value(&mut attributes, version);
+    after.write(&mut attributes);
+    let mut secrets = Secrets::new();
+    secrets.set(ck::CKA_VALUE, SecretBytes::copy_of(version.secret(ck::CKA_VALUE)?)?);
+    Ok((Key::from_parts((attributes, secrets, key.marks)), before))
+}
+
+fn set_check_value(attributes: &mut Attributes, material: &Key) {
+    match material.attributes.get(ck::CKA_CHECK_VALUE) {
+        Some(check_value) => attributes.set(ck::CKA_CHECK_VALUE, check_value.clone()),
+        None => {
+            attributes.remove(ck::CKA_CHECK_VALUE);
+        }
+    }
+}
+
+/// The material of the version in force.
 fn retired(key: &Key, managed: &Managed, object: &ObjectId) -> Result<Key> {
+    version_key(managed, object, managed.version, managed.rotated.unwrap_or(managed.created), key)
+}
+
+/// The material of a version that is not the one in force, to be stored under [`version_object`]. No
+/// function of the standard works with it, and a search by label or id does not find it.
+pub(in crate::hsm) fn version_key(
+    managed: &Managed,
+    object: &ObjectId,
+    version: u64,
+    created: u64,
+    material: &Key,
+) -> Result<Key> {
     let text = |text: &str| Value::Bytes(text.as_bytes().to_vec());
     let mut attributes: Attributes = [
         (ck::CKA_CLASS, Value::Ulong(super::CKO_KMS_KEY_VERSION)),
@@ -346,18 +406,16 @@ fn retired(key: &Key, managed: &Managed, object: &ObjectId) -> Result<Key> {
         (ck::CKA_MODIFIABLE, Value::Bool(false)),
         (ck::CKA_COPYABLE, Value::Bool(false)),
         (ck::CKA_DESTROYABLE, Value::Bool(false)),
-        (ck::CKA_UNIQUE_ID, text(&hex(&version_object(object, managed.version)))),
+        (ck::CKA_UNIQUE_ID, text(&hex(&version_object(object, version)))),
         (CKA_KMS_KEY_ID, text(managed.id.as_str())),
-        (CKA_KMS_VERSION, Value::Ulong(managed.version)),
-        (CKA_KMS_CREATED, Value::Ulong(managed.rotated.unwrap_or(managed.created))),
+        (CKA_KMS_VERSION, Value::Ulong(version)),
+        (CKA_KMS_CREATED, Value::Ulong(created)),
     ]
     .into_iter()
     .collect();
-    if let Some(check_value) = key.attributes.get(ck::CKA_CHECK_VALUE) {
-        attributes.set(ck::CKA_CHECK_VALUE, check_value.clone());
-    }
+    set_check_value(&mut attributes, material);
     let mut secrets = Secrets::new();
-    secrets.set(ck::CKA_VALUE, SecretBytes::copy_of(key.secret(ck::CKA_VALUE)?)?);
+    secrets.set(ck::CKA_VALUE, SecretBytes::copy_of(material.secret(ck::CKA_VALUE)?)?);
     Ok(Key::new(attributes, secrets))
 }
 
