@@ -33,6 +33,7 @@ mod output;
 mod pin;
 mod proposal;
 mod propose;
+mod region;
 mod session;
 mod times;
 mod token;
@@ -53,6 +54,8 @@ fn main() -> ExitCode {
         Command::Key(command) => key::run(command, arguments.json),
         Command::Alias(command) => alias::run(command, arguments.json),
         Command::Grant(command) => grant::run(command, arguments.json),
+        Command::Replicate(replicate) => region::replicate(replicate, arguments.json),
+        Command::Region(command) => region::run(command, arguments.json),
         Command::Domain(command) => domain::run(command, arguments.json),
         Command::Operator(command) => operator::run(command, arguments.json),
         Command::Proposal(command) => proposal::run(command, arguments.json),

@@ -10,6 +10,8 @@ use serde_json::Value;
 
 /// The exit code of what those who govern refuse.
 const REFUSED: u8 = 5;
+/// That of what was begun and did not end in time.
+const LATE: u8 = 6;
 
 /// Why a command ended without doing its work.
 pub(crate) struct Failure {
@@ -35,6 +37,10 @@ impl Failure {
         Self { code: 4, ..Self::new(message) }
     }
 
+    pub(crate) fn late(message: impl Into<String>) -> Self {
+        Self { code: LATE, ..Self::new(message) }
+    }
+
     /// Those who govern, by their rules and the state they made, do not allow it.
     pub(crate) fn refused(message: impl Into<String>) -> Self {
         Self { code: REFUSED, rv: Some(ErrorKind::FunctionRejected.name()), ..Self::new(message) }
@@ -56,10 +62,18 @@ impl Failure {
 
     /// Adds what to do about a failure of this return code.
     pub(crate) fn advise(mut self, kind: ErrorKind, advice: &str) -> Self {
-        if self.rv == Some(kind.name()) {
+        if self.is(kind) {
             self.message.push_str(advice);
         }
         self
+    }
+
+    pub(crate) fn is(&self, kind: ErrorKind) -> bool {
+        self.rv == Some(kind.name())
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     pub(crate) fn report(&self, json: bool) -> ExitCode {

@@ -9,6 +9,7 @@ mod login;
 mod operator;
 mod proposal;
 mod propose;
+mod region;
 mod user;
 
 use clap::{Args, Parser, Subcommand};
@@ -22,6 +23,7 @@ pub(crate) use login::*;
 pub(crate) use operator::*;
 pub(crate) use proposal::*;
 pub(crate) use propose::*;
+pub(crate) use region::*;
 pub(crate) use user::*;
 
 /// Conclave: a PKCS#11 token backed by a software HSM.
@@ -30,7 +32,7 @@ pub(crate) use user::*;
     name = "conclave",
     version,
     propagate_version = true,
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 PIN refused,\n5 refused by those who govern: the quorum, the rules, a key's policy, the state.\n\
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 PIN refused,\n5 refused by those who govern: the quorum, the rules, a key's policy, the state,\n6 not in time.\n\
                   The data directory is CONCLAVE_HOME, else data_dir of the configuration, else\n\
                   $XDG_DATA_HOME/conclave, else ~/.local/share/conclave.\n\n\
                   PINs and passphrases are asked for at the terminal. Elsewhere give a source:\n  \
@@ -61,6 +63,18 @@ pub(crate) enum Command {
     /// Grants: what one user may do with a managed key.
     #[command(subcommand)]
     Grant(GrantCommand),
+    /// Let another Region have replicas of multi-Region keys, and bring them there.
+    #[command(after_help = "Examples:\n  conclave replicate invoices --to us-1 --proxy http://proxy:8470 --token web\n  \
+                            conclave replicate --all-multi-region --to us-1 --via /media/stick --token web\n  \
+                            conclave replicate --keys-from keys.txt --to us-1 --no-wait --token web\n  \
+                            conclave replicate invoices --to us-1 --withdraw --token web\n\n\
+                            Both Regions must trust each other (conclave region show), and in the other one \
+                            `conclave region serve` must run. It ends when all replicas are in use. Exits with 6 if that \
+                            was not so in time: the same command goes on.")]
+    Replicate(Replicate),
+    /// Regions: what this one is, and the exchange of multi-Region keys with others.
+    #[command(subcommand)]
+    Region(RegionCommand),
     /// Domains: founding, what a token and its history say, rotation, recovery.
     #[command(subcommand)]
     Domain(DomainCommand),

@@ -7,6 +7,7 @@ mod life;
 mod list;
 mod objects;
 mod policy;
+mod replicas;
 mod rotation;
 
 use conclave::hsm::Manage;
@@ -45,6 +46,8 @@ pub(crate) fn run(command: &KeyCommand, as_json: bool) -> Result<(), Failure> {
         KeyCommand::Untag(untag) => life::untag(untag, as_json),
         KeyCommand::Rotate(rotate) => rotation::rotate(rotate, as_json),
         KeyCommand::Rotation(rotation) => rotation::run(rotation, as_json),
+        KeyCommand::Replicas(one) => replicas::show(one, as_json),
+        KeyCommand::Promote(promote) => replicas::promote(promote, as_json),
         KeyCommand::ImportParameters(parameters) => import::parameters(parameters, as_json),
         KeyCommand::Import(import) => import::import(import, as_json),
         KeyCommand::DeleteMaterial(delete) => import::delete(delete, as_json),

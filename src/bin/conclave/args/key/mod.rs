@@ -6,6 +6,7 @@ mod import;
 mod life;
 mod objects;
 mod policy;
+mod replicas;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ pub(crate) use import::*;
 pub(crate) use life::*;
 pub(crate) use objects::*;
 pub(crate) use policy::*;
+pub(crate) use replicas::*;
 
 /// KEY is the id of a managed key or one of its aliases, with or without `alias/`.
 #[derive(Subcommand)]
@@ -91,6 +93,18 @@ pub(crate) enum KeyCommand {
                             conclave key rotation invoices --every 365 --token web\n  \
                             conclave key rotation invoices --off --token web")]
     Rotation(KeyRotation),
+
+    /// Show where a multi-Region key is: its primary, its replicas, the versions they have.
+    #[command(after_help = "Examples:\n  conclave key replicas invoices --token web\n  \
+                            conclave key replicas mrk-0c5d… --token web --pin env:USER_PIN --json")]
+    Replicas(OneKey),
+    /// Make another Region's replica of a key its primary; the primary here becomes a replica.
+    #[command(after_help = "Examples:\n  conclave key promote invoices --to us-1 --proxy http://proxy:8470 --token web\n  \
+                            conclave key promote invoices --to us-1 --token web\n\n\
+                            The replica must have all versions. Without --proxy and --via, `conclave region serve` of both \
+                            Regions does the rest. If this Region is lost, the other one's operators promote its replica: \
+                            `conclave proposal new emergency-promote`.")]
+    Promote(KeyPromote),
 
     /// Get a wrapping key and an import token, both good for 24 hours, to import material into a key.
     #[command(after_help = "Example:\n  conclave key import-parameters brought --public-key wrapping.der \
