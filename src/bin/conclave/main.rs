@@ -18,7 +18,6 @@ macro_rules! print {
 mod alias;
 mod args;
 mod audit;
-#[allow(dead_code)]
 mod carrier;
 mod doctor;
 mod domain;

@@ -114,7 +114,11 @@ fn request(live: &Live, command: &NewCommand) -> Result<Value, Failure> {
         NewCommand::AllowSuite { suite, forbid } => {
             json!({ "command": "allow suite", "suite": suite, "allowed": !forbid })
         }
-        NewCommand::TrustRegion { domain } => {
+        NewCommand::TrustRegion { region: Some(file), .. } => {
+            json!({ "command": "trust Region", "region": read_json(file)? })
+        }
+        NewCommand::TrustRegion { region: None, domain } => {
+            let Some(domain) = domain else { return Err(Failure::usage("give --region FILE or --domain FILE")) };
             let state = operator::token_of(domain)?;
             let keys = state["replication_keys"].as_array().map(Vec::as_slice).unwrap_or_default();
             let keys: Value = keys.iter().map(|key| key["public_key"].clone()).collect();
@@ -122,6 +126,12 @@ fn request(live: &Live, command: &NewCommand) -> Result<Value, Failure> {
             json!({ "command": "trust Region", "region": region })
         }
         NewCommand::DistrustRegion { name } => json!({ "command": "distrust Region", "name": name }),
+        NewCommand::GiveUpReplica { keys, region } => {
+            json!({ "command": "give up replica", "key_ids": keys, "region": region })
+        }
+        NewCommand::EmergencyPromote { keys, region } => {
+            json!({ "command": "emergency promote", "key_ids": keys, "region": region })
+        }
         NewCommand::TrustKey { object, distrust, pin } => json!({
             "command": "trust key", "object": object_id(live, object, pin)?, "trusted": !distrust,
         }),

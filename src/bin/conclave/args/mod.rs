@@ -64,13 +64,15 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Grant(GrantCommand),
     /// Let another Region have replicas of multi-Region keys, and bring them there.
-    #[command(after_help = "Examples:\n  conclave replicate invoices --to us-1 --proxy http://proxy:8470 --token web\n  \
+    #[command(
+        after_help = "Examples:\n  conclave replicate invoices --to us-1 --proxy http://proxy:8470 --token web\n  \
                             conclave replicate --all-multi-region --to us-1 --via /media/stick --token web\n  \
                             conclave replicate --keys-from keys.txt --to us-1 --no-wait --token web\n  \
                             conclave replicate invoices --to us-1 --withdraw --token web\n\n\
                             Both Regions must trust each other (conclave region show), and in the other one \
                             `conclave region serve` must run. It ends when all replicas are in use. Exits with 6 if that \
-                            was not so in time: the same command goes on.")]
+                            was not so in time: the same command goes on."
+    )]
     Replicate(Replicate),
     /// Regions: what this one is, and the exchange of multi-Region keys with others.
     #[command(subcommand)]

@@ -185,12 +185,15 @@ pub(crate) enum NewCommand {
         #[arg(long)]
         forbid: bool,
     },
-    /// Trust another Region, by its domain token.
+    /// Trust another Region, or its new replication keys.
     #[command(alias = "trust Region")]
     TrustRegion {
+        /// What `conclave region show --json` says there (`-` is the standard input).
+        #[arg(long, value_name = "FILE", required_unless_present = "domain", conflicts_with = "domain")]
+        region: Option<PathBuf>,
         /// That Region's newest domain token.
         #[arg(long, value_name = "FILE")]
-        domain: PathBuf,
+        domain: Option<PathBuf>,
     },
     /// Trust a Region no longer.
     #[command(alias = "distrust Region")]
@@ -198,6 +201,26 @@ pub(crate) enum NewCommand {
         /// The Region's name.
         #[arg(long)]
         name: String,
+    },
+    /// Forget a Region's replicas of multi-Region keys: their primaries wait for them no longer.
+    #[command(alias = "give up replica")]
+    GiveUpReplica {
+        /// The id of a multi-Region key; give the option once for each.
+        #[arg(long = "key", value_name = "ID", required = true)]
+        keys: Vec<String>,
+        /// The Region that has the replicas.
+        #[arg(long, value_name = "NAME")]
+        region: String,
+    },
+    /// Say, without the Region that has the primaries now, where the primaries of multi-Region keys are.
+    #[command(alias = "emergency promote")]
+    EmergencyPromote {
+        /// The id of a multi-Region key; give the option once for each.
+        #[arg(long = "key", value_name = "ID", required = true)]
+        keys: Vec<String>,
+        /// This Region makes its own replicas the primaries; elsewhere the name of the one that did.
+        #[arg(long, value_name = "NAME")]
+        region: String,
     },
     /// Mark a key as trusted (CKA_TRUSTED): it may wrap every extractable key.
     #[command(alias = "trust key")]

@@ -17,17 +17,21 @@ pub(crate) enum RegionCommand {
                             domain and fingerprints with yours, by telephone for instance. Needs no PIN.")]
     Show(RegionShow),
     /// Answer the messages of other Regions, and send what they are still to be told, until it is stopped.
-    #[command(after_help = "Examples:\n  conclave region serve --proxy http://proxy:8470 --token web --pin file:/etc/conclave/web.pin\n  \
+    #[command(
+        after_help = "Examples:\n  conclave region serve --proxy http://proxy:8470 --token web --pin file:/etc/conclave/web.pin\n  \
                             conclave region serve --via /media/stick --token web\n  \
                             conclave region serve --once --proxy http://proxy:8470 --token web --pin file:…     from cron\n\n\
                             It prints one line for each message (with --json an object). A message that this Region \
                             refuses is acknowledged and never answered; one that it could not take, as its store was busy \
                             or full, comes again. An offer works only in the process that made it: leave it running while \
-                            the answer travels. SIGTERM and ctrl-C end it.")]
+                            the answer travels. SIGTERM and ctrl-C end it."
+    )]
     Serve(RegionServe),
     /// Fetch replicas of keys from the Region of their primary, which must have allowed it.
-    #[command(after_help = "Example:\n  conclave region pull mrk-0c5d… --from eu-1 --proxy http://proxy:8470 --token web\n\n\
-                            It also brings a replica up to date. In the other Region `conclave region serve` must run.")]
+    #[command(
+        after_help = "Example:\n  conclave region pull mrk-0c5d… --from eu-1 --proxy http://proxy:8470 --token web\n\n\
+                            It also brings a replica up to date. In the other Region `conclave region serve` must run."
+    )]
     Pull(RegionPull),
 }
 

@@ -392,3 +392,196 @@ fn unless_fatal(doing: &str, error: &Error) -> Result<(), Failure> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    const KEYS: usize = 10;
+
+    /// Messages are texts, "KIND FROM KEY KEY…".
+    #[derive(Default)]
+    struct Place {
+        pending: RefCell<Vec<Pending>>,
+        taken: RefCell<Vec<String>>,
+        fails: Cell<Option<ErrorKind>>,
+        answer: RefCell<Option<String>>,
+    }
+
+    impl Region for Place {
+        fn pending(&self) -> Result<Vec<Pending>, Error> {
+            Ok(self.pending.borrow().clone())
+        }
+
+        fn tell(&self, kind: MessageKind, _: &str, keys: &[String]) -> Result<Vec<u8>, Error> {
+            Ok(format!("{} here {}", kind.name(), keys.join(" ")).into_bytes())
+        }
+
+        fn receive(&self, message: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+            match self.fails.get() {
+                Some(kind) => Err(kind.into()),
+                None => {
+                    self.taken.borrow_mut().push(String::from_utf8_lossy(message).into_owned());
+                    Ok(self.answer.borrow().clone().map(String::into_bytes))
+                }
+            }
+        }
+
+        fn view(&self, message: &[u8]) -> Result<MessageView, Error> {
+            let text = String::from_utf8_lossy(message).into_owned();
+            let mut words = text.split(' ').map(str::to_owned);
+            let kind = words.next().and_then(|kind| MessageKind::named(&kind));
+            let kind = kind.ok_or_else(|| ErrorKind::KmsReplicationRefused.with("no message"))?;
+            let from = words.next().unwrap_or_default();
+            Ok(MessageView { kind, from, to: "there".to_owned(), keys: words.collect() })
+        }
+    }
+
+    #[derive(Default)]
+    struct Bag {
+        coming: RefCell<VecDeque<(String, String)>>,
+        sent: RefCell<Vec<(String, String)>>,
+        acknowledged: RefCell<Vec<String>>,
+        broken: Cell<bool>,
+    }
+
+    impl Carrier for Bag {
+        fn send(&self, to: &Address, _: &Address, message: &[u8]) -> Result<(), Failure> {
+            if self.broken.get() {
+                return Err(Failure::new("broken"));
+            }
+            self.sent.borrow_mut().push((to.to_string(), String::from_utf8_lossy(message).into_owned()));
+            Ok(())
+        }
+
+        fn receive(&self, _: &str, _: &str, _: Duration) -> Result<Option<Delivery>, Failure> {
+            let coming = self.coming.borrow_mut().pop_front();
+            let from = || Address::new("there", Some("1")).map_err(Failure::usage);
+            coming.map(|(id, text)| Ok(Delivery { id, from: from()?, message: text.into_bytes() })).transpose()
+        }
+
+        fn acknowledge(&self, id: &str) -> Result<(), Failure> {
+            self.acknowledged.borrow_mut().push(id.to_owned());
+            Ok(())
+        }
+    }
+
+    impl Bag {
+        fn brings(&self, id: &str, text: &str) {
+            self.coming.borrow_mut().push_back((id.to_owned(), text.to_owned()));
+        }
+    }
+
+    fn keys() -> Vec<String> {
+        (0..KEYS).map(|key| format!("k{key}")).collect()
+    }
+
+    fn wants(place: &Place, kind: MessageKind, keys: Vec<String>) {
+        *place.pending.borrow_mut() = vec![Pending { region: "there".to_owned(), kind, keys }];
+    }
+
+    fn exchange<'a>(place: &'a Place, bag: &'a Bag, batch: usize) -> Exchange<'a> {
+        Exchange::new(place, bag, Address { region: "here".to_owned(), instance: Some("7".to_owned()) }, batch)
+    }
+
+    /// One turn; the names of the troubles there were.
+    fn turn(exchange: &mut Exchange<'_>) -> Vec<&'static str> {
+        let mut troubles = Vec::new();
+        let mut report = |event: &Event<'_>| match event {
+            Event::Refused { .. } => troubles.push("refused"),
+            Event::Failed { .. } => troubles.push("failed"),
+            Event::Carrier { .. } => troubles.push("carrier"),
+            _ => {}
+        };
+        assert!(exchange.turn(Duration::ZERO, &mut report).is_ok());
+        troubles
+    }
+
+    #[test]
+    fn what_is_pending_is_sent_once_in_batches_until_it_is_answered() {
+        let (place, bag) = (Place::default(), Bag::default());
+        wants(&place, MessageKind::Request, keys());
+        let mut exchange = exchange(&place, &bag, 4);
+        turn(&mut exchange);
+        turn(&mut exchange);
+        let sizes: Vec<_> = bag.sent.borrow().iter().map(|(_, text)| text.split(' ').count() - 2).collect();
+        assert_eq!(sizes, [4, 4, 2]);
+        // The receipt of some settles them, and what follows is told of those.
+        bag.brings("a", "receipt there k0 k1 k2 k3");
+        *place.answer.borrow_mut() = Some("activate here k0 k1 k2 k3".to_owned());
+        turn(&mut exchange);
+        assert_eq!(bag.sent.borrow().last().unwrap(), &("there/1".to_owned(), "activate here k0 k1 k2 k3".to_owned()));
+        assert_eq!(*bag.acknowledged.borrow(), ["a"]);
+        assert_eq!(exchange.waiting(), KEYS);
+        *place.answer.borrow_mut() = None;
+        bag.brings("b", "activated there k0 k1 k2 k3");
+        turn(&mut exchange);
+        assert_eq!(exchange.waiting(), KEYS - 4);
+        assert_eq!(bag.sent.borrow().len(), 4);
+    }
+
+    #[test]
+    fn what_is_not_answered_is_told_again_in_smaller_batches_if_the_region_lives() {
+        let (place, bag) = (Place::default(), Bag::default());
+        wants(&place, MessageKind::Request, keys());
+        let mut exchange = exchange(&place, &bag, 8);
+        turn(&mut exchange);
+        let age = |exchange: &mut Exchange<'_>| {
+            for told in exchange.told.values_mut().flat_map(HashMap::values_mut) {
+                told.at -= told.wait;
+            }
+        };
+        // Nothing is heard: the same again.
+        age(&mut exchange);
+        turn(&mut exchange);
+        assert_eq!(bag.sent.borrow().len(), 4);
+        assert!(exchange.told.values().flat_map(HashMap::values).all(|told| told.wait >= 2 * FIRST_WAIT));
+        bag.brings("a", "deleted there other");
+        turn(&mut exchange);
+        age(&mut exchange);
+        turn(&mut exchange);
+        age(&mut exchange);
+        turn(&mut exchange);
+        assert!(bag.sent.borrow().last().unwrap().1.split(' ').count() == 3, "{:?}", bag.sent.borrow());
+    }
+
+    #[test]
+    fn what_is_refused_ends_and_what_failed_comes_again() {
+        let (place, bag) = (Place::default(), Bag::default());
+        let mut exchange = exchange(&place, &bag, 1);
+        place.fails.set(Some(ErrorKind::KmsReplicationRefused));
+        bag.brings("a", "garbage");
+        assert_eq!(turn(&mut exchange), ["refused"]);
+        assert_eq!(*bag.acknowledged.borrow(), ["a"]);
+        place.fails.set(Some(ErrorKind::DeviceMemory));
+        bag.brings("b", "offer there k0");
+        assert_eq!(turn(&mut exchange), ["failed"]);
+        assert_eq!(*bag.acknowledged.borrow(), ["a"]);
+        place.fails.set(None);
+        bag.brings("b", "offer there k0");
+        bag.brings("b", "offer there k0");
+        assert!(turn(&mut exchange).is_empty() && turn(&mut exchange).is_empty());
+        assert_eq!(place.taken.borrow().len(), 1);
+        // A process that nobody is logged in to any more ends.
+        place.fails.set(Some(ErrorKind::UserNotLoggedIn));
+        bag.brings("c", "offer there k0");
+        assert!(exchange.turn(Duration::ZERO, &mut |_| {}).is_err());
+    }
+
+    #[test]
+    fn an_answer_is_kept_until_the_carrier_takes_it() {
+        let (place, bag) = (Place::default(), Bag::default());
+        let mut exchange = exchange(&place, &bag, 1);
+        *place.answer.borrow_mut() = Some("shipment here k0".to_owned());
+        bag.brings("a", "offer there k0");
+        bag.broken.set(true);
+        assert_eq!(turn(&mut exchange), ["carrier"]);
+        assert!(bag.acknowledged.borrow().is_empty());
+        bag.broken.set(false);
+        turn(&mut exchange);
+        assert_eq!(*bag.sent.borrow(), [("there/1".to_owned(), "shipment here k0".to_owned())]);
+        assert_eq!((bag.acknowledged.borrow().len(), place.taken.borrow().len()), (1, 1));
+    }
+}

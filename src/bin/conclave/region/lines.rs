@@ -77,7 +77,8 @@ pub(super) fn words(event: &Event<'_>) -> String {
             Value::String(text) if plain(text) => text.clone(),
             Value::Array(ids) if ids.is_empty() => continue,
             Value::Array(ids) => {
-                let ids: Vec<_> = ids.iter().filter_map(Value::as_str).map(|id| id.escape_default().to_string()).collect();
+                let ids: Vec<_> =
+                    ids.iter().filter_map(Value::as_str).map(|id| id.escape_default().to_string()).collect();
                 ids.join(",")
             }
             value => value.to_string(),

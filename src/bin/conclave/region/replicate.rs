@@ -55,7 +55,7 @@ pub(crate) fn run(replicate: &Replicate, as_json: bool) -> Result<(), Failure> {
         };
     }
     let single = keys.len() == 1;
-    if as_json || !(single && !allowed.failed.is_empty()) {
+    if as_json || !single || allowed.failed.is_empty() {
         output::done(as_json, &sentence, &said);
     }
     match allowed.failed.len() {
@@ -138,13 +138,7 @@ struct Allowed {
 }
 
 /// Lets a Region have replicas of the keys, or no longer. Those that it may have already are no failures.
-fn allow(
-    live: &Live,
-    keys: &BTreeSet<String>,
-    to: &str,
-    withdraw: bool,
-    as_json: bool,
-) -> Result<Allowed, Failure> {
+fn allow(live: &Live, keys: &BTreeSet<String>, to: &str, withdraw: bool, as_json: bool) -> Result<Allowed, Failure> {
     let pending = live.module.pending_replication(live.session, Some(to), usize::MAX);
     let pending = pending.map_err(|error| Failure::while_("cannot tell what is pending", &error))?;
     let begun: HashSet<String> = pending.into_iter().flat_map(|item| item.keys).collect();

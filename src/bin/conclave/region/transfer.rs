@@ -111,14 +111,7 @@ impl Region for Part<'_> {
 }
 
 /// Tells Regions of the new primary of a key, and waits until its successor has taken it.
-pub(crate) fn hand_over(
-    live: &Live,
-    key: &str,
-    to: &str,
-    by: &By,
-    timeout: u64,
-    as_json: bool,
-) -> Result<(), Failure> {
+pub(crate) fn hand_over(live: &Live, key: &str, to: &str, by: &By, timeout: u64, as_json: bool) -> Result<(), Failure> {
     let post = Post::open(by, live)?;
     let part = Part { live, region: to, kinds: &[MessageKind::Handover], keys: HashSet::from([key.to_owned()]) };
     run(&part, &post, 1, Duration::from_secs(timeout), 1, as_json)?.check("the promotion of the replica of", to)
@@ -144,7 +137,11 @@ pub(super) fn pull(pull: &RegionPull, as_json: bool) -> Result<(), Failure> {
     let missing = outcome.check("the replica of", &pull.from);
     if as_json || missing.is_ok() {
         let keys = if total == 1 { "One key is".to_owned() } else { format!("{total} keys are") };
-        output::done(as_json, &format!("{keys} here as they are in {:?}.", pull.from).replace("is here as they are", "is here as it is"), &said);
+        output::done(
+            as_json,
+            &format!("{keys} here as they are in {:?}.", pull.from).replace("is here as they are", "is here as it is"),
+            &said,
+        );
     }
     missing
 }

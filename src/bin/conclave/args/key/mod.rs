@@ -99,11 +99,13 @@ pub(crate) enum KeyCommand {
                             conclave key replicas mrk-0c5d… --token web --pin env:USER_PIN --json")]
     Replicas(OneKey),
     /// Make another Region's replica of a key its primary; the primary here becomes a replica.
-    #[command(after_help = "Examples:\n  conclave key promote invoices --to us-1 --proxy http://proxy:8470 --token web\n  \
+    #[command(
+        after_help = "Examples:\n  conclave key promote invoices --to us-1 --proxy http://proxy:8470 --token web\n  \
                             conclave key promote invoices --to us-1 --token web\n\n\
                             The replica must have all versions. Without --proxy and --via, `conclave region serve` of both \
                             Regions does the rest. If this Region is lost, the other one's operators promote its replica: \
-                            `conclave proposal new emergency-promote`.")]
+                            `conclave proposal new emergency-promote`."
+    )]
     Promote(KeyPromote),
 
     /// Get a wrapping key and an import token, both good for 24 hours, to import material into a key.
