@@ -119,6 +119,7 @@ impl Hsm {
         held.public = Some(public);
         if ended.is_some() {
             self.forget_tickets();
+            self.exchanges.forget();
         }
         // What was opened may be trusted no longer, or revoked.
         self.cache.clear();
@@ -187,6 +188,7 @@ impl Hsm {
         self.forget_tickets();
         let opened = held.opened.take();
         self.recorder.forget();
+        self.exchanges.forget();
         self.cache.clear();
         drop(held);
         drop(opened);

@@ -230,7 +230,7 @@ impl Hsm {
     }
 
     /// A key with attributes changed; both halves of a pair have the same managed attributes.
-    fn edit_key(&self, keys: &Keys, edit: impl Fn(&mut Attributes)) -> Result<ObjectChange> {
+    pub(super) fn edit_key(&self, keys: &Keys, edit: impl Fn(&mut Attributes)) -> Result<ObjectChange> {
         let edited = |open: &Open| -> Result<Record> {
             let key = &open.key;
             let mut attributes = key.attributes.clone();

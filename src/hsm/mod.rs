@@ -110,6 +110,7 @@ pub struct Hsm {
     clock: permit::Clock,
     recorder: std::sync::Arc<auditing::Recorder>,
     approvals: std::sync::Arc<approvals::Approvals>,
+    exchanges: replicating::Exchanges,
 }
 
 impl Hsm {
@@ -122,6 +123,7 @@ impl Hsm {
             clock: permit::Clock::default(),
             recorder: std::sync::Arc::new(auditing::Recorder::new(settings.audit)),
             approvals: std::sync::Arc::new(approvals::Approvals::new()?),
+            exchanges: replicating::Exchanges::default(),
         })
     }
 

@@ -41,6 +41,7 @@ actions! {
     AnnounceExpiry ExpireKeyMaterial
     RotateKey SetRotation GetRotationStatus ListRotations
     ReplicateKey UpdatePrimaryRegion SynchronizeKey
+    ShipReplica AcceptReplica RegisterReplica ActivateReplica DeleteReplica TakeHandover RefuseReplication
     PutKeyPolicy GetKeyPolicy CreateGrant RetireGrant RevokeGrant ListGrants
     CreateUser RemoveUser ApproveUse
     Encrypt Decrypt ReEncrypt

@@ -330,6 +330,11 @@ impl Opened {
         }
     }
 
+    /// The replication signing key (RSK) that signs: the newest.
+    pub(in crate::hsm) fn replication_key(&self) -> Result<&PrivateKey> {
+        self.secrets.replication.last().map(|key| &**key).ok_or_else(|| ErrorKind::GeneralError.into())
+    }
+
     pub(super) fn secrets(&self) -> &Arc<StateSecrets> {
         &self.secrets
     }

@@ -18,6 +18,7 @@ mod material;
 pub(super) mod metadata;
 pub(super) mod policy;
 mod refused;
+pub(super) mod replica;
 pub(super) mod replication;
 pub(super) mod request;
 pub(super) mod requested;
@@ -55,7 +56,9 @@ pub(super) use states::Action;
 /// an alias.
 pub const CKO_KMS_KEY_VERSION: ck::CK_OBJECT_CLASS = ck::CKO_VENDOR_DEFINED | 0x0b4d_5301;
 pub const CKO_KMS_ALIAS: ck::CK_OBJECT_CLASS = ck::CKO_VENDOR_DEFINED | 0x0b4d_5302;
-pub const HIDDEN_CLASSES: &[ck::CK_OBJECT_CLASS] = &[CKO_KMS_KEY_VERSION, CKO_KMS_ALIAS];
+/// What is left of a deleted replica until its primary has heard of that.
+pub const CKO_KMS_DELETED_REPLICA: ck::CK_OBJECT_CLASS = ck::CKO_VENDOR_DEFINED | 0x0b4d_5303;
+pub const HIDDEN_CLASSES: &[ck::CK_OBJECT_CLASS] = &[CKO_KMS_KEY_VERSION, CKO_KMS_ALIAS, CKO_KMS_DELETED_REPLICA];
 
 pub(super) fn is_managed(attributes: &Attributes) -> bool {
     attributes.flag(attributes::CKA_KMS_MANAGED)
