@@ -26,9 +26,7 @@ use super::managed::creation::{self, version_object};
 use super::managed::metadata::Managed;
 use super::managed::replica::Source;
 use super::managed::replication::Replication;
-use super::managed::{
-    CKA_KMS_CREATED, CKA_KMS_KEY_ID, CKA_KMS_MANAGED, CKA_KMS_REPLICATION, CKO_KMS_DELETED_REPLICA,
-};
+use super::managed::{CKA_KMS_CREATED, CKA_KMS_KEY_ID, CKA_KMS_MANAGED, CKA_KMS_REPLICATION, CKO_KMS_DELETED_REPLICA};
 use super::managing::Keys;
 use super::permit::Recorded;
 use super::replication::{Party, message, refused};
@@ -44,7 +42,9 @@ impl Hsm {
     pub(super) fn replicate(&self, ticket: &Ticket, step: Replicate<'_>) -> Result<Reply> {
         let access = self.access(ticket);
         if access != Access::User {
-            return Err(ErrorKind::UserNotLoggedIn.with("keys are exchanged with other Regions while a user is logged in"));
+            return Err(
+                ErrorKind::UserNotLoggedIn.with("keys are exchanged with other Regions while a user is logged in")
+            );
         }
         let opened = self.opened()?;
         let state = opened.state();
@@ -134,7 +134,8 @@ impl Exchanging<'_> {
     /// A Region that the quorum trusts. KMS_R_NOT_FOUND.
     fn party(&self, region: &str) -> Result<Party> {
         let found = self.trusted().iter().find(|trusted| trusted.name == region);
-        let found = found.ok_or_else(|| ErrorKind::KmsNotFound.with(format!("the Region {region} is not trusted here")))?;
+        let found =
+            found.ok_or_else(|| ErrorKind::KmsNotFound.with(format!("the Region {region} is not trusted here")))?;
         Ok(Party { region: found.name.clone(), domain: found.domain })
     }
 
@@ -175,7 +176,8 @@ impl Exchanging<'_> {
         if held.keys.key.columns.class == CKO_KMS_DELETED_REPLICA {
             let open = self.hsm.open(self.access, held.keys.key)?;
             let attributes = &open.key.attributes;
-            let replication = attributes.bytes(CKA_KMS_REPLICATION).and_then(|encoded| Replication::decode(encoded).ok());
+            let replication =
+                attributes.bytes(CKA_KMS_REPLICATION).and_then(|encoded| Replication::decode(encoded).ok());
             let named = attributes.bytes(CKA_KMS_KEY_ID) == Some(key_id.as_bytes());
             let replication = replication.filter(|_| named).ok_or_else(others)?;
             return Ok(Some(Found::Deleted(open, replication)));
@@ -226,7 +228,8 @@ impl Exchanging<'_> {
     /// A version that is there. CKR_DEVICE_ERROR.
     fn version(&self, key: &OpenKey<'_>, version: u64) -> Result<Arc<Open>> {
         let found = self.versions(key, std::iter::once(version))?.pop();
-        let missing = || ErrorKind::DeviceError.with(format!("version {version} of the key {} is missing", key.keys.id()));
+        let missing =
+            || ErrorKind::DeviceError.with(format!("version {version} of the key {} is missing", key.keys.id()));
         found.map(|(_, open)| open).ok_or_else(missing)
     }
 

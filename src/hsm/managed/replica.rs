@@ -114,7 +114,8 @@ impl Shipped {
     /// KMS_R_REPLICATION_REFUSED for what no HSM ships.
     pub(in crate::hsm) fn check(record: KeyRecord) -> Result<Self> {
         let wrong = |why: &str| refused(&record.key_id, why);
-        let id = KeyId::parse(&record.key_id).filter(KeyId::is_multi_region).ok_or_else(|| wrong("it is of one Region"))?;
+        let id =
+            KeyId::parse(&record.key_id).filter(KeyId::is_multi_region).ok_or_else(|| wrong("it is of one Region"))?;
         let spec = Spec::named(&record.spec).filter(|spec| spec.name == record.spec);
         let spec = spec.ok_or_else(|| wrong("its spec is not known here"))?;
         let usage = Usage::from_code(record.usage).ok_or_else(|| wrong("its usage is not known here"))?;
@@ -142,17 +143,29 @@ impl Shipped {
         let holds = [
             (purpose.is_some(), "keys of its spec are not for its usage"),
             (versioned || !record.standard_mechanisms, "it has no mechanisms to choose from"),
-            (imported || !record.replicate_imported, "it says of material that was made in an HSM that it was imported"),
-            (imported || record.material_digest.is_none(), "it says of material that was made in an HSM that it was imported"),
+            (
+                imported || !record.replicate_imported,
+                "it says of material that was made in an HSM that it was imported",
+            ),
+            (
+                imported || record.material_digest.is_none(),
+                "it says of material that was made in an HSM that it was imported",
+            ),
             (!shipped || !imported || record.material_digest.is_some(), "imported material without its digest"),
             (committed, "the material is not what its digest says"),
             (shipped || imported, "it has no material"),
             (record.replicate_imported || !imported || !shipped, "imported material that stays where it is"),
             (record.valid_to.is_none_or(|end| imported && shipped && end > 0), "the end of no imported material"),
-            (record.public_object.is_some() == (shipped && !spec.is_symmetric()), "the halves are not those of its spec"),
+            (
+                record.public_object.is_some() == (shipped && !spec.is_symmetric()),
+                "the halves are not those of its spec",
+            ),
             (record.public_object != Some(record.object), "two objects have one name"),
             (record.term > 0 && record.version > 0, "a term or version of 0"),
-            (record.newest.checked_sub(record.version).is_some_and(|pending| pending <= 1), "more than one pending version"),
+            (
+                record.newest.checked_sub(record.version).is_some_and(|pending| pending <= 1),
+                "more than one pending version",
+            ),
             (rotates || record.newest == 1, "a second version of a key that does not rotate"),
             (rotates || record.rotation.is_none(), "a period for a key that does not rotate"),
             (record.rotation.is_none_or(|(days, _)| ROTATION_DAYS.contains(&days)), "a period that is not allowed"),

@@ -48,7 +48,8 @@ impl Exchanging<'_> {
     ) -> Result<ObjectChange> {
         let record = &shipped.record;
         let index = self.opened.index_key();
-        let commitment = record.material_digest.map(|digest| index.commitment_to(&record.object, &digest)).transpose()?;
+        let commitment =
+            record.material_digest.map(|digest| index.commitment_to(&record.object, &digest)).transpose()?;
         let (accepted, old) = match self.find(held, &record.key_id)? {
             None => {
                 let terms = Terms { owner, primary, incarnation: random::array()? };

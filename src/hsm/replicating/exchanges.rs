@@ -46,7 +46,11 @@ struct Offered {
 enum Stage {
     Waiting(OfferSecrets),
     /// The private half is gone; what came of it stays until the receipt.
-    Opened { shipment: Hash, keys: Arc<ExchangeKeys>, confirmed: bool },
+    Opened {
+        shipment: Hash,
+        keys: Arc<ExchangeKeys>,
+        confirmed: bool,
+    },
 }
 
 /// What an offer says that is not secret.

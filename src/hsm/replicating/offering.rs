@@ -93,8 +93,7 @@ impl Exchanging<'_> {
         if message.len() > room {
             return Ok(Reply::Needed(message.len()));
         }
-        let new =
-            NewShipment { offer: offer.offer, to, hash: sha384(&message), not_after: offer.not_after, expected };
+        let new = NewShipment { offer: offer.offer, to, hash: sha384(&message), not_after: offer.not_after, expected };
         let answered_until = offer.not_after.saturating_add(TOLERANCE);
         self.hsm.while_opened(|| self.hsm.exchanges.shipped(new, answered_until, self.now))??;
         let ids: Vec<_> = offer.keys.iter().map(|wanted| &*wanted.key_id).collect();

@@ -232,8 +232,7 @@ impl Exchanging<'_> {
             new_term: item.new_term,
             primary: item.primary.clone(),
         };
-        let answer =
-            TakenKey { key_id: item.key_id.clone(), incarnation: item.incarnation, new_term: item.new_term };
+        let answer = TakenKey { key_id: item.key_id.clone(), incarnation: item.incarnation, new_term: item.new_term };
         let key = match key {
             Some(Found::Key(key)) => key,
             Some(Found::Deleted(open, mut replication)) if item.details.is_none() => {
@@ -253,7 +252,12 @@ impl Exchanging<'_> {
             self.record(Audited::TakeHandover, key.keys.attributes(), &heard.primary.region)?;
             if let Some((party, term)) = after.replication()?.outdated() {
                 let (key_id, region) = (&item.key_id, &party.region);
-                tracing::error!(key_id, region, term, "another Region is the primary of a key that is the primary here");
+                tracing::error!(
+                    key_id,
+                    region,
+                    term,
+                    "another Region is the primary of a key that is the primary here"
+                );
             }
         }
         Ok(Outcome { change: self.change(&key, &after)?, answer: Some(answer) })

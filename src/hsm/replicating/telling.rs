@@ -18,7 +18,8 @@ impl Exchanging<'_> {
         let to = self.party(region)?;
         let message = match kind {
             MessageKind::Request => {
-                let keys = self.each(keys, |id, found| Ok(is_outstanding(found, &to, Outstanding::Ship).then(|| id.to_owned())))?;
+                let keys = self
+                    .each(keys, |id, found| Ok(is_outstanding(found, &to, Outstanding::Ship).then(|| id.to_owned())))?;
                 let not_after = self.now.saturating_add(self.opened.state().limits.offer);
                 let ids = keys.clone();
                 (self.signed(to, Request { nonce: random::array()?, not_after, keys })?, ids)

@@ -5,10 +5,10 @@ use cryptoki_sys as ck;
 
 use super::super::attributes::{KeyState, Origin};
 use super::super::creation::{self, Creation, Made, version_key};
+use super::super::material;
 use super::super::metadata::{Imported, Managed, Rotation};
 use super::super::replication::{Replication, Role};
 use super::super::tags::Tags;
-use super::super::material;
 use super::{Shipped, Source, refused};
 use crate::error::Result;
 use crate::hsm::command::ObjectId;
