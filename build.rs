@@ -86,7 +86,14 @@ const CONVENTIONS: &str = "\
    They also give CKR_USER_NOT_LOGGED_IN; CKR_SESSION_READ_ONLY; CKR_ARGUMENTS_BAD for a request that is not
    JSON, lacks a member, or has one that there is not, and for flags that there are not; KMS_R_NOT_FOUND
    for a key or alias that is not in the token; and KMS_R_ACCESS_DENIED. The standard's functions have no
-   vendor codes: they give CKR_KEY_FUNCTION_NOT_PERMITTED where a state, a usage or a policy forbids. */
+   vendor codes: they give CKR_KEY_FUNCTION_NOT_PERMITTED where a state, a usage or a policy forbids.
+
+   Multi-Region keys. A Region is a domain; Regions that trust each other by their operators' command
+   have keys in common. One is a key's primary, others have replicas, and what one encrypted or signed
+   every other decrypts or verifies. They send each other messages, by any carrier: one makes a message,
+   the other gives it to KMS_ReceiveReplication and sends back what that answers, until nothing is left
+   to answer. A message shows key ids and names of Regions, never key material. One that is lost may be
+   made again, one that comes twice changes nothing. */
 ";
 
 fn vendor_header() -> String {

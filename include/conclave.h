@@ -36,7 +36,14 @@
    They also give CKR_USER_NOT_LOGGED_IN; CKR_SESSION_READ_ONLY; CKR_ARGUMENTS_BAD for a request that is not
    JSON, lacks a member, or has one that there is not, and for flags that there are not; KMS_R_NOT_FOUND
    for a key or alias that is not in the token; and KMS_R_ACCESS_DENIED. The standard's functions have no
-   vendor codes: they give CKR_KEY_FUNCTION_NOT_PERMITTED where a state, a usage or a policy forbids. */
+   vendor codes: they give CKR_KEY_FUNCTION_NOT_PERMITTED where a state, a usage or a policy forbids.
+
+   Multi-Region keys. A Region is a domain; Regions that trust each other by their operators' command
+   have keys in common. One is a key's primary, others have replicas, and what one encrypted or signed
+   every other decrypts or verifies. They send each other messages, by any carrier: one makes a message,
+   the other gives it to KMS_ReceiveReplication and sends back what that answers, until nothing is left
+   to answer. A message shows key ids and names of Regions, never key material. One that is lost may be
+   made again, one that comes twice changes nothing. */
 
 /* The name that C_GetInterface takes; the interface's list is a KMS_FUNCTION_LIST. It is given for each
    version from 1.0 to the list's own. */
@@ -172,8 +179,17 @@ typedef CK_RV (*KMS_QUERY)(CK_SESSION_HANDLE hSession,
                            CK_ULONG_PTR pulJsonLen);
 
 /*
+ A function that takes a message of another Region and makes another.
+ */
+typedef CK_RV (*KMS_EXCHANGE)(CK_SESSION_HANDLE hSession,
+                              CK_BYTE_PTR pMessage,
+                              CK_ULONG ulMessageLen,
+                              CK_BYTE_PTR pAnswer,
+                              CK_ULONG_PTR pulAnswerLen);
+
+/*
  The function list of the interface "Vendor Conclave". Later versions add functions at the end and
- raise the minor version: 1.0 had KMS_LastError alone, 1.1 ends with KMS_Recover.
+ raise the minor version: 1.0 had KMS_LastError alone, 1.1 ends with KMS_Recover, 1.2 with KMS_VerifyAudit.
  */
 typedef struct KMS_FUNCTION_LIST {
   CK_VERSION version;
@@ -385,6 +401,24 @@ typedef struct KMS_FUNCTION_LIST {
                            CK_ULONG ulHeadLen,
                            CK_UTF8CHAR_PTR pJson,
                            CK_ULONG_PTR pulJsonLen);
+  KMS_CHANGE KMS_ReplicateKey;
+  KMS_CHANGE KMS_UpdatePrimaryRegion;
+  KMS_QUERY KMS_DescribeReplicas;
+  KMS_QUERY KMS_PendingReplication;
+  CK_RV (*KMS_TellReplicas)(CK_SESSION_HANDLE hSession,
+                            CK_UTF8CHAR_PTR pRequest,
+                            CK_ULONG ulRequestLen,
+                            CK_BYTE_PTR pMessage,
+                            CK_ULONG_PTR pulMessageLen);
+  CK_RV (*KMS_OfferReplicas)(CK_SESSION_HANDLE hSession,
+                             CK_UTF8CHAR_PTR pRequest,
+                             CK_ULONG ulRequestLen,
+                             CK_BYTE_PTR pOffer,
+                             CK_ULONG_PTR pulOfferLen);
+  KMS_EXCHANGE KMS_ShipReplicas;
+  CK_RV (*KMS_AcceptReplicas)(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pShipment, CK_ULONG ulShipmentLen);
+  KMS_EXCHANGE KMS_ConfirmReplicas;
+  KMS_EXCHANGE KMS_ReceiveReplication;
 } KMS_FUNCTION_LIST;
 
 /*
@@ -421,6 +455,11 @@ typedef struct KMS_FUNCTION_LIST {
  Bytes that are enough for every claim of an HSM.
  */
 #define KMS_MAX_CLAIM_LEN 1024
+
+/*
+ Bytes that no message between Regions exceeds.
+ */
+#define KMS_MAX_MESSAGE_LEN 67108864
 
 #ifdef __cplusplus
 extern "C" {
@@ -1322,6 +1361,164 @@ CK_RV KMS_Recover(CK_SLOT_ID slotID,
                   CK_ULONG ulCommandLen,
                   struct KMS_BYTES *pContributions,
                   CK_ULONG ulCount);
+
+/*
+ Lets a Region have a replica of a multi-Region key, or no longer as long as it has none. The Region is
+ one that the domain trusts. This is what authorises a shipment; a Region's offer is not. A key that is
+ to be shipped has no imported material, unless it was made with "ReplicateImportedMaterial".
+
+ pRequest, ulRequestLen: {"KeyId": TEXT, "ReplicaRegion": TEXT, "Withdraw": BOOLEAN? (false)}.
+
+ KMS_R_UNSUPPORTED: the key is of one Region, or a replica here; the primary's Region is named.
+ KMS_R_NOT_FOUND: no such Region is trusted. KMS_R_LIMIT_EXCEEDED. KMS_R_DISABLED. KMS_R_INVALID_STATE.
+ */
+CK_RV KMS_ReplicateKey(CK_SESSION_HANDLE hSession,
+                       CK_FLAGS flags,
+                       CK_UTF8CHAR_PTR pRequest,
+                       CK_ULONG ulRequestLen);
+
+/*
+ Begins to make a replica the primary: the key is Updating, and in use as before, until that Region has
+ taken it over. The message is KMS_TellReplicas' "handover".
+
+ pRequest, ulRequestLen: {"KeyId": TEXT, "PrimaryRegion": TEXT}.
+
+ KMS_R_UNSUPPORTED: the key is of one Region, or a replica here. KMS_R_NOT_FOUND: the Region has no
+ replica. KMS_R_INVALID_STATE: the replica has not all that the primary has yet.
+ */
+CK_RV KMS_UpdatePrimaryRegion(CK_SESSION_HANDLE hSession,
+                              CK_FLAGS flags,
+                              CK_UTF8CHAR_PTR pRequest,
+                              CK_ULONG ulRequestLen);
+
+/*
+ Tells of a multi-Region key's primary and replicas.
+
+ pRequest, ulRequestLen: {"KeyId": TEXT}.
+ pJson, *pulJsonLen: gets {"KeyId": TEXT, "MultiRegionConfiguration": {"MultiRegionKeyType": "PRIMARY" or
+     "REPLICA", "PrimaryKey": {"Region": TEXT}, "ReplicaKeys": [{"Region": TEXT, "Registered": BOOLEAN,
+     "Version": NUMBER, "ActiveVersion": NUMBER}], "Term": NUMBER, "NewestVersion": NUMBER,
+     "Handover": TEXT?, "Outdated": {"Region": TEXT, "Term": NUMBER}?}}. KMS_DescribeKey has it, too.
+
+ KMS_R_UNSUPPORTED: the key is of one Region. CKR_BUFFER_TOO_SMALL.
+ */
+CK_RV KMS_DescribeReplicas(CK_SESSION_HANDLE hSession,
+                           CK_UTF8CHAR_PTR pRequest,
+                           CK_ULONG ulRequestLen,
+                           CK_UTF8CHAR_PTR pJson,
+                           CK_ULONG_PTR pulJsonLen);
+
+/*
+ Lists what other Regions are still to be told of keys, each item by KMS_TellReplicas.
+
+ pRequest, ulRequestLen: {"Region": TEXT?}: only what this one is to be told; or nothing.
+ pJson, *pulJsonLen: gets [{"Region": TEXT, "Kind": TEXT, "KeyIds": [TEXT]}], with at most 10 000 key ids
+     each.
+
+ CKR_BUFFER_TOO_SMALL; the list may grow between two calls.
+ */
+CK_RV KMS_PendingReplication(CK_SESSION_HANDLE hSession,
+                             CK_UTF8CHAR_PTR pRequest,
+                             CK_ULONG ulRequestLen,
+                             CK_UTF8CHAR_PTR pJson,
+                             CK_ULONG_PTR pulJsonLen);
+
+/*
+ Makes the message that tells a Region what it is still to be told of keys; those of which nothing of
+ the kind is pending are left out. It may be made and sent again until the Region has answered it.
+
+ pRequest, ulRequestLen: {"Kind": "request", "activate", "deleted" or "handover", "Region": TEXT,
+     "KeyIds": [TEXT]}. A request asks the Region for an offer.
+ pMessage, *pulMessageLen: gets the message.
+
+ KMS_R_NOT_FOUND: nothing of the kind is pending of any of the keys, or the Region is not trusted.
+ CKR_BUFFER_TOO_SMALL.
+ */
+CK_RV KMS_TellReplicas(CK_SESSION_HANDLE hSession,
+                       CK_UTF8CHAR_PTR pRequest,
+                       CK_ULONG ulRequestLen,
+                       CK_BYTE_PTR pMessage,
+                       CK_ULONG_PTR pulMessageLen);
+
+/*
+ Makes an offer to a Region for keys that it is to ship: new ones, or newer versions of those that are
+ here. Its private part stays in this process's memory, works once, and is gone with the login, the
+ offer's expiry and C_Finalize. The session is read/write.
+
+ pRequest, ulRequestLen: {"Region": TEXT, "KeyIds": [TEXT]}.
+ pOffer, *pulOfferLen: gets the offer; the length that is asked for is enough.
+
+ KMS_R_NOT_FOUND: the Region is not trusted. CKR_DEVICE_MEMORY: too many offers are open.
+ CKR_BUFFER_TOO_SMALL: nothing was made.
+ */
+CK_RV KMS_OfferReplicas(CK_SESSION_HANDLE hSession,
+                        CK_UTF8CHAR_PTR pRequest,
+                        CK_ULONG ulRequestLen,
+                        CK_BYTE_PTR pOffer,
+                        CK_ULONG_PTR pulOfferLen);
+
+/*
+ Answers an offer: a shipment of the keys that are wanted, each of which the Region is allowed to have.
+ An offer is answered once.
+
+ pOffer, ulOfferLen: an offer of another Region.
+ pShipment, *pulShipmentLen: gets the shipment.
+
+ KMS_R_REPLICATION_REFUSED: the offer is not from a trusted Region, has expired or was answered before,
+ or wants a key that the Region is not allowed to have. CKR_DEVICE_MEMORY: too many shipments wait for a
+ receipt. CKR_BUFFER_TOO_SMALL: the offer is not answered.
+ */
+CK_RV KMS_ShipReplicas(CK_SESSION_HANDLE hSession,
+                       CK_BYTE_PTR pOffer,
+                       CK_ULONG ulOfferLen,
+                       CK_BYTE_PTR pShipment,
+                       CK_ULONG_PTR pulShipmentLen);
+
+/*
+ Takes the keys of a shipment into the token, all or none: a new key belongs to whoever is logged in, and
+ may be used once its primary has activated it; of a key that is here, newer versions are added. Taken
+ again, a shipment changes nothing. The session is read/write.
+
+ pShipment, ulShipmentLen: the answer to an offer that this process made.
+
+ KMS_R_REPLICATION_REFUSED: it is not that; or it is not from the Region of a key's primary, is older
+ than what is here, or contradicts it. CKR_TOKEN_RESOURCE_EXCEEDED: there would be too many managed keys.
+ */
+CK_RV KMS_AcceptReplicas(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pShipment, CK_ULONG ulShipmentLen);
+
+/*
+ Reads the keys of a shipment that was accepted back from the token, and makes the receipt.
+
+ pShipment, ulShipmentLen: the shipment.
+ pReceipt, *pulReceiptLen: gets the receipt; the length that is asked for is enough.
+
+ KMS_R_REPLICATION_REFUSED: this process did not accept it, or what is in the token is something else.
+ CKR_BUFFER_TOO_SMALL.
+ */
+CK_RV KMS_ConfirmReplicas(CK_SESSION_HANDLE hSession,
+                          CK_BYTE_PTR pShipment,
+                          CK_ULONG ulShipmentLen,
+                          CK_BYTE_PTR pReceipt,
+                          CK_ULONG_PTR pulReceiptLen);
+
+/*
+ Takes any message of another Region, does what it asks for, and gives the answer that is to be sent
+ back: to a request the offer, to an offer the shipment, to a shipment (which is accepted and confirmed)
+ the receipt, to a receipt an activate if there is something to activate, to an activate, a deleted and
+ a handover the message that acknowledges it. The session is read/write.
+
+ pMessage, ulMessageLen: the message.
+ pReply, *pulReplyLen: gets the answer; length 0 if there is none. The length that is asked for is enough.
+
+ KMS_R_REPLICATION_REFUSED: the message is refused, and nothing is to be sent back; KMS_LastError and the
+ log tell why. After any other error the message may be taken again. CKR_BUFFER_TOO_SMALL: nothing was
+ done.
+ */
+CK_RV KMS_ReceiveReplication(CK_SESSION_HANDLE hSession,
+                             CK_BYTE_PTR pMessage,
+                             CK_ULONG ulMessageLen,
+                             CK_BYTE_PTR pReply,
+                             CK_ULONG_PTR pulReplyLen);
 
 /*
  Makes a new version of a symmetric key's material: it encrypts from now on, and all versions decrypt.

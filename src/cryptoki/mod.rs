@@ -37,7 +37,9 @@ use zeroize::Zeroizing;
 use self::backend::{Backend, Embedded};
 use self::handle::Handles;
 pub use self::key::Wrapped;
-pub use self::managed::{DataKey, DataKeyPair, DueReport, ImportParameters, KeyQuery, Pending};
+pub use self::managed::{
+    DataKey, DataKeyPair, DueReport, ImportParameters, KeyQuery, Pending, longest_answer, longest_offer,
+};
 use self::reseal::Threads;
 use self::session::Sessions;
 use self::slot::Slots;

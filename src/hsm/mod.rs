@@ -51,8 +51,8 @@ pub use managed::{
     CKA_KMS_ORIGIN, CKA_KMS_OWNER, CKA_KMS_POLICY, CKA_KMS_REPLICATE_IMPORTED, CKA_KMS_REPLICATION, CKA_KMS_ROTATED,
     CKA_KMS_ROTATION_PERIOD, CKA_KMS_SPEC, CKA_KMS_STATE, CKA_KMS_TAGS, CKA_KMS_USAGE, CKA_KMS_VALID_TO,
     CKA_KMS_VERSION, CKM_KMS_ENVELOPE, CKM_KMS_WRAP, CKO_KMS_ALIAS, CKO_KMS_DELETED_REPLICA, CKO_KMS_KEY_VERSION,
-    EnvelopeName, HIDDEN_CLASSES, check_context, decrypted_len, encrypted_len, envelope_name, state_at, state_name,
-    usage_name, version_object, wants_managed, wrapped_key_name,
+    EnvelopeName, HIDDEN_CLASSES, check_context, decrypted_len, encrypted_len, envelope_name, newest_version,
+    outstanding_messages, state_at, state_name, usage_name, version_object, wants_managed, wrapped_key_name,
 };
 pub use mechanism::{MechanismInfo, key_type_name, mechanism_info, mechanisms, param_shape};
 pub use params::{HkdfSalt, Mechanism, MechanismType, Oaep, ParamShape, Params, PrfData, Pss, Secret};

@@ -485,7 +485,7 @@ impl Hsm {
             id: column(ck::CKA_ID, IndexColumn::Id)?,
             managed: managed::is_managed(attributes),
             due: managed::due_column(attributes),
-            replicating: false,
+            replicating: managed::is_replicating(attributes),
         })
     }
 }

@@ -15,6 +15,7 @@ mod keys;
 mod managed;
 mod proposal;
 mod recovery;
+mod replication;
 mod rotation;
 mod users;
 
@@ -29,6 +30,7 @@ pub use keys::*;
 pub use managed::*;
 pub use proposal::*;
 pub use recovery::*;
+pub use replication::*;
 pub use rotation::*;
 pub use users::*;
 
@@ -50,7 +52,7 @@ pub(super) const INTERFACE_NAME: &[u8] = b"Vendor Conclave\0";
 const LONGEST_INPUT: CK_ULONG = 16 << 20;
 
 /// The function list of the interface "Vendor Conclave". Later versions add functions at the end and
-/// raise the minor version: 1.0 had KMS_LastError alone, 1.1 ends with KMS_Recover.
+/// raise the minor version: 1.0 had KMS_LastError alone, 1.1 ends with KMS_Recover, 1.2 with KMS_VerifyAudit.
 #[repr(C)]
 #[expect(clippy::type_complexity, reason = "the types are those of C")]
 pub struct KMS_FUNCTION_LIST {
@@ -363,12 +365,40 @@ pub struct KMS_FUNCTION_LIST {
             pulJsonLen: CK_ULONG_PTR,
         ) -> CK_RV,
     >,
+    pub KMS_ReplicateKey: KMS_CHANGE,
+    pub KMS_UpdatePrimaryRegion: KMS_CHANGE,
+    pub KMS_DescribeReplicas: KMS_QUERY,
+    pub KMS_PendingReplication: KMS_QUERY,
+    pub KMS_TellReplicas: Option<
+        unsafe extern "C" fn(
+            hSession: CK_SESSION_HANDLE,
+            pRequest: CK_UTF8CHAR_PTR,
+            ulRequestLen: CK_ULONG,
+            pMessage: CK_BYTE_PTR,
+            pulMessageLen: CK_ULONG_PTR,
+        ) -> CK_RV,
+    >,
+    pub KMS_OfferReplicas: Option<
+        unsafe extern "C" fn(
+            hSession: CK_SESSION_HANDLE,
+            pRequest: CK_UTF8CHAR_PTR,
+            ulRequestLen: CK_ULONG,
+            pOffer: CK_BYTE_PTR,
+            pulOfferLen: CK_ULONG_PTR,
+        ) -> CK_RV,
+    >,
+    pub KMS_ShipReplicas: KMS_EXCHANGE,
+    pub KMS_AcceptReplicas: Option<
+        unsafe extern "C" fn(hSession: CK_SESSION_HANDLE, pShipment: CK_BYTE_PTR, ulShipmentLen: CK_ULONG) -> CK_RV,
+    >,
+    pub KMS_ConfirmReplicas: KMS_EXCHANGE,
+    pub KMS_ReceiveReplication: KMS_EXCHANGE,
 }
 
 macro_rules! table {
     ($($name:ident)*) => {
         pub(super) static FUNCTION_LIST: KMS_FUNCTION_LIST =
-            KMS_FUNCTION_LIST { version: CK_VERSION { major: 1, minor: 2 }, $($name: Some($name),)* };
+            KMS_FUNCTION_LIST { version: CK_VERSION { major: 1, minor: 3 }, $($name: Some($name),)* };
 
         /// The names of all functions, in the order of the list.
         pub const NAMES: &[&str] = &[$(stringify!($name),)*];
@@ -394,6 +424,8 @@ table! {
     KMS_ImportKeyMaterial
     KMS_CreateUser KMS_RemoveUser
     KMS_AuditHead KMS_ReadAudit KMS_VerifyAudit
+    KMS_ReplicateKey KMS_UpdatePrimaryRegion KMS_DescribeReplicas KMS_PendingReplication KMS_TellReplicas
+    KMS_OfferReplicas KMS_ShipReplicas KMS_AcceptReplicas KMS_ConfirmReplicas KMS_ReceiveReplication
 }
 
 /// Gives the sentence about the last C_ or KMS_ call that failed in the calling thread: the
@@ -419,7 +451,7 @@ pub unsafe extern "C" fn KMS_LastError(pMessage: CK_UTF8CHAR_PTR, pulMessageLen:
     })
 }
 
-/// An input that is not a history: CKR_ARGUMENTS_BAD for NULL with a length, and for more than
+/// An input that is neither a history nor a message between Regions: CKR_ARGUMENTS_BAD for NULL with a length, and for more than
 /// [`LONGEST_INPUT`].
 fn input(caller: &Caller, pointer: *const u8, len: CK_ULONG) -> Result<&[u8]> {
     if len > LONGEST_INPUT {

@@ -4,6 +4,7 @@
 mod change;
 mod due;
 mod envelope;
+mod held;
 mod import;
 mod operation;
 mod query;
@@ -18,7 +19,7 @@ pub use due::DueReport;
 pub use envelope::{DataKey, DataKeyPair};
 pub use import::ImportParameters;
 pub use query::KeyQuery;
-pub use replicate::Pending;
+pub use replicate::{Pending, longest_answer, longest_offer};
 
 pub(super) use operation::{begin as begin_envelope, rotate_if_due, wrapping_version};
 pub(super) use resolve::References;

@@ -1,11 +1,15 @@
 //! What a host may know of managed keys and envelopes: nothing of it is secret.
 
-use super::attributes::{KeyState, Usage};
+use cryptoki_sys as ck;
+
+use super::CKO_KMS_DELETED_REPLICA;
+use super::attributes::{CKA_KMS_REPLICATION, CKA_KMS_VERSION, KeyState, Usage};
 use super::context::Context;
 use super::envelope::{self, Blob};
 use super::metadata::Managed;
+use super::replication::{Outstanding, Replication};
 use crate::error::Result;
-use crate::hsm::command::ObjectId;
+use crate::hsm::command::{MessageKind, ObjectId};
 use crate::hsm::value::Attributes;
 
 /// What an envelope says it was made under. Nothing of it has been authenticated.
@@ -55,4 +59,32 @@ pub fn state_at(key: &Attributes, now: u64) -> Option<&'static str> {
 /// The model system's name of a value of CKA_KMS_USAGE.
 pub fn usage_name(code: u64) -> Option<&'static str> {
     Usage::from_code(code).map(Usage::name)
+}
+
+/// The newest version of a managed key's material that is here; one above the active version is pending.
+pub fn newest_version(key: &Attributes) -> u64 {
+    let active = key.ulong(CKA_KMS_VERSION).unwrap_or(1);
+    replication(key).map_or(active, |replication| replication.newest.max(active))
+}
+
+/// What other Regions are still to be told of a managed key, or of what is left of a deleted replica:
+/// the names of the Regions, and the messages that tell them.
+pub fn outstanding_messages(key: &Attributes) -> Vec<(String, MessageKind)> {
+    let Some(replication) = replication(key) else { return Vec::new() };
+    let outstanding = match key.ulong(ck::CKA_CLASS) {
+        Some(CKO_KMS_DELETED_REPLICA) => replication.outstanding_of_deleted(),
+        _ => Managed::read(key).map(|managed| managed.outstanding()).unwrap_or_default(),
+    };
+    let message = |what| match what {
+        Outstanding::Ship => MessageKind::Request,
+        Outstanding::Activate => MessageKind::Activate,
+        Outstanding::Handover => MessageKind::Handover,
+        Outstanding::Deleted => MessageKind::Deleted,
+    };
+    outstanding.into_iter().map(|(party, what)| (party.region, message(what))).collect()
+}
+
+/// None also for what cannot be read.
+fn replication(key: &Attributes) -> Option<Replication> {
+    key.bytes(CKA_KMS_REPLICATION).and_then(|encoded| Replication::decode(encoded).ok())
 }

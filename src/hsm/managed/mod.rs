@@ -43,8 +43,8 @@ pub use attributes::{
 };
 pub use creation::version_object;
 pub use host::{
-    EnvelopeName, check_context, decrypted_len, encrypted_len, envelope_name, state_at, state_name, usage_name,
-    wrapped_key_name,
+    EnvelopeName, check_context, decrypted_len, encrypted_len, envelope_name, newest_version, outstanding_messages,
+    state_at, state_name, usage_name, wrapped_key_name,
 };
 
 pub(super) use attributes::{RULES, is_ours as is_attribute};
@@ -52,11 +52,10 @@ pub(super) use context::Context;
 pub(super) use refused::Refused;
 pub(super) use states::Action;
 
-/// Objects of these classes are never found by a search: the material of a key's older version, and
-/// an alias.
+/// Objects of these classes are never found by a search: the material of a key's version that is not the
+/// active one, an alias, and what is left of a deleted replica until its primary has heard of it.
 pub const CKO_KMS_KEY_VERSION: ck::CK_OBJECT_CLASS = ck::CKO_VENDOR_DEFINED | 0x0b4d_5301;
 pub const CKO_KMS_ALIAS: ck::CK_OBJECT_CLASS = ck::CKO_VENDOR_DEFINED | 0x0b4d_5302;
-/// What is left of a deleted replica until its primary has heard of that.
 pub const CKO_KMS_DELETED_REPLICA: ck::CK_OBJECT_CLASS = ck::CKO_VENDOR_DEFINED | 0x0b4d_5303;
 pub const HIDDEN_CLASSES: &[ck::CK_OBJECT_CLASS] = &[CKO_KMS_KEY_VERSION, CKO_KMS_ALIAS, CKO_KMS_DELETED_REPLICA];
 
@@ -67,6 +66,11 @@ pub(super) fn is_managed(attributes: &Attributes) -> bool {
 /// Whether a template speaks of a managed key.
 pub fn wants_managed(template: &Template<'_>) -> bool {
     template.get(attributes::CKA_KMS_MANAGED).is_some()
+}
+
+/// The column by which the store finds what other Regions are still to be told.
+pub(super) fn is_replicating(attributes: &Attributes) -> bool {
+    attributes.ulong(ck::CKA_CLASS) != Some(ck::CKO_PUBLIC_KEY) && !outstanding_messages(attributes).is_empty()
 }
 
 /// The column by which the store finds what time demands something of. A key that is not enabled
