@@ -19,6 +19,9 @@ use crate::store::{Filter, Found};
 /// Index entries read at a time: both halves of a pair and, rarely, others' objects of that CKA_ID.
 const PAGE: usize = 8;
 
+/// To whom and what.
+type Messages = Vec<(String, MessageKind)>;
+
 /// The records of a key, or of what is left of a deleted replica.
 pub(in crate::cryptoki) struct HeldKey {
     key: Record,
@@ -96,12 +99,8 @@ impl Token {
         others.filter_map(|version| self.store.get(&version_object(&key.object, version)).transpose()).collect()
     }
 
-    /// What is still to be sent about a key that [`crate::store::Store::replicating`] found: its id, to whom and what.
-    pub(super) fn outstanding(
-        &self,
-        login: &Credentials,
-        found: &Found,
-    ) -> Result<Option<(String, Vec<(String, MessageKind)>)>> {
+    /// What is still to be sent about a key that [`crate::store::Store::replicating`] found: its id, and what.
+    pub(super) fn outstanding(&self, login: &Credentials, found: &Found) -> Result<Option<(String, Messages)>> {
         let Some(record) = self.store.get(&found.object)? else { return Ok(None) };
         let Some(view) = self.opened(login, &record)? else { return Ok(None) };
         let id = key_id(&view).or_else(|| deleted_id(&view)).map(str::to_owned);
