@@ -14,10 +14,10 @@ class Kms:
 
     _CHANGES = """EnableKey DisableKey ScheduleKeyDeletion CancelKeyDeletion UpdateKeyDescription TagKey UntagKey CreateAlias
         UpdateAlias DeleteAlias RotateKey SetRotation DeleteImportedKeyMaterial PutKeyPolicy RetireGrant RevokeGrant
-        RunDue""".split()
+        RunDue ReplicateKey UpdatePrimaryRegion""".split()
     _CREATIONS = ["CreateKey", "CreateGrant"]
     _QUERIES = """DescribeKey ListKeys ListAliases GetKeyRotationStatus ListRotations GetKeyPolicy ListGrants
-        ListUsers""".split()
+        ListUsers DescribeReplicas PendingReplication""".split()
 
     def __init__(self, session):
         self.session = session
@@ -165,6 +165,31 @@ class Kms:
 
     def delete_material(self, key, **more):
         self.ask("DeleteImportedKeyMaterial", KeyId=key, **more)
+
+    # Other Regions. Messages are bytes.
+
+    def tell_replicas(self, kind, region, keys):
+        return self._message("TellReplicas", Kind=kind, Region=region, KeyIds=keys)
+
+    def offer_replicas(self, region, keys):
+        return self._message("OfferReplicas", Region=region, KeyIds=keys)
+
+    def _message(self, name, **members):
+        return self.session._out(f"KMS_{name}", *sized([json.dumps(members).encode()]))
+
+    def ship_replicas(self, offer):
+        return self.session._out("KMS_ShipReplicas", *sized([offer]))
+
+    def accept_replicas(self, shipment):
+        self.session.call("KMS_AcceptReplicas", *sized([shipment]))
+
+    def confirm_replicas(self, shipment):
+        """The receipt."""
+        return self.session._out("KMS_ConfirmReplicas", *sized([shipment]))
+
+    def receive_replication(self, message):
+        """The answer; None if there is none."""
+        return self.session._out("KMS_ReceiveReplication", *sized([message])) or None
 
     # The audit log
 

@@ -9,7 +9,7 @@ use super::super::objects::Object;
 use super::super::{Module, SessionHandle};
 use super::resolve::Keys;
 use super::unexpected;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::{CKA_KMS_VERSION, Command, Envelope, EnvelopeName, Record, Reply, envelope_name};
 
 /// A data key, in the clear if it was asked for, and in an envelope.
@@ -59,11 +59,14 @@ impl Module {
         dry_run: bool,
     ) -> Result<Zeroizing<Vec<u8>>> {
         self.using_keys(session, |keys| {
-            let key = match key {
-                Some(name) => keys.named(name)?,
-                None => keys.of_blob(blob)?,
-            };
-            keys.decrypt(&key, context, blob, dry_run)
+            keys.as_it_is_now(|keys| {
+                let key = match key {
+                    Some(name) => keys.named(name)?,
+                    None => keys.of_blob(blob)?,
+                };
+                let done = keys.decrypt(&key, context, blob, dry_run);
+                Ok((key, done))
+            })
         })
     }
 
@@ -79,20 +82,11 @@ impl Module {
     ) -> Result<Vec<u8>> {
         self.using_keys(session, |keys| {
             let to = keys.encrypting(key)?;
-            let source = keys.of_blob(blob)?;
-            let (token, login) = (keys.token, keys.login);
-            let version = keys.version_of(&source, blob)?;
-            let command = Command::ReEncrypt {
-                from: Envelope { key: &source.record, context: source_context },
-                version,
-                blob,
-                to: Envelope { key: &to.record, context },
-                dry_run,
-            };
-            match token.ask(login, command)? {
-                Reply::Bytes(blob) => Ok(Attempt::Done(blob)),
-                reply => wanted(reply, &[&source.record, &to.record]),
-            }
+            keys.as_it_is_now(|keys| {
+                let source = keys.of_blob(blob)?;
+                let done = keys.reencrypt((&source, source_context), blob, (&to, context), dry_run);
+                Ok((source, done))
+            })
         })
     }
 
@@ -172,6 +166,11 @@ fn wanted<T>(reply: Reply, keys: &[&Record]) -> Result<Attempt<T>> {
     Ok(Attempt::wanted(request, key))
 }
 
+/// What a version that is looked for in the wrong place comes to.
+pub(super) fn is_lack(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::KmsKeyUnavailable | ErrorKind::KmsInvalidCiphertext)
+}
+
 impl Keys<'_> {
     /// The key that a name stands for, after a rotation that is due.
     fn encrypting(&mut self, name: &str) -> Result<Arc<Object>> {
@@ -185,23 +184,63 @@ impl Keys<'_> {
         self.of_object(&name.object)
     }
 
-    /// The record of the version that an envelope was made with, unless that is the newest. What is
+    /// Does something with a key, and once more if it failed for the lack of a version while another
+    /// process changed the key: a version that comes into force, or goes out of it, changes its place.
+    fn as_it_is_now<T>(
+        &mut self,
+        mut work: impl FnMut(&mut Self) -> Result<(Arc<Object>, Result<Attempt<T>>)>,
+    ) -> Result<Attempt<T>> {
+        let (key, done) = work(self)?;
+        match done {
+            Err(error) if is_lack(&error) && !key.is_current(self.token, self.login.epoch) => work(self)?.1,
+            done => done,
+        }
+    }
+
+    /// The record of the version that an envelope was made with, unless that is the active one. What is
     /// wrong with the envelope itself is for the HSM to say.
     pub(super) fn version_of(&mut self, key: &Object, blob: &[u8]) -> Result<Option<&Record>> {
         match envelope_name(blob) {
-            Ok(name) => self.older(key, name),
+            Ok(name) => self.other(key, name),
             Err(_) => Ok(None),
         }
     }
 
-    /// The record of a version of the key that is not the newest.
-    pub(super) fn older(&mut self, key: &Object, name: EnvelopeName) -> Result<Option<&Record>> {
+    /// The record of a version of the key that is not the active one: an older one, or one that is here
+    /// and comes into force when all Regions have it.
+    pub(super) fn other(&mut self, key: &Object, name: EnvelopeName) -> Result<Option<&Record>> {
         let EnvelopeName { object, version } = name;
-        let newest = key.view(self.token, self.login)?.attributes.ulong(CKA_KMS_VERSION).unwrap_or(1);
-        if object != key.record.object || version >= newest {
+        let active = key.view(self.token, self.login)?.attributes.ulong(CKA_KMS_VERSION).unwrap_or(1);
+        if object != key.record.object || version == active {
             return Ok(None);
         }
-        self.version(&object, version).map(Some)
+        match self.version(&object, version) {
+            // A version that nobody made: the HSM says so.
+            Err(error) if version > active && error.kind() == ErrorKind::KmsKeyUnavailable => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    fn reencrypt(
+        &mut self,
+        (from, source_context): (&Object, &[u8]),
+        blob: &[u8],
+        (to, context): (&Object, &[u8]),
+        dry_run: bool,
+    ) -> Result<Attempt<Vec<u8>>> {
+        let (token, login) = (self.token, self.login);
+        let version = self.version_of(from, blob)?;
+        let command = Command::ReEncrypt {
+            from: Envelope { key: &from.record, context: source_context },
+            version,
+            blob,
+            to: Envelope { key: &to.record, context },
+            dry_run,
+        };
+        match token.ask(login, command)? {
+            Reply::Bytes(blob) => Ok(Attempt::Done(blob)),
+            reply => wanted(reply, &[&from.record, &to.record]),
+        }
     }
 
     pub(super) fn decrypt(

@@ -14,6 +14,7 @@ use super::super::login::Credentials;
 use super::super::objects::Object;
 use super::super::session::State;
 use super::super::token::Token;
+use super::envelope::is_lack;
 use super::resolve::Keys;
 use super::{now, unexpected};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,7 +26,7 @@ use crate::hsm::{
 };
 
 /// The record of the version of a key that wrapped another with CKM_KMS_WRAP, unless that is the
-/// newest. What is wrong with the wrapped key is for the HSM to say.
+/// active one. What is wrong with the wrapped key is for the HSM to say.
 pub(in crate::cryptoki) fn wrapping_version(
     token: &Arc<Token>,
     handles: &Handles,
@@ -35,7 +36,7 @@ pub(in crate::cryptoki) fn wrapping_version(
 ) -> Result<Option<Record>> {
     let Ok(name) = wrapped_key_name(wrapped) else { return Ok(None) };
     let mut keys = Keys::of(token, handles, state);
-    keys.older(key, name).map(|record| record.cloned()).map_err(Error::into_standard)
+    keys.other(key, name).map(|record| record.cloned()).map_err(Error::into_standard)
 }
 
 /// Before CKM_KMS_ENVELOPE encrypts or CKM_KMS_WRAP wraps: rotates a key whose period is over. What is
@@ -149,7 +150,7 @@ impl EnvelopeOperation {
         self.key.view(&self.token, &self.login).map(|view| &**view)
     }
 
-    fn newest(&self) -> Result<u64> {
+    fn active(&self) -> Result<u64> {
         Ok(self.view()?.attributes.ulong(CKA_KMS_VERSION).unwrap_or(1))
     }
 
@@ -167,7 +168,7 @@ impl EnvelopeOperation {
 
     fn decrypt(&self, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         let version = match envelope_name(blob) {
-            Ok(EnvelopeName { object, version }) if object == self.key.record.object && version < self.newest()? => {
+            Ok(EnvelopeName { object, version }) if object == self.key.record.object && version != self.active()? => {
                 self.token.store.get(&version_object(&object, version))?
             }
             _ => None,
@@ -186,9 +187,20 @@ impl EnvelopeOperation {
 
     fn whole(&mut self, input: &[u8], output: Option<&mut [u8]>) -> Result<Outcome> {
         self.refresh()?;
-        let len = if self.encrypts { encrypted_len(self.newest()?, input.len())? } else { decrypted_len(input)? };
+        let len = if self.encrypts { encrypted_len(self.active()?, input.len())? } else { decrypted_len(input)? };
         let Some(output) = output.and_then(|output| output.get_mut(..len)) else { return Ok(Outcome::Needed(len)) };
-        let written = if self.encrypts { self.encrypt(input)?.into() } else { self.decrypt(input)? };
+        let written = if self.encrypts {
+            self.encrypt(input)?.into()
+        } else {
+            match self.decrypt(input) {
+                // Another process brought a version into force between two looks at the store.
+                Err(error) if is_lack(&error) && !self.key.is_current(&self.token, self.login.epoch) => {
+                    self.refresh()?;
+                    self.decrypt(input)?
+                }
+                decrypted => decrypted?,
+            }
+        };
         if written.len() != len {
             return Err(unexpected());
         }

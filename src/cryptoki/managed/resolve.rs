@@ -26,7 +26,7 @@ use crate::store::{Filter, Found};
 
 /// Names that a session remembers.
 const NAMES: usize = 256;
-/// Records of older versions that it keeps.
+/// Records of versions but the active one that it keeps.
 const VERSIONS: usize = 8;
 /// Index entries read at a time.
 const PAGE: usize = 16;
@@ -163,7 +163,7 @@ impl<'a> Keys<'a> {
         Ok(found)
     }
 
-    /// The record of an older version of a key. KMS_R_KEY_UNAVAILABLE.
+    /// The record of a version of a key that is not the active one. KMS_R_KEY_UNAVAILABLE.
     pub(super) fn version(&mut self, key: &ObjectId, version: u64) -> Result<&Record> {
         let id = version_object(key, version);
         let versions = &mut self.references.versions;
