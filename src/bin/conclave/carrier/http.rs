@@ -175,3 +175,88 @@ fn jittered(pause: Duration) -> Duration {
     let _ = getrandom::fill(&mut byte);
     pause.mul_f64(0.5 + f64::from(byte[0]) / 510.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    /// A proxy that gives these answers, one to each connection; what it was asked then.
+    fn scripted(answers: &'static [&'static str]) -> (Http, thread::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let proxy = thread::spawn(move || {
+            let asked = answers.iter().map(|answer| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap() > 0 {}
+                let len = head
+                    .to_lowercase()
+                    .split("content-length: ")
+                    .nth(1)
+                    .map_or(0, |rest| rest.lines().next().and_then(|len| len.parse().ok()).unwrap_or_default());
+                let mut body = vec![0; len];
+                reader.read_exact(&mut body).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+                head + &String::from_utf8(body).unwrap()
+            });
+            asked.collect()
+        });
+        (Http::new(&url).unwrap_or_else(|_| panic!("a good URL")), proxy)
+    }
+
+    fn address(text: &str) -> Address {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_message_is_sent_again_until_it_is_accepted() {
+        let (http, proxy) = scripted(&[
+            "",
+            "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            "HTTP/1.1 201 Created\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            "HTTP/1.1 507 Full\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfull",
+        ]);
+        let (to, from) = (address("Zürich/a b"), address("eu/0a"));
+        assert!(http.send(&to, &from, b"text").is_ok());
+        let refused = http.send(&to, &from, b"text").err().expect("507 is no success");
+        assert!(refused.message().contains("507 Insufficient Storage: full; is anybody"), "{}", refused.message());
+        let asked = proxy.join().unwrap();
+        for request in &asked {
+            assert!(request.starts_with("POST /v1/messages/Z%C3%BCrich/a%20b HTTP/1.1\r\n"), "{request}");
+            assert!(request.to_lowercase().contains("x-conclave-from: eu/0a\r\n"), "{request}");
+            assert!(request.ends_with("\r\n\r\ntext"), "{request}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_taken_and_acknowledged() {
+        let (http, proxy) = scripted(&[
+            "HTTP/1.1 204 None\r\nConnection: close\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX-Conclave-Id: 7f\r\nX-Conclave-From: u%20s\r\nContent-Length: 3\r\n\
+             Connection: close\r\n\r\none",
+            "HTTP/1.1 204 Gone\r\nConnection: close\r\n\r\n",
+            "HTTP/1.1 404 Gone\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\ntwo",
+        ]);
+        let delivery = http.receive("eu", "i", Duration::from_secs(9)).ok().flatten().expect("a message");
+        assert_eq!((delivery.from, delivery.message), (address("u s"), b"one".to_vec()));
+        assert!(http.acknowledge(&delivery.id).is_ok() && http.acknowledge(&delivery.id).is_ok());
+        assert!(http.receive("eu", "i", Duration::ZERO).is_err(), "an answer without its headers");
+        let asked = proxy.join().unwrap();
+        assert!(asked[0].starts_with("GET /v1/messages/eu?instance=i&wait=9&lease=60 "), "{}", asked[0]);
+        assert!(asked[2].starts_with("DELETE /v1/messages/eu/7f "), "{}", asked[2]);
+    }
+
+    #[test]
+    fn only_plain_http_urls_are_taken() {
+        for url in ["https://proxy", "ftp://proxy", "proxy:8470", "http://", "http://a:b@proxy", "http://proxy/?x"] {
+            assert!(Http::new(url).is_err(), "{url}");
+        }
+        assert!(Http::new("http://proxy:8470/conclave/").is_ok_and(|http| http.base == "http://proxy:8470/conclave"));
+    }
+}
