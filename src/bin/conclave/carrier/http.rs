@@ -223,7 +223,7 @@ mod tests {
         ]);
         let (to, from) = (address("Zürich/a b"), address("eu/0a"));
         assert!(http.send(&to, &from, b"text").is_ok());
-        let refused = http.send(&to, &from, b"text").err().expect("507 is no success");
+        let refused = http.send(&to, &from, b"text").expect_err("507 is no success");
         assert!(refused.message().contains("507 Insufficient Storage: full; is anybody"), "{}", refused.message());
         let asked = proxy.join().unwrap();
         for request in &asked {
