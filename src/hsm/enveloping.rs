@@ -11,7 +11,7 @@ use super::key::Key;
 use super::managed::envelope::{self, Blob, MAX_PLAINTEXT, Material, Name};
 use super::managed::spec::Spec;
 use super::managed::{
-    Action, CKA_KMS_KEY_ID, CKA_KMS_VERSION, CKO_KMS_KEY_VERSION, Context, data_key, is_managed, version_object,
+    Action, CKA_KMS_KEY_ID, CKA_KMS_VERSION, CKO_KMS_KEY_VERSION, Context, data_key, is_managed, newest_version, version_object,
 };
 use super::permit::Recorded;
 use super::value::Attributes;
@@ -237,8 +237,8 @@ impl Hsm {
         Ok((blob, holder))
     }
 
-    /// What has the material of the version that made a message: the key itself, or a record of an
-    /// older version. KMS_R_INCORRECT_KEY for one of another key.
+    /// What has the material of the version that made a message: the key itself, or a record of
+    /// another version. KMS_R_INCORRECT_KEY for one of another key.
     pub(super) fn holder_of(
         &self,
         access: Access,
@@ -249,11 +249,11 @@ impl Hsm {
         if object != key.record.object {
             return Err(ErrorKind::KmsIncorrectKey.with("the blob was made with another key"));
         }
-        let newest = key.key.attributes.ulong(CKA_KMS_VERSION).ok_or(ErrorKind::DeviceError)?;
-        if number == newest {
+        if key.key.attributes.ulong(CKA_KMS_VERSION) == Some(number) {
             return Ok(Arc::clone(key));
         }
-        if number > newest {
+        // Another Region may encrypt with a version that is only pending here.
+        if number > newest_version(&key.key.attributes).ok_or(ErrorKind::DeviceError)? {
             return Err(invalid());
         }
         let record = version.filter(|record| record.object == version_object(&object, number)).ok_or_else(|| {

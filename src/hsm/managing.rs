@@ -4,6 +4,7 @@ mod access;
 mod aliases;
 mod create;
 mod life;
+mod regions;
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -63,6 +64,9 @@ const TABLE: &[Row] = &[
     row(Manage::RetireGrant, Action::RetireGrant, access::retire_grant),
     row(Manage::RevokeGrant, Action::RevokeGrant, access::revoke_grant),
     row(Manage::ListGrants, Action::ListGrants, access::list_grants),
+    row(Manage::ReplicateKey, Action::Replicate, regions::replicate),
+    row(Manage::UpdatePrimaryRegion, Action::MakePrimary, regions::update_primary),
+    row(Manage::DescribeReplicas, Action::Describe, regions::describe),
 ];
 
 /// What a command did: what is to be committed, and what is told.

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::attributes::{KeyState, Origin, Usage};
 use super::metadata::Managed;
+use super::replication::Role;
 
 impl Managed {
     /// The model system's KeyMetadata, its rotation status and its tags; what has no name there is
@@ -58,5 +59,37 @@ impl Managed {
         let tags = self.tags.iter().map(|(name, value)| json!({ "TagKey": name, "TagValue": value }));
         put("Tags", Value::Array(tags.collect()));
         Value::Object(fields)
+    }
+
+    /// The model system's MultiRegionConfiguration, with how far the replicas are; None for a key of one
+    /// Region. `own` is the Region here.
+    pub(in crate::hsm) fn describe_regions(&self, own: &str) -> Option<Value> {
+        let replication = self.replication.as_ref()?;
+        let (kind, primary) = match &replication.role {
+            Role::Primary { .. } => ("PRIMARY", own),
+            Role::Replica { primary, .. } => ("REPLICA", primary.region.as_str()),
+        };
+        let replicas = replication.replicas().iter().map(|replica| {
+            json!({
+                "Region": replica.party.region,
+                "Registered": replica.incarnation.is_some(),
+                "Version": replica.held,
+                "ActiveVersion": replica.active,
+            })
+        });
+        let mut described = json!({
+            "MultiRegionKeyType": kind,
+            "PrimaryKey": { "Region": primary },
+            "ReplicaKeys": replicas.collect::<Value>(),
+            "Term": replication.term,
+            "NewestVersion": replication.newest,
+        });
+        if let Some(to) = replication.handover() {
+            described["Handover"] = to.region.as_str().into();
+        }
+        if let Some((party, term)) = replication.outdated() {
+            described["Outdated"] = json!({ "Region": party.region, "Term": term });
+        }
+        Some(described)
     }
 }

@@ -6,6 +6,7 @@ use subtle::ConstantTimeEq;
 
 use super::attributes::{CKA_KMS_DESCRIPTION, KeyState, Origin, Usage};
 use super::metadata::{Deletion, Imported, Managed, Rotation};
+use super::replication::Role;
 use super::states::Action;
 use super::{Answer, Reason};
 use crate::hsm::value::{Attributes, Value};
@@ -45,12 +46,13 @@ impl Managed {
 
     /// Begins the waiting period, of 30 days by default; a primary key with replicas waits for their
     /// deletion first.
-    pub(in crate::hsm) fn schedule_deletion(&self, days: Option<u64>, has_replicas: bool, now: u64) -> Answer<Self> {
+    pub(in crate::hsm) fn schedule_deletion(&self, days: Option<u64>, now: u64) -> Answer<Self> {
         let days = days.unwrap_or(DEFAULT_DELETION_DAYS);
         if !DELETION_DAYS.contains(&days) {
             return Err(Reason::Arguments.with("the waiting period before a deletion is 7 to 30 days"));
         }
         self.check(Action::ScheduleDeletion, now)?;
+        let has_replicas = self.replication.as_ref().is_some_and(|known| known.registered().next().is_some());
         let (state, date) = if has_replicas {
             (KeyState::PendingReplicaDeletion, None)
         } else {
@@ -71,10 +73,15 @@ impl Managed {
         }
     }
 
-    /// Leaves the key disabled.
+    /// Leaves the key disabled; a replica that was not used yet waits for its primary again.
     pub(in crate::hsm) fn cancel_deletion(&self, now: u64) -> Answer<Self> {
         self.check(Action::CancelDeletion, now)?;
-        Ok(Self { state: KeyState::Disabled, deletion: None, ..self.clone() })
+        let role = self.replication.as_ref().map(|replication| &replication.role);
+        let state = match role {
+            Some(Role::Replica { activated: false, .. }) => KeyState::Creating,
+            _ => KeyState::Disabled,
+        };
+        Ok(Self { state, deletion: None, ..self.clone() })
     }
 
     pub(in crate::hsm) fn set_description(&self, description: &str, now: u64) -> Answer<Self> {
@@ -101,27 +108,43 @@ impl Managed {
         }
         self.check(Action::SetRotation, now)?;
         self.check_rotates()?;
+        self.check_shared()?;
         Ok(Self { rotation: Some(Rotation { days, next: later(now, days) }), ..self.clone() })
     }
 
     pub(in crate::hsm) fn stop_rotation(&self, now: u64) -> Answer<Self> {
         self.check(Action::SetRotation, now)?;
         self.check_rotates()?;
+        self.check_shared()?;
         Ok(Self { rotation: None, ..self.clone() })
     }
 
-    /// A new version, whose material the caller makes. On demand, it leaves the dates of the rotation
+    /// A new version, whose material the caller makes. It is the active one at once, or pending
+    /// ([`Self::is_pending`]) until the replicas hold it. On demand, it leaves the dates of the rotation
     /// by period as they were.
     pub(in crate::hsm) fn rotate(&self, now: u64) -> Answer<Self> {
         self.check(Action::Rotate, now)?;
         self.check_rotates()?;
+        self.check_shared()?;
         let version =
             self.version.checked_add(1).ok_or_else(|| Reason::LimitExceeded.with("the key has too many versions"))?;
         let rotation = self.rotation.map(|rotation| {
             let next = if rotation.next <= now { later(now, rotation.days) } else { rotation.next };
             Rotation { next, ..rotation }
         });
-        Ok(Self { version, rotated: Some(now), rotation, ..self.clone() })
+        let mut rotated = Self { rotation, ..self.clone() };
+        let mut waits = false;
+        if let Some(replication) = &mut rotated.replication {
+            if replication.newest > self.version {
+                return Err(self.waits_for(&replication.missing()));
+            }
+            replication.newest = version;
+            waits = replication.registered().next().is_some();
+        }
+        if !waits {
+            (rotated.version, rotated.rotated) = (version, Some(now));
+        }
+        Ok(rotated)
     }
 
     /// That the key may be given parameters for an import.
@@ -198,6 +221,14 @@ impl Managed {
             let why =
                 "what the standard's mechanisms encrypt names no version: this key rotates by a new key and an alias";
             return Err(Reason::Unsupported.with(why));
+        }
+        Ok(())
+    }
+
+    /// What the Regions share is changed where the primary is.
+    fn check_shared(&self) -> Answer<()> {
+        if self.replication.is_some() {
+            self.as_settled_primary()?;
         }
         Ok(())
     }

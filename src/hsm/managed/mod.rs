@@ -33,6 +33,7 @@ use cryptoki_sys as ck;
 use super::command::Columns;
 use super::value::{Attributes, Template};
 use refused::{Answer, Reason};
+use replication::Replication;
 
 pub use attributes::{
     CKA_KMS_CREATED, CKA_KMS_DELETION_DATE, CKA_KMS_DELETION_WINDOW, CKA_KMS_DESCRIPTION, CKA_KMS_DUAL_CONTROL,
@@ -74,12 +75,17 @@ pub(super) fn is_replicating(attributes: &Attributes) -> bool {
 }
 
 /// The column by which the store finds what time demands something of. A key that is not enabled
-/// does not rotate before it is, which writes its record.
+/// does not rotate before it is, and one whose Regions have something to do before does not either:
+/// each writes its record.
 pub(super) fn due_column(attributes: &Attributes) -> Option<u64> {
     if !is_managed(attributes) || attributes.ulong(ck::CKA_CLASS) == Some(ck::CKO_PUBLIC_KEY) {
         return None;
     }
-    let rotates = attributes.ulong(CKA_KMS_STATE) == Some(attributes::KeyState::Enabled.code());
+    let rotates = attributes.ulong(CKA_KMS_STATE) == Some(attributes::KeyState::Enabled.code())
+        && attributes.bytes(CKA_KMS_REPLICATION).is_none_or(|encoded| {
+            let version = attributes.ulong(CKA_KMS_VERSION);
+            Replication::decode(encoded).is_ok_and(|replication| version.is_some_and(|v| replication.may_rotate(v)))
+        });
     let rotation = rotates.then_some(CKA_KMS_NEXT_ROTATION);
     let dates = [CKA_KMS_DELETION_DATE, CKA_KMS_VALID_TO].into_iter().chain(rotation);
     let dates = dates.filter_map(|date| attributes.ulong(date)).filter(|date| *date != 0);

@@ -12,14 +12,18 @@
 mod emergency;
 mod transitions;
 
+use cryptoki_sys as ck;
 use sha2::{Digest, Sha256};
 
-use super::attributes::KeyState;
+use super::attributes::{CKA_KMS_KEY_ID, CKA_KMS_REPLICATION, KeyState};
 use super::metadata::Managed;
 use super::{Answer, Reason};
 use crate::hsm::command::ObjectId;
 use crate::hsm::domain::cbor::{Decoded, Decoder, Encoder, Malformed};
+use crate::hsm::key::{Key, Secrets};
 use crate::hsm::replication::{Incarnation, Party};
+use crate::hsm::value::Value;
+use crate::text::hex;
 
 /// The most replicas of a key, and the most notices.
 pub(in crate::hsm) const MAX_REPLICAS: usize = 64;
@@ -110,6 +114,25 @@ pub(in crate::hsm) fn deleted_object(object: &ObjectId) -> ObjectId {
     id
 }
 
+/// That record, of a replica whose time is over. Its id finds it; CKA_KMS_REPLICATION is as it was.
+pub(in crate::hsm) fn deleted(managed: &Managed, object: &ObjectId) -> Option<Key> {
+    let replication = managed.replication.as_ref().filter(|replication| !replication.is_primary())?;
+    let text = |text: &str| Value::Bytes(text.as_bytes().to_vec());
+    let attributes = [
+        (ck::CKA_CLASS, Value::Ulong(super::CKO_KMS_DELETED_REPLICA)),
+        (ck::CKA_TOKEN, Value::Bool(true)),
+        (ck::CKA_PRIVATE, Value::Bool(true)),
+        (ck::CKA_MODIFIABLE, Value::Bool(false)),
+        (ck::CKA_COPYABLE, Value::Bool(false)),
+        (ck::CKA_DESTROYABLE, Value::Bool(false)),
+        (ck::CKA_ID, text(managed.id.as_str())),
+        (ck::CKA_UNIQUE_ID, text(&hex(&deleted_object(object)))),
+        (CKA_KMS_KEY_ID, text(managed.id.as_str())),
+        (CKA_KMS_REPLICATION, Value::Bytes(replication.encode())),
+    ];
+    Some(Key::new(attributes.into_iter().collect(), Secrets::new()))
+}
+
 /// What is still to be sent about a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::hsm) enum Outstanding {
@@ -168,6 +191,11 @@ impl Replication {
             Role::Primary { outdated, .. } => outdated.as_ref(),
             Role::Replica { .. } => None,
         }
+    }
+
+    /// Whether a key whose active version is this may have a newer one now.
+    pub(in crate::hsm) fn may_rotate(&self, version: u64) -> bool {
+        self.newest == version && matches!(&self.role, Role::Primary { handover: None, outdated: None, .. })
     }
 
     /// What is still to be sent of a key whose active version is this, in the order of the Regions.

@@ -49,6 +49,14 @@ requests! {
     OfGrant {
         grant_id: String,
     }
+    ReplicateKey {
+        replica_region: String,
+        #[serde(default)]
+        withdraw: bool,
+    }
+    UpdatePrimaryRegion {
+        primary_region: String,
+    }
     SetRotation {
         enabled: bool,
         rotation_period_in_days: Option<u64>,
@@ -71,6 +79,7 @@ pub(in crate::hsm) struct CreateKey {
     key_usage: Option<String>,
     origin: Option<String>,
     pub(in crate::hsm) multi_region: bool,
+    pub(in crate::hsm) replicate_imported_material: bool,
     pub(in crate::hsm) description: String,
     pub(in crate::hsm) label: String,
     pub(in crate::hsm) tags: Vec<Tag>,

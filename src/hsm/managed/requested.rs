@@ -50,6 +50,7 @@ pub(in crate::hsm) fn creation<'a>(
         usage,
         origin: Origin::Hsm,
         multi_region: asked.flag(CKA_KMS_MULTI_REGION)?,
+        replicate_imported: false,
         label: asked.text(ck::CKA_LABEL)?,
         description: asked.text(CKA_KMS_DESCRIPTION)?,
         tags: &tags.iter().collect::<Vec<_>>(),

@@ -36,6 +36,7 @@ pub(super) fn create_key(job: &Job<'_>) -> Result<Done> {
         usage: request.usage()?,
         origin: request.origin()?,
         multi_region: request.multi_region,
+        replicate_imported: request.replicate_imported_material,
         label: &request.label,
         description: &request.description,
         tags: &tags,

@@ -12,6 +12,7 @@ use crate::hsm::managed::creation::{self, version_object};
 use crate::hsm::managed::dual_control;
 use crate::hsm::managed::lifecycle::Due;
 use crate::hsm::managed::metadata::Managed;
+use crate::hsm::managed::replication;
 use crate::hsm::managed::request::{
     self, OfKey, ScheduleKeyDeletion, SetRotation, TagKey, UntagKey, UpdateDescription,
 };
@@ -21,6 +22,9 @@ pub(super) fn describe(job: &Job<'_>) -> Result<Done> {
     let OfKey { .. } = job.parse()?;
     let keys = job.keys()?;
     let mut described = keys.managed()?.describe(job.now);
+    if let Some(regions) = super::regions::described(job, keys)? {
+        described["MultiRegionConfiguration"] = regions;
+    }
     if let Some(label) = keys.attributes().bytes(ck::CKA_LABEL).filter(|label| !label.is_empty()) {
         described["Label"] = String::from_utf8_lossy(label).into();
     }
@@ -43,7 +47,7 @@ pub(super) fn disable(job: &Job<'_>) -> Result<Done> {
 
 pub(super) fn schedule_deletion(job: &Job<'_>) -> Result<Done> {
     let request: ScheduleKeyDeletion = job.parse()?;
-    job.rewrite(&job.keys()?.managed()?.schedule_deletion(request.pending_window_in_days, false, job.now)?)
+    job.rewrite(&job.keys()?.managed()?.schedule_deletion(request.pending_window_in_days, job.now)?)
 }
 
 pub(super) fn cancel_deletion(job: &Job<'_>) -> Result<Done> {
@@ -116,7 +120,7 @@ impl Hsm {
         let (managed, now) = (keys.managed()?, self.now());
         let Some(due) = managed.due(now) else { return Ok(Reply::Done) };
         let (action, change) = match due {
-            Due::Delete => (Audited::DeleteKey, Ok(deleted(&keys, &managed))),
+            Due::Delete => (Audited::DeleteKey, self.deleted(&keys, &managed)),
             Due::ExpireMaterial => {
                 let emptied = || self.emptied(&keys, &managed.expire_material(now)?);
                 (Audited::ExpireKeyMaterial, emptied())
@@ -129,13 +133,28 @@ impl Hsm {
         Ok(Reply::Managed { change, told: action.name().to_owned() })
     }
 
-    /// A new version of the material; the version before it gets a record of its own.
+    /// A new version of the material. The version before it gets a record of its own, or the new one does
+    /// while it is pending.
     fn rotated(&self, keys: &Keys, now: u64) -> Result<ObjectChange> {
         let object = keys.key.record.object;
-        let before = keys.managed()?.version();
-        let (new, retired) = creation::rotate(&keys.key.key, &object, now)?;
-        let insert = vec![self.seal_any(retired, version_object(&object, before), 1)?];
+        let (new, (number, version)) = creation::rotate(&keys.key.key, &object, now)?;
+        let insert = vec![self.seal_any(version, version_object(&object, number), 1)?];
         Ok(ObjectChange { insert, replace: vec![self.replacement(&keys.key, new)?], ..ObjectChange::default() })
+    }
+
+    /// All of a key is to go. A replica leaves what tells its primary.
+    fn deleted(&self, keys: &Keys, managed: &Managed) -> Result<ObjectChange> {
+        let objects = std::iter::once(&keys.key).chain(&keys.public);
+        let object = &keys.key.record.object;
+        let left = replication::deleted(managed, object);
+        let left = left.map(|left| self.seal_any(left, replication::deleted_object(object), 1)).transpose()?;
+        let versions = (1..=managed.newest()).filter(|version| *version != managed.version());
+        Ok(ObjectChange {
+            insert: left.into_iter().collect(),
+            delete: objects.map(|open| (open.record.object, open.record.generation)).collect(),
+            purge: versions.map(|version| version_object(object, version)).collect(),
+            ..ObjectChange::default()
+        })
     }
 
     /// The key without its material; the public half goes with that.
@@ -147,15 +166,5 @@ impl Hsm {
             delete: public.collect(),
             ..ObjectChange::default()
         })
-    }
-}
-
-fn deleted(keys: &Keys, managed: &Managed) -> ObjectChange {
-    let objects = std::iter::once(&keys.key).chain(&keys.public);
-    let object = &keys.key.record.object;
-    ObjectChange {
-        delete: objects.map(|open| (open.record.object, open.record.generation)).collect(),
-        purge: (1..managed.version()).map(|version| version_object(object, version)).collect(),
-        ..ObjectChange::default()
     }
 }

@@ -16,6 +16,7 @@ pub(in crate::hsm::managed) fn request() -> Request<'static> {
         usage: None,
         origin: Origin::Hsm,
         multi_region: false,
+        replicate_imported: false,
         label: "label",
         description: "",
         tags: &[],
@@ -51,9 +52,9 @@ fn attributes(key: &Managed) -> Attributes {
 fn deletion_waits_and_may_be_cancelled() {
     let key = key();
     for days in [0, 6, 31, u64::MAX] {
-        assert_eq!(reason(key.schedule_deletion(Some(days), false, NOW)), Reason::Arguments);
+        assert_eq!(reason(key.schedule_deletion(Some(days), NOW)), Reason::Arguments);
     }
-    let waiting = key.schedule_deletion(None, false, NOW).unwrap();
+    let waiting = key.schedule_deletion(None, NOW).unwrap();
     assert_eq!(waiting.describe(NOW)["DeletionDate"], NOW + 30 * DAY);
     assert_eq!(waiting.due(NOW + 30 * DAY - 1), None);
     assert_eq!(waiting.due(NOW + 30 * DAY), Some(Due::Delete));
@@ -127,7 +128,7 @@ fn imported_material_comes_goes_and_comes_back() {
     let disabled = again.disable(NOW).unwrap().delete_material(NOW).unwrap();
     assert_eq!(disabled.state_at(NOW), KeyState::PendingImport);
     assert_eq!(disabled.import_material(b"first", None, NOW).unwrap().state_at(NOW), KeyState::Disabled);
-    let waiting = again.schedule_deletion(None, false, NOW).unwrap().delete_material(NOW).unwrap();
+    let waiting = again.schedule_deletion(None, NOW).unwrap().delete_material(NOW).unwrap();
     assert_eq!(waiting.state_at(NOW), KeyState::PendingDeletion);
     assert_eq!(waiting.cancel_deletion(NOW).unwrap().state_at(NOW), KeyState::PendingImport);
 }
@@ -143,7 +144,7 @@ fn through_the_standard_a_key_is_only_named() {
     assert_eq!(reason(change(CKA_KMS_DESCRIPTION, Value::Bytes(vec![0xff]))), Reason::Arguments);
     assert_eq!(reason(change(CKA_KMS_STATE, Value::Ulong(1))), Reason::ReadOnly);
     assert_eq!(reason(change(ck::CKA_ID, Value::Bytes(vec![1]))), Reason::ReadOnly);
-    let waiting = attributes(&key().schedule_deletion(None, false, NOW).unwrap());
+    let waiting = attributes(&key().schedule_deletion(None, NOW).unwrap());
     let changes = [(ck::CKA_LABEL, Value::Bytes(Vec::new()))].into_iter().collect();
     assert_eq!(reason(set_attributes(&waiting, &changes, NOW)), Reason::InvalidState);
 }
