@@ -33,6 +33,8 @@ pub(in crate::hsm) struct Request<'a> {
     pub(in crate::hsm) usage: Option<Usage>,
     pub(in crate::hsm) origin: Origin,
     pub(in crate::hsm) multi_region: bool,
+    /// Of a multi-Region key whose material is imported: the material goes to its replicas.
+    pub(in crate::hsm) replicate_imported: bool,
     pub(in crate::hsm) label: &'a str,
     pub(in crate::hsm) description: &'a str,
     pub(in crate::hsm) tags: &'a [(&'a str, &'a str)],
@@ -95,6 +97,10 @@ impl Creation {
             }
         };
         check_description(request.description)?;
+        if request.replicate_imported && !(request.multi_region && request.origin == Origin::External) {
+            let why = "only imported material of a multi-Region key is replicated or not: other material always is";
+            return Err(Reason::Arguments.with(why));
+        }
         let managed = Managed {
             id: KeyId::new(random, request.multi_region),
             usage: purpose.usage,
@@ -112,7 +118,7 @@ impl Creation {
             imported: Imported::default(),
             standard_mechanisms: request.standard_mechanisms && !purpose.versioned.is_empty(),
             replication: request.multi_region.then(|| Replication::fresh(1)),
-            replicate_imported: false,
+            replicate_imported: request.replicate_imported,
         };
         let templates = Templates::new(&managed, purpose, request.label.as_bytes());
         Ok(Self { managed, templates })
@@ -342,9 +348,10 @@ pub(in crate::hsm) fn without_material(key: &Key, managed: &Managed) -> Key {
     Key::from_parts((attributes, Secrets::new(), key.marks))
 }
 
-/// A new version of a symmetric key: the key with new material, and the key of what the version
-/// before it encrypted, to be stored under [`version_object`].
-pub(in crate::hsm) fn rotate(key: &Key, object: &ObjectId, now: u64) -> Result<(Key, Key)> {
+/// A new version of a symmetric key. With the key comes what has the material of another version, and
+/// that version's number, to be stored under [`version_object`]: the version before, or the new one if
+/// it is pending.
+pub(in crate::hsm) fn rotate(key: &Key, object: &ObjectId, now: u64) -> Result<(Key, (u64, Key))> {
     let managed = Managed::read(&key.attributes)?;
     let rotated = managed.rotate(now)?;
     let Templates::Secret(template) = Templates::of(&key.attributes)? else {
@@ -354,10 +361,15 @@ pub(in crate::hsm) fn rotate(key: &Key, object: &ObjectId, now: u64) -> Result<(
     let generator = Mechanism::new(managed.spec.generator);
     let fresh = build::generate(mechanism::row(generator.kind)?, &generator, &as_given(&template, &values))?;
     let mut attributes = key.attributes.clone();
-    set_check_value(&mut attributes, &fresh);
     rotated.write(&mut attributes);
+    if rotated.is_pending() {
+        let version = rotated.newest();
+        let pending = version_key(&rotated, object, version, now, &fresh)?;
+        return Ok((Key::from_parts((attributes, key.secrets.duplicate()?, key.marks)), (version, pending)));
+    }
+    set_check_value(&mut attributes, &fresh);
     let new = Key::from_parts((attributes, fresh.secrets, key.marks));
-    Ok((new, retired(key, &managed, object)?))
+    Ok((new, (managed.version, retired(key, &managed, object)?)))
 }
 
 /// A key with the material of another version in force, which is `after` then, and the key of what the
@@ -502,7 +514,7 @@ mod tests {
             panic!()
         };
         let object = [9; 16];
-        let (second, retired) = rotate(&first, &object, NOW + 5).unwrap();
+        let (second, (1, retired)) = rotate(&first, &object, NOW + 5).unwrap() else { panic!() };
         let value = |key: &Key| key.secret(ck::CKA_VALUE).unwrap().to_vec();
         assert_eq!(value(&retired), value(&first));
         assert_ne!(value(&second), value(&first));
@@ -511,7 +523,7 @@ mod tests {
         assert_eq!(second.marks, first.marks);
         assert!(!retired.attributes.flag(CKA_KMS_MANAGED) && !retired.attributes.flag(ck::CKA_DECRYPT));
         assert_eq!(retired.attributes.ulong(CKA_KMS_VERSION), Some(1));
-        let (_, retired) = rotate(&second, &object, NOW + 9).unwrap();
+        let (_, (2, retired)) = rotate(&second, &object, NOW + 9).unwrap() else { panic!() };
         assert_eq!(retired.attributes.ulong(CKA_KMS_CREATED), Some(NOW + 5));
         assert_ne!(version_object(&object, 1), version_object(&object, 2));
     }

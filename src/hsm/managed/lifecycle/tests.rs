@@ -6,6 +6,7 @@ use crate::hsm::managed::attributes::{
 };
 use crate::hsm::managed::creation::{Creation, Request};
 use crate::hsm::managed::metadata::KeyId;
+use crate::hsm::replication::Party;
 
 pub(in crate::hsm::managed) const NOW: u64 = 1_800_000_000;
 const DAY: u64 = 86_400;
@@ -31,6 +32,13 @@ fn key() -> Managed {
 
 fn imported() -> Managed {
     Creation::new(&Request { origin: Origin::External, ..request() }, [6; 16], NOW).unwrap().managed
+}
+
+/// With a replica in a Region B.
+pub(in crate::hsm::managed) fn primary() -> Managed {
+    let other = Party { region: "B".to_owned(), domain: [2; 16] };
+    let key = Creation::new(&Request { multi_region: true, ..request() }, [8; 16], NOW).unwrap().managed;
+    key.authorise(&other, NOW).unwrap().register(&other, &[3; 16], 1, 1).unwrap()
 }
 
 fn signing() -> Managed {
@@ -64,7 +72,8 @@ fn deletion_waits_and_may_be_cancelled() {
     let back = waiting.cancel_deletion(NOW + 30 * DAY - 1).unwrap();
     assert_eq!(back, key.disable(NOW).unwrap());
 
-    let primary = key.schedule_deletion(Some(7), true, NOW).unwrap();
+    let (key, back) = (primary(), primary().disable(NOW).unwrap());
+    let primary = key.schedule_deletion(Some(7), NOW).unwrap();
     assert_eq!(primary.state_at(NOW), KeyState::PendingReplicaDeletion);
     assert_eq!(primary.describe(NOW)["PendingDeletionWindowInDays"], 7);
     assert_eq!(primary.due(u64::MAX), None);
@@ -186,8 +195,8 @@ fn key_ids_have_one_spelling() {
 enum Step {
     Enable,
     Disable,
-    Schedule(u64, bool),
-    ReplicasDeleted,
+    Schedule(u64),
+    GiveUp,
     Cancel,
     Describe(String),
     Tag(String, String),
@@ -204,8 +213,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         Just(Step::Enable),
         Just(Step::Disable),
-        (5u64..33, any::<bool>()).prop_map(|(days, replicas)| Step::Schedule(days, replicas)),
-        Just(Step::ReplicasDeleted),
+        (5u64..33).prop_map(Step::Schedule),
+        Just(Step::GiveUp),
         Just(Step::Cancel),
         "[a-c]{0,3}".prop_map(Step::Describe),
         ("[a-c]{0,2}", "[a-c]{0,2}").prop_map(|(name, value)| Step::Tag(name, value)),
@@ -223,8 +232,8 @@ fn take(key: &Managed, step: &Step, now: u64) -> Answer<Managed> {
     match step {
         Step::Enable => key.enable(now),
         Step::Disable => key.disable(now),
-        Step::Schedule(days, replicas) => key.schedule_deletion(Some(*days), *replicas, now),
-        Step::ReplicasDeleted => key.replicas_deleted(now),
+        Step::Schedule(days) => key.schedule_deletion(Some(*days), now),
+        Step::GiveUp => key.give_up("B", now),
         Step::Cancel => key.cancel_deletion(now),
         Step::Describe(text) => key.set_description(text, now),
         Step::Tag(name, value) => key.tag(&[(name, value)], now),
@@ -243,10 +252,10 @@ proptest! {
     /// be read, what waits for deletion comes back by a cancellation only, and what is over, never.
     #[test]
     fn whatever_happens_to_a_key(
-        start in 0usize..3,
+        start in 0usize..4,
         steps in proptest::collection::vec((0u64..12 * DAY, step()), 0..60),
     ) {
-        let first = [key(), imported(), signing()][start].clone();
+        let first = [key(), imported(), signing(), primary()][start].clone();
         let (mut key, mut now) = (first.clone(), NOW);
         for (passed, step) in steps {
             now += passed;
@@ -270,7 +279,7 @@ proptest! {
                 prop_assert!(matches!(step, Step::ExpireMaterial), "{:?}", step);
             }
             if !waits(before) && waits(after) {
-                prop_assert!(matches!(step, Step::Schedule(7..=30, _)));
+                prop_assert!(matches!(step, Step::Schedule(7..=30)));
             }
             if before == KeyState::Disabled && after == KeyState::Enabled {
                 prop_assert!(matches!(step, Step::Enable));
