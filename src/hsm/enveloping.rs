@@ -11,7 +11,8 @@ use super::key::Key;
 use super::managed::envelope::{self, Blob, MAX_PLAINTEXT, Material, Name};
 use super::managed::spec::Spec;
 use super::managed::{
-    Action, CKA_KMS_KEY_ID, CKA_KMS_VERSION, CKO_KMS_KEY_VERSION, Context, data_key, is_managed, newest_version, version_object,
+    Action, CKA_KMS_KEY_ID, CKA_KMS_VERSION, CKO_KMS_KEY_VERSION, Context, data_key, is_managed, newest_version,
+    version_object,
 };
 use super::permit::Recorded;
 use super::value::Attributes;
