@@ -254,7 +254,7 @@ impl Hsm {
             return Ok(Arc::clone(key));
         }
         // Another Region may encrypt with a version that is only pending here.
-        if number > newest_version(&key.key.attributes).ok_or(ErrorKind::DeviceError)? {
+        if number > newest_version(&key.key.attributes) {
             return Err(invalid());
         }
         let record = version.filter(|record| record.object == version_object(&object, number)).ok_or_else(|| {
