@@ -1166,6 +1166,8 @@ CK_RV KMS_UntagKey(CK_SESSION_HANDLE hSession,
      "distrust Region"      name: TEXT
      "trust key"            object: BYTES (CKA_UNIQUE_ID), trusted: BOOLEAN?
      "revoke key"           object: BYTES, generation: NUMBER
+     "give up replica",
+     "emergency promote"    key_ids: [TEXT, ...], region: TEXT
      "use key"              key: TEXT, action: TEXT, digest: BYTES | null, count: NUMBER?,
                             instance: BYTES?
      "set dual control"     key: TEXT, operators: [TEXT, ...], threshold: NUMBER

@@ -1,5 +1,6 @@
 """What each command makes of the public state."""
 
+import re
 from bisect import insort
 
 from . import rules
@@ -23,11 +24,17 @@ def _role_and(*more):
     return shape
 
 
+def _multi_region_id(value):
+    require(re.fullmatch("mrk-[0-9a-f]{32}", text(value)), "not the id of a multi-Region key")
+    return value
+
+
 _roles = listed(text)
 # Threshold, operators' kids, revision.
 _control = row(uint, ascending(octets(32), lambda each: each), uint)
 # Object, key id, label, dual control.
 _controlled = row(octets(16), text, text, _control)
+_region_keys = ascending(_multi_region_id, lambda each: each, least=1)
 ARGUMENTS = {
     "found domain": row(text, listed(member, least=1), listed(row(bstr, _roles)), listed(rule)),
     "add operator": row(bstr, _roles),
@@ -53,6 +60,8 @@ ARGUMENTS = {
     "revoke key": row(octets(16), uint),
     "make recovery set": row(uint, ascending(identifier, lambda each: each)),
     "recover domain": row(bstr, uint, digest),
+    "give up replica": row(_region_keys, text),
+    "emergency promote": row(_region_keys, text),
     "use key": row(_controlled, row(text, optional(octets(32)), identifier, uint)),
     "set dual control": row(_controlled, _control),
 }
@@ -265,6 +274,15 @@ def _distrust_region(state, at, name):
     state.trusted_regions.remove(_known(state.trusted_regions, name, "the Region"))
 
 
+def _give_up_replica(state, at, keys, region):
+    require(region not in ("", state.region), "another Region has the replicas that are given up")
+
+
+def _emergency_promote(state, at, keys, region):
+    if region != state.region:
+        _known(state.trusted_regions, region, "the Region")
+
+
 def _trust_key(state, at, key, trusted):
     require((key in state.trusted_keys) != trusted, "the key is trusted or not so already")
     state.trusted_keys = sorted({*state.trusted_keys, key} if trusted else {*state.trusted_keys} - {key})
@@ -318,4 +336,6 @@ _EFFECTS = {
     "revoke key": _revoke_key,
     "make recovery set": _nothing,
     "recover domain": _recover,
+    "give up replica": _give_up_replica,
+    "emergency promote": _emergency_promote,
 }

@@ -19,7 +19,8 @@ DEFAULTS = {
     **dict.fromkeys(["admit HSM", "expel HSM", "admit host", "expel host", "create user", "remove user", "reset PIN",
                      "revoke key"], _BOTH),
     **dict.fromkeys(["rotate domain key", "schedule retirement", "rotate RSK"], _OPERATOR),
-    **dict.fromkeys(["allow suite", "distrust Region", "make recovery set", "recover domain", "set limits",
+    **dict.fromkeys(["allow suite", "distrust Region", "emergency promote", "give up replica",
+                     "make recovery set", "recover domain", "set limits",
                      "standing order", "trust Region", "trust key"], _OFFICERS),
 }
 

@@ -305,6 +305,17 @@ pub(super) fn apply(old: &State, hash: &Hash, change: &Change, at: u64, results:
                 user.enrolment = (embedded && user.role == Role::So).then_some(Enrolment { code: None, until });
             }
         }
+        // What these do to the keys is no part of the state.
+        Change::GiveUpReplica { keys } => {
+            if keys.region.is_empty() || keys.region == state.region {
+                return Err(Refusal::Arguments("another Region has the replicas that are given up"));
+            }
+        }
+        Change::EmergencyPromote { keys } => {
+            if keys.region != state.region && !state.trusted_regions.iter().any(|region| region.name == keys.region) {
+                return Err(Refusal::Unknown("the Region"));
+            }
+        }
         Change::UseKey { .. } | Change::SetDualControl { .. } => return Err(Refusal::AboutAKey),
     }
     let retain = match change {

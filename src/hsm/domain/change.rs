@@ -11,6 +11,7 @@ use super::state::{
     Enrolment, Hash, Limits, Member, Rule, StandingOrder, State, TrustedRegion, ascending, decode_role, encode_role,
     text,
 };
+use crate::hsm::replication::message;
 use crate::text::hex;
 
 /// A command with its arguments.
@@ -107,6 +108,15 @@ pub(in crate::hsm) enum Change {
         version: u64,
         state: Hash,
     },
+    /// Forgets the replicas that a Region has of these keys: whatever waits for them waits no more.
+    GiveUpReplica {
+        keys: RegionKeys,
+    },
+    /// Makes a Region's replicas the primaries of these keys, without the old primary. Told to every
+    /// Region that is to know of it.
+    EmergencyPromote {
+        keys: RegionKeys,
+    },
     /// Lets an HSM instance use a key under dual control. Changes nothing that is kept.
     UseKey {
         key: ControlledKey,
@@ -117,6 +127,39 @@ pub(in crate::hsm) enum Change {
         key: ControlledKey,
         control: KeyControl,
     },
+}
+
+/// Multi-Region keys, and a Region that has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::hsm) struct RegionKeys {
+    /// Ascending; at least one.
+    pub(in crate::hsm) key_ids: Vec<String>,
+    pub(in crate::hsm) region: String,
+}
+
+/// The most keys of a command.
+pub(super) const MAX_KEYS: usize = 10_000;
+
+impl RegionKeys {
+    fn encode(&self, e: &mut Encoder) {
+        e.array(2);
+        encode_texts(e, &self.key_ids);
+        e.text(&self.region);
+    }
+
+    fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
+        d.array_of(2)?;
+        let keys = Self { key_ids: d.list(message::key_id)?, region: text(d)? };
+        if keys.key_ids.is_empty() || keys.key_ids.len() > MAX_KEYS || !ascending(&keys.key_ids, |id| id) {
+            return Err(Malformed("the keys are too many, none, or not in order"));
+        }
+        Ok(keys)
+    }
+
+    /// The lines that name the keys.
+    fn words(&self) -> impl Iterator<Item = String> {
+        self.key_ids.iter().map(|id| format!("Key {}", id.escape_debug()))
+    }
 }
 
 impl Change {
@@ -147,6 +190,8 @@ impl Change {
             Self::RevokeKey { .. } => "revoke key",
             Self::MakeRecoverySet { .. } => "make recovery set",
             Self::RecoverDomain { .. } => "recover domain",
+            Self::GiveUpReplica { .. } => "give up replica",
+            Self::EmergencyPromote { .. } => "emergency promote",
             Self::UseKey { .. } => "use key",
             Self::SetDualControl { .. } => "set dual control",
         }
@@ -156,6 +201,14 @@ impl Change {
     pub(in crate::hsm) fn key(&self) -> Option<&ControlledKey> {
         match self {
             Self::UseKey { key, .. } | Self::SetDualControl { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
+    /// The multi-Region keys that a command is about: it changes their records as well.
+    pub(in crate::hsm) fn region_keys(&self) -> Option<&RegionKeys> {
+        match self {
+            Self::GiveUpReplica { keys } | Self::EmergencyPromote { keys } => Some(keys),
             _ => None,
         }
     }
@@ -224,6 +277,7 @@ impl Change {
             Self::RecoverDomain { hsm, version, state } => {
                 e.array(3).bytes(hsm.message()).uint(*version).bytes(state);
             }
+            Self::GiveUpReplica { keys } | Self::EmergencyPromote { keys } => keys.encode(e),
             Self::UseKey { key, usage } => {
                 key.encode(e.array(2));
                 usage.encode(e);
@@ -345,6 +399,8 @@ impl Change {
                 d.array_of(3)?;
                 Self::RecoverDomain { hsm: claim(d)?, version: d.uint()?, state: d.fixed()? }
             }
+            "give up replica" => Self::GiveUpReplica { keys: RegionKeys::decode(d)? },
+            "emergency promote" => Self::EmergencyPromote { keys: RegionKeys::decode(d)? },
             "use key" => {
                 d.array_of(2)?;
                 Self::UseKey { key: ControlledKey::decode(d)?, usage: KeyUse::decode(d)? }
@@ -469,6 +525,24 @@ impl Change {
                 format!("on the HSM {} {}", hex(&hsm.identity.id), party(hsm)),
                 "All other HSMs are expelled and all PINs end; keys of the domain are made anew.".to_owned(),
             ],
+            Self::GiveUpReplica { keys } => {
+                let lines = [
+                    format!("Give up the replicas that the Region {:?} has of these keys:", keys.region),
+                    "their rotation and deletion wait for it no more.".to_owned(),
+                ];
+                lines.into_iter().chain(keys.words()).collect()
+            }
+            Self::EmergencyPromote { keys } => {
+                let here = state.is_some_and(|state| state.region == keys.region);
+                let lines = [
+                    format!("Make the Region {:?} the primary of these keys, without their old primary:", keys.region),
+                    match here {
+                        true => "all other Regions get them anew from here.".to_owned(),
+                        false => "this Region takes them from there.".to_owned(),
+                    },
+                ];
+                lines.into_iter().chain(keys.words()).collect()
+            }
             Self::UseKey { key, usage } => {
                 let mut lines = usage.words(key);
                 lines.push(format!("It needs {}.", key.control.words(state)));

@@ -157,7 +157,7 @@ impl ExchangeKeys {
         self.seal_salted(place, record, Entropy::System.array()?)
     }
 
-    fn seal_salted(&self, place: Place<'_>, record: &[u8], salt: [u8; 32]) -> Result<Vec<u8>> {
+    pub(super) fn seal_salted(&self, place: Place<'_>, record: &[u8], salt: [u8; 32]) -> Result<Vec<u8>> {
         let keys = Keys::derive(self.rwk.expose(), &salt, Kind::Replica, &self.sender)?;
         let mut header = Header::new(cose::A256GCM, Kind::Replica.sealed_type());
         header.salt = Some(salt);
@@ -186,6 +186,12 @@ impl ExchangeKeys {
 
     pub(in crate::hsm) fn commitment_key(&self) -> &CommitmentKey {
         &self.commitment
+    }
+
+    /// RWK, CK and the transcript's hash.
+    #[cfg(test)]
+    pub(super) fn for_tests(&self) -> (&[u8], &[u8], &Hash) {
+        (self.rwk.expose(), self.commitment.0.expose(), &self.transcript)
     }
 
     fn aad(&self, place: Place<'_>) -> Vec<u8> {

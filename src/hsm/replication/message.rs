@@ -597,14 +597,14 @@ pub(super) fn decode_rotation(d: &mut Decoder<'_>) -> Decoded<Option<(u64, u64)>
 }
 
 /// The id of a multi-Region key: `mrk-` and 32 hexadecimal digits.
-pub(super) fn key_id(d: &mut Decoder<'_>) -> Decoded<String> {
+pub(in crate::hsm) fn key_id(d: &mut Decoder<'_>) -> Decoded<String> {
     let text = d.text()?;
+    if is_key_id(text) { Ok(text.to_owned()) } else { Err(Malformed("a key id is not that of a multi-Region key")) }
+}
+
+pub(in crate::hsm) fn is_key_id(text: &str) -> bool {
     let digits = text.strip_prefix("mrk-").unwrap_or_default();
-    if digits.len() == 32 && digits.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
-        Ok(text.to_owned())
-    } else {
-        Err(Malformed("a key id is not that of a multi-Region key"))
-    }
+    digits.len() == 32 && digits.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn encode_kem(e: &mut Encoder, bytes: Option<&KemBytes>) {

@@ -48,3 +48,6 @@ pub(in crate::hsm) fn sha384(bytes: &[u8]) -> Hash {
 pub(in crate::hsm) fn refused(why: impl std::fmt::Display) -> Error {
     ErrorKind::KmsReplicationRefused.with(format!("the message is refused: {why}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::super::change::Change;
+use super::super::change::{Change, MAX_KEYS, RegionKeys};
 use super::super::control::{ControlledKey, KeyControl, KeyUse};
 use super::super::identity::{Claim, Party};
 use super::super::log::enrolment_hash;
 use super::super::state::{Enrolment, Hash, Operator, Rule, State};
 use super::form::{Fields, Form, bad, checked, read_limits, read_list, write_limits, write_list};
 use crate::error::Result;
+use crate::hsm::replication::message;
 
 /// For a user to set his PIN, unless the request says otherwise.
 const ENROLMENT: u64 = 7 * 24 * 3600;
@@ -72,6 +73,9 @@ pub(super) fn write(change: &Change) -> Value {
         }
         Change::RecoverDomain { hsm, version, state } => {
             json!({ "hsm": hsm.write(), "version": version, "state": state.write() })
+        }
+        Change::GiveUpReplica { keys } | Change::EmergencyPromote { keys } => {
+            json!({ "key_ids": keys.key_ids, "region": keys.region })
         }
         Change::UseKey { key, usage } => json!({
             "key": key.id,
@@ -143,6 +147,8 @@ pub(super) fn read(name: &str, f: &mut Fields<'_>, context: &Context<'_>) -> Res
             version: f.maybe("version")?.unwrap_or(state.version),
             state: f.maybe("state")?.unwrap_or(*hash),
         },
+        "give up replica" => Change::GiveUpReplica { keys: region_keys(f)? },
+        "emergency promote" => Change::EmergencyPromote { keys: region_keys(f)? },
         "use key" => {
             let key = about_key(f, about)?;
             let usage = KeyUse {
@@ -183,6 +189,19 @@ fn list_or<T>(
         None | Some(Value::Null) => Ok(default()),
         Some(value) => read_list(value, &f.path(name), read),
     }
+}
+
+fn region_keys(f: &mut Fields<'_>) -> Result<RegionKeys> {
+    let mut key_ids: Vec<String> = list(f, "key_ids", Form::read)?;
+    key_ids.sort_unstable();
+    key_ids.dedup();
+    if key_ids.is_empty() || key_ids.len() > MAX_KEYS {
+        return Err(bad(&f.path("key_ids"), "must name 1 to 10000 keys"));
+    }
+    if key_ids.iter().any(|id| !message::is_key_id(id)) {
+        return Err(bad(&f.path("key_ids"), "must be ids of multi-Region keys (mrk-…)"));
+    }
+    Ok(RegionKeys { key_ids, region: f.read("region")? })
 }
 
 /// The key that a command is about.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::super::command::{ObjectId, Role};
 use super::super::super::crypto::Entropy;
-use super::super::change::{Change, date};
+use super::super::change::{Change, RegionKeys, date};
 use super::super::execute::contribute;
 use super::super::identity::{Claim, Identity, Party};
 use super::super::log::{self, Entry, enrolment_hash};
@@ -159,6 +159,20 @@ fn the_other_commands() {
             .trusted_regions
             .is_empty()
     );
+
+    let keys = |region: &str| RegionKeys { key_ids: vec![format!("mrk-{:032x}", 7)], region: region.to_owned() };
+    // The state stays as it is, but for version, log and nonce.
+    let given_up = go(Change::GiveUpReplica { keys: keys("us-west") });
+    let mut same = given_up.state().clone();
+    let held = g.state();
+    (same.version, same.previous, same.log_head) = (held.version, held.previous, held.log_head);
+    same.nonces.clone_from(&held.nonces);
+    assert_eq!((&same, given_up.state().version), (held, held.version + 1));
+    let promote = |on: &Opened, region: &str| run(on, Change::EmergencyPromote { keys: keys(region) }, &people, NOW);
+    assert!(promote(g.opened(), &held.region).is_ok() && promote(&trusting, "us-west").is_ok());
+    refused(promote(g.opened(), "us-west"), &Refusal::Unknown("the Region"));
+    assert!(run(g.opened(), Change::GiveUpReplica { keys: keys(&held.region) }, &people, NOW).is_err());
+    assert!(run(g.opened(), Change::GiveUpReplica { keys: keys("us-west") }, &people[..1], NOW).is_err());
 
     let trusted = go(Change::TrustKey { object: OBJECT, trusted: true });
     assert!(trusted.state().trusted_keys.contains(&OBJECT));

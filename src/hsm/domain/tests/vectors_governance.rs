@@ -8,7 +8,7 @@ use sha2::{Digest, Sha384};
 use super::super::super::command::Role;
 use super::super::super::crypto::Entropy;
 use super::super::cbor::{Decoder, Encoder};
-use super::super::change::Change;
+use super::super::change::{Change, RegionKeys};
 use super::super::command::{Proposal, SignedCommand};
 use super::super::control::{ControlledKey, KeyControl, KeyUse};
 use super::super::execute::{Executed, contribute};
@@ -36,6 +36,11 @@ fn sorted_ids(people: &[Person]) -> Vec<[u8; 16]> {
     let mut ids: Vec<_> = people.iter().map(|p| p.id).collect();
     ids.sort_unstable();
     ids
+}
+
+fn region_keys(region: &str, count: u128) -> RegionKeys {
+    let key_ids = (1..=count).map(|n| format!("mrk-{:032x}", n << 64)).collect();
+    RegionKeys { key_ids, region: region.to_owned() }
 }
 
 /// One of each command, with arguments of every form.
@@ -91,6 +96,9 @@ pub(super) fn changes(state: &State, people: &[Person], entropy: &mut Entropy) -
         Change::RevokeKey { object: [7; 16], generation: 70_000 },
         Change::MakeRecoverySet { threshold: 2, operators: sorted_ids(people) },
         Change::RecoverDomain { hsm, version: state.version, state: state.hash() },
+        Change::GiveUpReplica { keys: region_keys("us-west", 2) },
+        Change::EmergencyPromote { keys: region_keys(&state.region, 1) },
+        Change::EmergencyPromote { keys: region_keys("us-west", 3) },
         Change::UseKey { key: controlled.clone(), usage },
         Change::UseKey { key: controlled.clone(), usage: any },
         Change::SetDualControl { key: controlled, control: next },
