@@ -54,7 +54,7 @@ fn offer_fields(offer: &Offer) -> Value {
         offer.not_after,
         keys.collect::<Value>(),
         hex(offer.rakb.spki()),
-        offer.ek.as_ref().map(|ek| hex(&**ek)),
+        offer.ek.as_ref().map(|ek| hex(ek.as_slice())),
     ])
 }
 
@@ -65,7 +65,7 @@ fn shipment_fields(shipment: &Shipment<'_>) -> Value {
         hex(shipment.offer_hash),
         shipment.suite.number(),
         hex(shipment.raka.spki()),
-        shipment.ct.as_ref().map(|ct| hex(&**ct)),
+        shipment.ct.as_ref().map(|ct| hex(ct.as_slice())),
         keys.collect::<Value>(),
     ])
 }
