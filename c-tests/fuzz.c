@@ -233,6 +233,106 @@ static CK_BYTE *paper(CK_ULONG *n) {
     return one_in(30) ? NULL : copy;
 }
 
+/* Managed keys, and messages between Regions. */
+static char key_ids[8][KMS_ID_LEN + 1];
+
+/* A request, mostly of the right form, about a key that may be there. */
+static CK_BYTE *asking(CK_ULONG *n) {
+    static char texts[4][512];
+    static int next;
+    static const char *const formats[] = {
+        "{\"KeyId\":\"%s\"}",
+        "{\"KeyId\":\"%s\",\"PendingWindowInDays\":7}",
+        "{\"KeyId\":\"%s\",\"Enabled\":true}",
+        "{\"KeyId\":\"%s\",\"Tags\":[{\"TagKey\":\"a\",\"TagValue\":\"b\"}]}",
+        "{\"KeyId\":\"%s\",\"Description\":\"x\"}",
+        "{\"TargetKeyId\":\"%s\",\"AliasName\":\"alias/a\"}",
+        "{\"KeyId\":\"%s\",\"Policy\":{\"Statement\":[{\"Principal\":[\"*\"],\"Action\":[\"*\"]}]}}",
+        "{\"KeyId\":\"%s\",\"GranteePrincipal\":\"so\",\"Operations\":[\"Encrypt\"]}",
+        "{\"KeyId\":\"%s\",\"ReplicaRegion\":\"Bern\"}",
+        "{\"KeyId\":\"%s\",\"PrimaryRegion\":\"Bern\"}",
+        "{\"Region\":\"Bern\",\"KeyIds\":[\"%s\"]}",
+        "{\"Kind\":\"request\",\"Region\":\"Bern\",\"KeyIds\":[\"%s\"]}",
+        "{\"Limit\":3,\"Marker\":\"%s\"}",
+        "{\"MultiRegion\":true,\"KeySpec\":\"SYMMETRIC_DEFAULT\",\"Description\":\"%s\"}",
+        "{}",
+    };
+    char *text = texts[next++ % COUNT(texts)];
+    const char *key = one_in(8) ? "alias/a" : key_ids[below(COUNT(key_ids))];
+    CK_ULONG len = (CK_ULONG)snprintf(text, sizeof texts[0], formats[below(COUNT(formats))], key);
+    if (one_in(6)) text[below(len)] = (char)any();
+    *n = one_in(30) ? length(len) : len;
+    return one_in(60) ? NULL : (CK_BYTE *)text;
+}
+
+static void key_call(CK_SESSION_HANDLE s, CK_BYTE *data, CK_ULONG len) {
+    const KMS_CHANGE changes[] = {
+        kms->KMS_EnableKey, kms->KMS_DisableKey, kms->KMS_ScheduleKeyDeletion, kms->KMS_CancelKeyDeletion,
+        kms->KMS_UpdateKeyDescription, kms->KMS_TagKey, kms->KMS_UntagKey, kms->KMS_CreateAlias, kms->KMS_UpdateAlias,
+        kms->KMS_DeleteAlias, kms->KMS_RotateKey, kms->KMS_SetRotation, kms->KMS_DeleteImportedKeyMaterial,
+        kms->KMS_PutKeyPolicy, kms->KMS_RetireGrant, kms->KMS_RevokeGrant, kms->KMS_RunDue, kms->KMS_ReplicateKey,
+        kms->KMS_UpdatePrimaryRegion};
+    const KMS_QUERY queries[] = {
+        kms->KMS_DescribeKey, kms->KMS_ListKeys, kms->KMS_ListAliases, kms->KMS_GetKeyRotationStatus,
+        kms->KMS_ListRotations, kms->KMS_GetKeyPolicy, kms->KMS_ListGrants, kms->KMS_ListUsers,
+        kms->KMS_DescribeReplicas, kms->KMS_PendingReplication, kms->KMS_TellReplicas, kms->KMS_OfferReplicas};
+    const KMS_EXCHANGE exchanges[] = {kms->KMS_ShipReplicas, kms->KMS_ConfirmReplicas, kms->KMS_ReceiveReplication};
+    static CK_BYTE blob[512];
+    static CK_ULONG blob_len;
+    CK_ULONG n = 0, m = sizeof blob, valid_to = 0;
+    CK_BYTE *text = asking(&n), *key = (CK_BYTE *)key_ids[below(COUNT(key_ids))];
+    CK_FLAGS flags = one_in(4) ? below(4) : 0;
+    CK_ULONG key_len = one_in(20) ? length(KMS_ID_LEN) : strlen((char *)key);
+    switch (below(16)) {
+    case 0:
+    case 1:
+    case 2: (void)changes[below(COUNT(changes))](s, flags, text, n); break;
+    case 3:
+    case 4: (void)queries[below(COUNT(queries))](s, text, n, out(), out_len()); break;
+    case 5: {
+        CK_ULONG id_len = KMS_ID_LEN;
+        char *id = key_ids[below(COUNT(key_ids))];
+        if (one_in(2)) (void)kms->KMS_CreateGrant(s, flags, text, n, out(), out_len());
+        else if (one_in(4) && kms->KMS_CreateKey(s, 0, text, n, (CK_BYTE *)id, &id_len) != CKR_OK) id[0] = 0;
+        break;
+    }
+    case 6: (void)exchanges[below(COUNT(exchanges))](s, data, len, out(), out_len()); break;
+    case 7: (void)kms->KMS_AcceptReplicas(s, data, len); break;
+    case 8:
+        if (kms->KMS_Encrypt(s, 0, key, key_len, NULL, 0, block(), 16, blob, &m) == CKR_OK) blob_len = m;
+        if (blob_len && one_in(2)) blob[below(blob_len)] ^= (CK_BYTE)any();
+        break;
+    case 9: (void)kms->KMS_Decrypt(s, flags, key, one_in(2) ? 0 : key_len, text, n, blob, blob_len, out(), out_len()); break;
+    case 10: (void)kms->KMS_ReEncrypt(s, flags, NULL, 0, blob, blob_len, key, key_len, text, n, out(), out_len()); break;
+    case 11:
+        (void)kms->KMS_GenerateDataKeyWithoutPlaintext(s, flags, key, key_len, below(2000), text, n, out(), out_len());
+        break;
+    case 12:
+        m = ROOM;
+        (void)kms->KMS_GenerateDataKey(s, flags, key, key_len, below(64), NULL, 0, block(), &m, out(), out_len());
+        break;
+    case 13: {
+        static CK_BYTE public_key[KMS_MAX_PUBLIC_KEY_LEN];
+        CK_ULONG public_len = sizeof public_key;
+        static const char algorithm[] = "RSAES_OAEP_SHA_256", spec[] = "RSA_2048";
+        if (one_in(10))
+            (void)kms->KMS_GetParametersForImport(s, flags, key, key_len, (CK_BYTE *)(uintptr_t)algorithm, sizeof algorithm - 1,
+                                                  (CK_BYTE *)(uintptr_t)spec, sizeof spec - 1, public_key, &public_len, out(),
+                                                  out_len(), one_in(9) ? NULL : &valid_to);
+        (void)kms->KMS_ImportKeyMaterial(s, flags, key, key_len, data, len, block(), length(32), below(3));
+        break;
+    }
+    case 14:
+        if (one_in(2)) (void)kms->KMS_AuditHead(s, out(), out_len());
+        else (void)kms->KMS_ReadAudit(s, one_in(2) ? 0 : any(), out(), out_len(), one_in(9) ? NULL : &valid_to);
+        break;
+    default:
+        if (one_in(50)) (void)kms->KMS_CreateUser(s, data, length(8), block(), length(16));
+        else if (one_in(2)) (void)kms->KMS_RemoveUser(s, data, length(8));
+        else (void)kms->KMS_VerifyAudit(s, data, len, out(), out_len());
+    }
+}
+
 static void vendor_call(CK_SESSION_HANDLE s, CK_BYTE *data, CK_ULONG len) {
     static const char *const requests[] = {
         "{\"command\":\"rotate RSK\",\"valid_for\":1}", "{\"command\":\"found domain\",\"region\":\"x\",\"operators\":[]}",
@@ -378,7 +478,10 @@ static void call(void) {
         break;
     case 56:
     case 57:
-    case 58: vendor_call(s, data, len); break;
+    case 58:
+        if (one_in(2)) vendor_call(s, data, len);
+        else key_call(s, data, len);
+        break;
     default: {
         /* Sessions come and go. */
         CK_SESSION_HANDLE *which = &sessions[below(COUNT(sessions))];
@@ -444,6 +547,7 @@ int main(int argc, char **argv) {
     OK(initialize());
     slot = make_token("test");
     find_vendor();
+    if (kms && kms->version.minor < 3) kms = NULL;
     RUN(random_calls);
     OK(p11->C_Finalize(NULL));
     fprintf(stderr, "%ld calls\n", calls);

@@ -242,20 +242,17 @@ static UNUSED void find_kms(void) {
     if (!CHECK(kms) || !CHECK(kms->version.major == 1 && kms->version.minor >= 1)) exit(1);
 }
 
-/* Makes the tokens "keys" and "domain", the operators' keys in the one, and founds the domain of the
- * other with them, each officer and operator. The user is logged into both. */
-static UNUSED void found_domain(party *founders, int n) {
+/* Makes the token of that label and founds its domain, as a Region of that name, with operators whose
+ * keys are made here, each officer and operator. The user is logged into it. */
+static UNUSED void found_region(const char *label, const char *region, party *founders, int n) {
     static buffer proposal;
     char request[8 * 1024];
-    CK_SLOT_ID keys_slot = make_token("keys");
-    slot = make_token("domain");
+    slot = make_token(label);
     session = open_session(slot);
-    keys_session = open_session(keys_slot);
-    OK(login(keys_session, CKU_USER, USER_PIN));
     const char *id = strstr(describe_domain(), "\"domain\":\"");
     if (!CHECK(id)) exit(1);
     from_hex(domain_id, id + strlen("\"domain\":\""), sizeof domain_id);
-    size_t at = (size_t)sprintf(request, "{\"command\":\"found domain\",\"region\":\"Bern\",\"operators\":[");
+    size_t at = (size_t)sprintf(request, "{\"command\":\"found domain\",\"region\":\"%s\",\"operators\":[", region);
     for (int i = 0; i < n; i++) {
         make_party(&founders[i]);
         at += (size_t)snprintf(request + at, sizeof request - at, "%s{\"claim\":\"%s\",\"roles\":[\"officer\",\"operator\"]}",
@@ -268,6 +265,18 @@ static UNUSED void found_domain(party *founders, int n) {
     OK(execute(&proposal));
     OK(p11->C_Logout(session));
     OK(login(session, CKU_USER, USER_PIN));
+}
+
+/* Makes the token that has the operators' keys, with the user logged in. */
+static UNUSED void make_keys_token(void) {
+    keys_session = open_session(make_token("keys"));
+    OK(login(keys_session, CKU_USER, USER_PIN));
+}
+
+/* The tokens "keys" and "domain": one domain, and its operators' keys. */
+static UNUSED void found_domain(party *founders, int n) {
+    make_keys_token();
+    found_region("domain", "Bern", founders, n);
 }
 
 /* Opens both tokens in another process and finds the operators' keys again. */
