@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cryptoki_sys as ck;
 use serde_json::{Value, json};
 
+use super::managed::HeldKey;
 use super::login::{Holder, changed, retry};
 use super::token::{Token, lock};
 use super::{Module, SessionHandle, SlotId};
@@ -152,8 +153,21 @@ impl Module {
         {
             tracing::warn!(slot = token.slot, %error, "not everything was sealed anew before a deadline is set");
         }
+        let ids = governance::command_keys(proposal)?;
+        let login = self.session(session)?.enter()?.credentials.clone();
+        if !ids.is_empty() && !login.sees_private() {
+            return Err(ErrorKind::UserNotLoggedIn.with("a user's login opens the keys that the command is about"));
+        }
         let gate = lock(&token.gate);
-        token.change(|| token.channel.call(&ticket, Command::Execute { proposal, keys: &[] }))?;
+        token.change(|| {
+            let found = token.held_keys(&login, &ids)?;
+            let missing = ids.iter().zip(&found).find(|(_, held)| held.is_none());
+            if let Some((id, _)) = missing {
+                return Err(ErrorKind::KmsNotFound.with(format!("there is no managed key {id:?} in this token")));
+            }
+            let keys: Vec<_> = found.iter().flatten().map(HeldKey::held).collect();
+            token.audited(!ids.is_empty(), || token.channel.call(&ticket, Command::Execute { proposal, keys: &keys }))
+        })?;
         // It is executed, whatever happens now; a proposal that stays is refused as executed before.
         if let Err(error) = governance::command_id(proposal).and_then(|id| token.store.delete_proposal(&id)) {
             tracing::warn!(slot = token.slot, %error, "an executed proposal stays among the pending ones");

@@ -45,7 +45,7 @@ impl Hsm {
     }
 
     /// Verifies and executes a command. Nothing changes before the reply is committed and adopted.
-    pub(super) fn execute(&self, ticket: &Ticket, command: &[u8], _keys: &[Held<'_>]) -> Result<Reply> {
+    pub(super) fn execute(&self, ticket: &Ticket, command: &[u8], keys: &[Held<'_>]) -> Result<Reply> {
         let access = self.access(ticket);
         if access == Access::Public {
             return Err(ErrorKind::UserNotLoggedIn.with("a login opens the domain that the command is to change"));
@@ -55,7 +55,8 @@ impl Hsm {
             return Err(ErrorKind::UserNotLoggedIn.with("the SO governs the domain until he hands it over"));
         }
         let executed = opened.execute(command, &mut Circumstances::of_system())?;
-        Ok(changed(&opened, executed))
+        let objects = self.decided(access, &opened, &SignedCommand::decode(command)?.proposal().change, keys)?;
+        Ok(Reply::Changed(DomainChange { objects, ..changed(&opened, executed) }))
     }
 
     /// One step of what is due by the standing order or a deadline; Done if there is none. Needs an
@@ -63,7 +64,7 @@ impl Hsm {
     pub(super) fn housekeeping(&self) -> Result<Reply> {
         let opened = self.opened()?;
         let due = opened.housekeeping(&mut Circumstances::of_system())?;
-        Ok(due.map_or(Reply::Done, |executed| changed(&opened, executed)))
+        Ok(due.map_or(Reply::Done, |executed| Reply::Changed(changed(&opened, executed))))
     }
 
     /// Sets the PIN that a command opened an enrolment for.
@@ -176,16 +177,10 @@ impl Log<'_> {
 }
 
 /// What is to be committed of a step. Whoever has no PIN any more loses its record.
-fn changed(before: &Opened, executed: Executed) -> Reply {
+fn changed(before: &Opened, executed: Executed) -> DomainChange {
     let Executed { opened, token, entry } = executed;
     let gone = |role: &&Role| opened.state().user(role).is_none_or(|user| user.agreement.is_none());
     let had = before.state().users.iter().map(|user| &user.role);
     let removed = had.filter(gone).cloned().collect();
-    Reply::Changed(DomainChange {
-        domain: token,
-        entries: vec![entry],
-        pins: Vec::new(),
-        removed,
-        objects: ObjectChange::default(),
-    })
+    DomainChange { domain: token, entries: vec![entry], pins: Vec::new(), removed, objects: ObjectChange::default() }
 }

@@ -3,6 +3,7 @@
 //! into it, for `replication/`.
 
 mod accepting;
+mod deciding;
 mod exchanges;
 mod offering;
 mod receiving;

@@ -21,6 +21,7 @@ pub use import::ImportParameters;
 pub use query::KeyQuery;
 pub use replicate::{Pending, longest_answer, longest_offer};
 
+pub(super) use held::HeldKey;
 pub(super) use operation::{begin as begin_envelope, rotate_if_due, wrapping_version};
 pub(super) use resolve::References;
 

@@ -135,6 +135,12 @@ pub fn command_id(command: &[u8]) -> Result<[u8; 32]> {
     Ok(SignedCommand::decode(command)?.id())
 }
 
+/// The ids of the multi-Region keys whose records a command changes, in its order; none for another.
+pub fn command_keys(command: &[u8]) -> Result<Vec<String>> {
+    let command = SignedCommand::decode(command)?;
+    Ok(command.proposal().change.region_keys().map(|keys| keys.key_ids.clone()).unwrap_or_default())
+}
+
 /// Such as "rotate domain key".
 pub fn command_name(command: &[u8]) -> Result<&'static str> {
     Ok(SignedCommand::decode(command)?.proposal().change.name())

@@ -22,7 +22,7 @@ mod seal;
 mod state;
 mod token;
 
-pub(super) use change::Change;
+pub(super) use change::{Change, RegionKeys};
 pub(super) use command::SignedCommand;
 pub(super) use control::{ControlledKey, KeyControl, KeyUse};
 pub(super) use execute::Executed;

@@ -173,7 +173,7 @@ impl Exchanging<'_> {
     }
 
     /// With the pending version active, if no replica that must have it lacks it.
-    fn activated_here(&self, key: &OpenKey<'_>, managed: Managed) -> Result<Managed> {
+    pub(super) fn activated_here(&self, key: &OpenKey<'_>, managed: Managed) -> Result<Managed> {
         if !managed.may_activate() {
             return Ok(managed);
         }
