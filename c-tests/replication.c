@@ -15,7 +15,8 @@ typedef struct {
     party founders[2];
 } region;
 
-static region a = {.name = "Bern"}, b = {.name = "Como"};
+static region a = {.name = "Bern", .founders = {{.name = "Anna"}, {.name = "Ben"}}};
+static region b = {.name = "Como", .founders = {{.name = "Carla"}, {.name = "Dario"}}};
 static buffer offer, shipment, receipt, activate, activated, scratch;
 
 /* The helpers of operators.h are about this one from now on. */
