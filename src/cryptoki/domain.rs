@@ -7,8 +7,8 @@ use std::sync::Arc;
 use cryptoki_sys as ck;
 use serde_json::{Value, json};
 
-use super::managed::HeldKey;
 use super::login::{Holder, changed, retry};
+use super::managed::HeldKey;
 use super::token::{Token, lock};
 use super::{Module, SessionHandle, SlotId};
 use crate::error::{ErrorKind, Result};

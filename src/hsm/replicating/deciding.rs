@@ -45,9 +45,7 @@ impl Exchanging<'_> {
         };
         let mut all = ObjectChange::default();
         for (id, held) in named.key_ids.iter().zip(keys) {
-            let about = |error: Error| {
-                error.kind().with(format!("{id}: {}", error.detail().unwrap_or_default()))
-            };
+            let about = |error: Error| error.kind().with(format!("{id}: {}", error.detail().unwrap_or_default()));
             let gone = || ErrorKind::KmsNotFound.with(format!("there is no managed key {id:?} in this token"));
             let key = match self.find(Some(held), id)?.ok_or_else(gone)? {
                 Found::Key(key) => key,
