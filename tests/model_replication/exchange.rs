@@ -301,7 +301,7 @@ impl Exchange {
         let derived = shipment.offer.rakb == offer.rakb
             && (!self.on(Check::Transcript) || (shipment.offer == offer && shipment.to == B));
         let taken = state.taken.filter(|(key, _)| *key == shipment.key).map(|(_, held)| held);
-        let own = taken.or(state.held.get(&shipment.key).copied());
+        let own = taken.or_else(|| state.held.get(&shipment.key).copied());
         let refused = [
             (Check::Signature, !self.signed(shipment.signer, shipment.from)),
             (Check::ShipmentTo, shipment.to != B),
