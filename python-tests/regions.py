@@ -96,8 +96,8 @@ class Here:
         return self.kms.ask("DescribeReplicas", KeyId=key)
 
     def pending(self):
-        """What waits to be sent: {(Region, kind): keys}."""
-        return {(each["Region"], each["Kind"]): each["KeyIds"] for each in self.kms.ask("PendingReplication")}
+        """What waits to be sent: [[Region, kind, keys]]."""
+        return [[each["Region"], each["Kind"], each["KeyIds"]] for each in self.kms.ask("PendingReplication")]
 
     def tell(self, kind, region, *keys):
         """A message of this kind."""
@@ -136,6 +136,7 @@ class Here:
 
     def refusals(self):
         """The events of refused messages, oldest first."""
+        self.kms.audit_head()  # and what waits to be written is
         return [each for each in self.kms.read_audit() if each.get("action") == "RefuseReplication"]
 
     def logout(self):

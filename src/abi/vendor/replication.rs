@@ -79,10 +79,11 @@ pub unsafe extern "C" fn KMS_UpdatePrimaryRegion(
 /// Tells of a multi-Region key's primary and replicas.
 ///
 /// pRequest, ulRequestLen: {"KeyId": TEXT}.
-/// pJson, *pulJsonLen: gets {"KeyId": TEXT, "MultiRegionConfiguration": {"MultiRegionKeyType": "PRIMARY" or
-///     "REPLICA", "PrimaryKey": {"Region": TEXT}, "ReplicaKeys": [{"Region": TEXT, "Registered": BOOLEAN,
+/// pJson, *pulJsonLen: gets {"KeyId": TEXT, "MultiRegionKeyType": "PRIMARY" or "REPLICA",
+///     "PrimaryKey": {"Region": TEXT}, "ReplicaKeys": [{"Region": TEXT, "Registered": BOOLEAN,
 ///     "Version": NUMBER, "ActiveVersion": NUMBER}], "Term": NUMBER, "NewestVersion": NUMBER,
-///     "Handover": TEXT?, "Outdated": {"Region": TEXT, "Term": NUMBER}?}}. KMS_DescribeKey has it, too.
+///     "Handover": TEXT?, "Outdated": {"Region": TEXT, "Term": NUMBER}?}. KMS_DescribeKey has the same as
+///     MultiRegionConfiguration.
 ///
 /// KMS_R_UNSUPPORTED: the key is of one Region. CKR_BUFFER_TOO_SMALL.
 #[unsafe(no_mangle)]

@@ -206,8 +206,8 @@ impl Exchange {
         let done = match &view {
             Ok(view) => work(view),
             Err(error) => {
-                self.step(Replicate::Receive { message, keys: &[] })?;
-                Err(error.clone())
+                let recorded = self.step(Replicate::Receive { message, keys: &[] });
+                Err(recorded.err().unwrap_or_else(|| error.clone()))
             }
         };
         if let Err(error) = &done
