@@ -12,7 +12,7 @@ from conftest import MODULE, ROOT, need
 from cryptoki import Error, ck
 
 README = (ROOT / "README.md").read_text()
-SECTIONS = ("Use it", "Managed keys", "From one security officer to a quorum")
+SECTIONS = ("Use it", "Managed keys", "From one security officer to a quorum", "Several Regions")
 USE = "".join(README.split(f"\n## {section}\n")[1].split("\n## ")[0] for section in SECTIONS)
 
 

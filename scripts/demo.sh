@@ -153,4 +153,78 @@ fi
 echo "   The same history with one bit changed is refused:"
 lines conclave cat refused.log
 
+say "12. A second Region with a quorum of its own; each trusts the other by its own operators"
+there=(env CONCLAVE_HOME="$work/us")
+mkdir "$work/us"
+"${there[@]}" "$conclave" token init --label us --so-pin env:CONCLAVE_DEMO_SO --pin env:CONCLAVE_DEMO_PIN >>keys.log
+"${there[@]}" "$conclave" domain export --token us --out us.token >>keys.log
+for person in Dora Emil; do
+    "$conclave" operator keygen --out $person.pem "${pass[@]}" >>keys.log
+    "$conclave" operator claim --person $person --domain us.token --keys $person.pem "${pass[@]}" --out $person.claim >>keys.log
+done
+"${there[@]}" "$conclave" domain found --token us --region us-1 --out us.proposal \
+    --operator Dora.claim:officer,operator --operator Emil.claim:officer,operator >>keys.log
+us_signs() { "$conclave" proposal sign "$2" --keys "$1.pem" "${pass[@]}" --yes >>keys.log; }
+us_signs Dora us.proposal
+us_signs Emil us.proposal
+"${there[@]}" "$conclave" proposal execute us.proposal --token us --yes --so-pin env:CONCLAVE_DEMO_SO >>keys.log
+echo "   Dora and Emil founded the Region us-1, in another data directory."
+"$conclave" region show --token demo --json >eu-1.region
+"${there[@]}" "$conclave" region show --token us --json >us-1.region
+lines '^(Region|Domain|Signs)' "${there[@]}" "$conclave" region show --token us
+"$conclave" proposal new trust-region --region us-1.region --token demo --out trust-us.proposal >trust.log
+echo "   In eu-1, Anna and Ben compared that on the telephone with what they sign:"
+lines 'Trust' cat trust.log
+for person in Anna Ben; do us_signs $person trust-us.proposal; done
+lines '^Done' "$conclave" proposal execute trust-us.proposal --token demo --yes --pin env:CONCLAVE_DEMO_PIN
+echo "   Dora and Emil do the same for eu-1:"
+"${there[@]}" "$conclave" proposal new trust-region --region eu-1.region --token us --out trust-eu.proposal >>keys.log
+for person in Dora Emil; do us_signs $person trust-eu.proposal; done
+lines '^Done' "${there[@]}" "$conclave" proposal execute trust-eu.proposal --token us --yes --pin env:CONCLAVE_DEMO_PIN
+
+say "13. A multi-Region key crosses by the proxy, which sees no key"
+us_login=(--token us --pin env:CONCLAVE_DEMO_PIN)
+"$(dirname "$conclave")/conclave-proxy" --listen 127.0.0.1:0 --data "$work/proxy" >proxy.log 2>&1 &
+background=($!)
+trap 'kill "${background[@]}" 2>/dev/null || true; wait; rm -rf "$work"' EXIT
+for _ in {1..100}; do grep -q 'listening on' proxy.log && break; sleep 0.1; done
+proxy=http://$(sed -n 's/^listening on //p' proxy.log)
+"${there[@]}" "$conclave" region serve --proxy "$proxy" "${us_login[@]}" >us-serve.log 2>&1 &
+background+=($!)
+mrk=$("$conclave" key create --multi-region --alias shared --json "${login[@]}" | sed -n 's/.*"KeyId": "\(.*\)".*/\1/p')
+echo "   $mrk is made in eu-1, and encrypts the README there."
+"$conclave" key data-key shared --context file=README --plaintext-out data.key --blob-out old.blob "${login[@]}" >>keys.log
+cms -encrypt -aes-256-gcm -in secret.md -outform DER -out old.cms
+rm data.key
+show "$conclave" replicate shared --to us-1 --proxy "$proxy" "${login[@]}"
+opens() {
+    "$@" key decrypt --context file=README --in "$file.blob" --out data.key --pin env:CONCLAVE_DEMO_PIN >>keys.log
+    cms -decrypt -inform DER -in "$file.cms" -out secret.out
+    cmp secret.out secret.md
+    rm data.key secret.out
+}
+file=old opens "${there[@]}" "$conclave"
+echo "   In us-1 the file decrypts: it is the same."
+
+say "14. The primary rotates; both Regions read old and new"
+"$conclave" region serve --proxy "$proxy" "${login[@]}" >eu-serve.log 2>&1 &
+background+=($!)
+"$conclave" key rotate shared "${login[@]}" >>keys.log
+for _ in {1..300}; do
+    "${there[@]}" "$conclave" key describe "$mrk" --json "${us_login[@]}" | grep -q '"KeyVersion": 2' && break
+    sleep 0.2
+done
+show "$conclave" key replicas shared "${login[@]}"
+"$conclave" key data-key shared --context file=README --plaintext-out data.key --blob-out new.blob "${login[@]}" >>keys.log
+cms -encrypt -aes-256-gcm -in secret.md -outform DER -out new.cms
+rm data.key
+for file in old new; do
+    opens "$conclave"
+    opens "${there[@]}" "$conclave"
+done
+echo "   Both files decrypt in both Regions. What us-1 did, message by message:"
+grep ' taken ' us-serve.log | sed -E 's/ ids=[^ ]+//; s/^/   /'
+kill "${background[@]}"
+wait "${background[@]}" 2>/dev/null || true
+
 say "Done: everything worked."

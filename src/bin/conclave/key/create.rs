@@ -16,7 +16,11 @@ pub(super) fn run(create: &KeyCreate, as_json: bool) -> Result<(), Failure> {
             request[name] = json!(value);
         }
     }
-    for (name, asked) in [("MultiRegion", create.multi_region), ("StandardMechanisms", create.standard_mechanisms)] {
+    for (name, asked) in [
+        ("MultiRegion", create.multi_region),
+        ("ReplicateImportedMaterial", create.replicate_imported),
+        ("StandardMechanisms", create.standard_mechanisms),
+    ] {
         if asked {
             request[name] = json!(true);
         }

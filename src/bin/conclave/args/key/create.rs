@@ -21,6 +21,9 @@ pub(crate) struct KeyCreate {
     /// Make a multi-Region key (its id begins with `mrk-`).
     #[arg(long)]
     pub(crate) multi_region: bool,
+    /// A multi-Region key of imported material: ship that to the replicas, which else import it themselves.
+    #[arg(long, requires = "multi_region")]
+    pub(crate) replicate_imported: bool,
     /// The label by which PKCS#11 programs find it.
     #[arg(long)]
     pub(crate) label: Option<String>,

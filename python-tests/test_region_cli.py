@@ -1,0 +1,496 @@
+"""Multi-Region keys by the command line: two Regions with data directories and quorums of their own,
+and what carries their messages."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import pytest
+
+from conftest import MODULE, need, run
+
+CONCLAVE = MODULE.with_name("conclave")
+PROXY = MODULE.with_name("conclave-proxy")
+PIN, SO_PIN, PASSPHRASE = "123456", "87654321", "correct horse"
+NOT_FOUND, REFUSED, LATE = 3, 5, 6
+PATIENCE = 60
+
+
+class Region:
+    """A token of its own in a directory, and two operators who decide."""
+
+    people = ("anna", "ben")
+
+    def __init__(self, name, place):
+        self.name, self.place = name, place
+        self.env = {"CONCLAVE_HOME": str(place / "data"), "USER_PIN": PIN, "SO_PIN": SO_PIN, "PASS": PASSPHRASE}
+
+    def found(self):
+        self("token", "init", "--label", self.name, "--so-pin", "env:SO_PIN", "--pin", "env:USER_PIN", pin=False)
+        self.bare("domain", "export", "--out", "domain.token")
+        found = []
+        for person in self.people:
+            keys = ["--keys", f"{person}.pem", "--passphrase", "env:PASS"]
+            self.bare("operator", "keygen", "--out", *keys[1:])
+            self.bare("operator", "claim", "--person", person, "--domain", "domain.token", *keys, "--out", f"{person}.claim")
+            found += ["--operator", f"{person}.claim:officer,operator"]
+        self.bare("domain", "found", "--region", self.name, *found, "--out", "found.proposal")
+        self.sign("found.proposal", "--so-pin", "env:SO_PIN")
+
+    def sign(self, paper, *login):
+        for person in self.people:
+            self.bare("proposal", "sign", paper, "--keys", f"{person}.pem", "--passphrase", "env:PASS", "--yes")
+        return self.bare("proposal", "execute", paper, "--yes", *login)
+
+    def does(self, *command):
+        """The operators propose, sign and execute."""
+        paper = f"paper-{time.monotonic_ns()}"
+        said = self.bare("proposal", "new", *command, "--out", paper)
+        self.sign(paper, "--pin", "env:USER_PIN")
+        return said
+
+    def bare(self, *args, **kwargs):
+        return run(CONCLAVE, *args, cwd=self.place, env=self.env, **kwargs)
+
+    def __call__(self, *args, pin=True, ahead=None, **kwargs):
+        login = ["--pin", "env:USER_PIN"] if pin and "--pin" not in args else []
+        earlier = ["faketime", "-f", ahead] if ahead else []
+        return run(*earlier, CONCLAVE, *args, *login, cwd=self.place, env=self.env, **kwargs)
+
+    def json(self, *args, **kwargs):
+        return json.loads(self(*args, "--json", **kwargs))
+
+    def fails(self, *args):
+        """Exit status and what was said to standard error."""
+        done = subprocess.run([CONCLAVE, *map(str, args), "--pin", "env:USER_PIN"], capture_output=True, cwd=self.place,
+                              timeout=120, env={**os.environ, **self.env}, check=False)
+        assert done.returncode != 0, done.stdout
+        return done.returncode, done.stderr.decode()
+
+    def begin(self, *args):
+        """A command that goes on while others run."""
+        return Running([CONCLAVE, *args, "--pin", "env:USER_PIN"], self.place, {**os.environ, **self.env})
+
+    def serve(self, *carrier):
+        return self.begin("region", "serve", *carrier)
+
+    def encrypt(self, key, text):
+        done = subprocess.run([CONCLAVE, "key", "encrypt", key, "--pin", "env:USER_PIN"], input=text, capture_output=True,
+                              cwd=self.place, env={**os.environ, **self.env}, check=True)
+        return done.stdout
+
+    def decrypt(self, blob):
+        done = subprocess.run([CONCLAVE, "key", "decrypt", "--pin", "env:USER_PIN"], input=blob, capture_output=True,
+                              cwd=self.place, env={**os.environ, **self.env}, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+    def version(self, key):
+        return self.json("key", "describe", key)["KeyVersion"]
+
+
+class Running:
+    """A process whose lines are read as they come."""
+
+    def __init__(self, command, place, env):
+        self.read = []
+        self.process = subprocess.Popen([str(word) for word in command], cwd=place, env=env, text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.reader = threading.Thread(target=self.follow, daemon=True)
+        self.reader.start()
+
+    def follow(self):
+        for line in self.process.stdout:
+            self.read.append(line.rstrip("\n"))
+
+    def waits_for(self, pattern):
+        """The first line that matches."""
+        def found():
+            return next((line for line in list(self.read) if re.search(pattern, line)), None)
+        until(found, lambda: f"no line {pattern!r} in {self.read}")
+        return found()
+
+    def ends(self, timeout=PATIENCE):
+        """The exit status."""
+        status = self.process.wait(timeout)
+        self.reader.join()
+        return status
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.ends()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.reader.join()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.kill()
+
+
+class Proxy:
+    """conclave-proxy; killed and started again it has the same address."""
+
+    def __init__(self, data):
+        self.data, self.listen = data, "127.0.0.1:0"
+        self.start()
+
+    def start(self):
+        self.running = Running([PROXY, "--listen", self.listen, "--data", self.data], self.data.parent, os.environ)
+        self.listen = self.running.waits_for("listening on").split()[-1]
+
+    def kill(self):
+        self.running.kill()
+
+    @property
+    def url(self):
+        return f"http://{self.listen}"
+
+    @property
+    def carrier(self):
+        return ["--proxy", self.url]
+
+    def post(self, to, sender, message):
+        request = urllib.request.Request(f"{self.url}/v1/messages/{to}", message, {"X-Conclave-From": sender})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            assert answer.status == 201
+
+
+def until(condition, said=lambda: "it does not happen", patience=PATIENCE):
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, said()
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def founded(tmp_path_factory):
+    """Two Regions that trust each other, and a multi-Region key in the first, alias/files."""
+    there = tmp_path_factory.mktemp("regions")
+    regions = [Region(name, there / name) for name in ("eu-1", "us-1")]
+    for region in regions:
+        region.place.mkdir()
+        region.found()
+        (there / f"{region.name}.region").write_text(region.bare("region", "show", "--json"))
+    a, b = regions
+    said = a.does("trust-region", "--region", there / "us-1.region")
+    assert "us-1" in said
+    b.does("trust-region", "--region", there / "eu-1.region")
+    a("key", "create", "--multi-region", "--alias", "files")
+    return there
+
+
+@pytest.fixture
+def place(founded, tmp_path):
+    shutil.copytree(founded, tmp_path / "regions")
+    return tmp_path / "regions"
+
+
+@pytest.fixture
+def a(place):
+    return Region("eu-1", place / "eu-1")
+
+
+@pytest.fixture
+def b(place):
+    return Region("us-1", place / "us-1")
+
+
+@pytest.fixture
+def proxy(tmp_path):
+    proxy = Proxy(tmp_path / "proxy")
+    yield proxy
+    proxy.kill()
+
+
+@pytest.fixture
+def directory(tmp_path):
+    (tmp_path / "stick").mkdir()
+    return ["--via", tmp_path / "stick"]
+
+
+@contextlib.contextmanager
+def serving(*regions, by):
+    """`region serve` in each, which ends cleanly."""
+    running = [region.serve(*by) for region in regions]
+    try:
+        for each in running:
+            each.waits_for(" serving ")
+        yield running
+        for each in running:
+            assert each.stop() == 0, each.read
+    finally:
+        for each in running:
+            each.kill()
+
+
+def key_id(region, name="files"):
+    return region.json("key", "describe", name)["KeyId"]
+
+
+def test_regions_know_each_other(a, b):
+    shown = a.bare("region", "show")
+    assert 'Region       "eu-1"' in shown
+    prints = [line for line in b.bare("region", "show").splitlines() if line.startswith(("Domain", "Signs"))][:2]
+    # What is compared by telephone: the one Region says of itself what the other says of it.
+    for line in prints:
+        assert line in shown.split("It trusts")[1]
+    value = json.loads(a.bare("region", "show", "--json"))
+    assert set(value) == {"name", "domain", "replication_keys"} and value["name"] == "eu-1"
+
+
+def test_one_key_by_the_proxy(a, b, proxy):
+    blob = a.encrypt("files", b"secret")
+    key = key_id(a)
+    with serving(b, by=proxy.carrier) as (there,):
+        said = a("replicate", "files", "--to", "us-1", *proxy.carrier)
+        assert "1 key is in use in \"us-1\"" in said
+        # Again: there is nothing to do.
+        assert "1 key is" in a("replicate", key, "--to", "us-1", *proxy.carrier)
+        there.waits_for(rf"taken from=eu-1/[0-9a-f]{{32}} message=shipment keys=1 ids={key} bytes=\d+ answer=receipt")
+    assert there.read[-1].endswith('ended "us-1"')
+    assert b.decrypt(blob) == b"secret"
+    assert a.decrypt(b.encrypt(key, b"back")) == b"back"
+    replicas = a.json("key", "replicas", "files")
+    assert replicas["MultiRegionKeyType"] == "PRIMARY" and replicas["PrimaryKey"]["Region"] == "eu-1"
+    replica, = replicas["ReplicaKeys"]
+    assert (replica["Region"], replica["Registered"], replica["Version"], replica["ActiveVersion"]) == ("us-1", True, 1, 1)
+    text = a("key", "replicas", "files")
+    assert "the primary" in text and "us-1" in text
+    assert "a replica" in b("key", "replicas", key)
+    status, said = b.fails("key", "rotate", key)
+    assert "eu-1" in said
+
+
+def test_many_keys_by_a_directory(a, b, directory):
+    keys = [a.json("key", "create", "--multi-region")["KeyId"] for _ in range(3)]
+    a("key", "create", "--alias", "local")
+    (a.place / "keys").write_text("# of the shop\n" + "\n".join(keys[:2]) + "\n\n")
+    status, said = a.fails("replicate", "local", "--to", "us-1", *directory)
+    assert status == 2 and "multi-Region" in said
+    with serving(b, by=directory):
+        done = a.json("replicate", "--keys-from", "keys", "--to", "us-1", "--batch", "1", *directory)
+        assert (done["replicated"], done["waiting"], done["failed"]) == (2, [], [])
+        done = a.json("replicate", "--all-multi-region", "--to", "us-1", *directory)
+        assert (done["keys"], done["replicated"]) == (4, 4)
+    for key in keys + [key_id(a)]:
+        assert b.json("key", "describe", key)["KeyState"] == "Enabled"
+    assert not list(directory[1].glob("**/*.msg"))
+
+
+def create_many(region, count):
+    """Makes multi-Region keys, in one other process."""
+    program = (
+        "import sys\n"
+        "from cryptoki import Module\n"
+        "from kms import Kms\n"
+        "module = Module(sys.argv[1])\n"
+        "module.initialize()\n"
+        "session = module.session(module.slot_of(sys.argv[2]))\n"
+        "session.login(sys.argv[3].encode())\n"
+        "for _ in range(int(sys.argv[4])):\n"
+        "    Kms(session).create(MultiRegion=True)\n"
+        "module.finalize()\n"
+    )
+    run(sys.executable, "-c", program, MODULE, region.name, PIN, count, cwd=pathlib.Path(__file__).parent, env=region.env)
+
+
+def test_two_hundred_keys(a, b, proxy):
+    create_many(a, 199)
+    with serving(b, by=proxy.carrier):
+        done = a.json("replicate", "--all-multi-region", "--to", "us-1", "--batch", "64", *proxy.carrier)
+    assert (done["keys"], done["replicated"], done["waiting"]) == (200, 200, [])
+    states = [key["managed"]["KeyState"] for key in b.json("key", "list") if "managed" in key]
+    assert states == ["Enabled"] * 200
+
+
+def test_rotation_reaches_the_replica(a, b, proxy):
+    key = key_id(a)
+    with serving(a, b, by=proxy.carrier) as (here, there):
+        a("replicate", "files", "--to", "us-1", *proxy.carrier)
+        old = a.encrypt("files", b"old")
+        a("key", "rotate", "files")
+        until(lambda: a.version("files") == 2 and b.version(key) == 2, lambda: f"{here.read} {there.read}")
+        new = a.encrypt("files", b"new")
+        for region in (a, b):
+            assert region.decrypt(old) == b"old" and region.decrypt(new) == b"new"
+        here.waits_for("sent to=us-1 message=request keys=1")
+
+
+def test_a_rotation_waits_for_a_region_that_rests(a, b, proxy):
+    with serving(b, by=proxy.carrier):
+        a("replicate", "files", "--to", "us-1", *proxy.carrier)
+    a("key", "rotate", "files")
+    assert a.version("files") == 1
+    status, said = a.fails("key", "rotate", "files")
+    assert status == REFUSED and "us-1" in said
+    # The operators give it up.
+    said = a.does("give-up-replica", "--key", key_id(a), "--region", "us-1")
+    assert "us-1" in said
+    assert a.version("files") == 2 and a.json("key", "replicas", "files")["ReplicaKeys"] == []
+
+
+def test_a_replica_is_deleted(a, b, proxy):
+    need("faketime")
+    with serving(b, by=proxy.carrier):
+        a("replicate", "files", "--to", "us-1", *proxy.carrier)
+    key = key_id(a)
+    b("key", "delete", key, "--days", "7", "--yes")
+    a("key", "delete", "files", "--days", "7", "--yes")
+    assert a.json("key", "describe", key)["KeyState"] == "PendingReplicaDeletion"
+    b("key", "rotate", "--due", ahead="+8d")
+    assert b.fails("key", "describe", key)[0] == NOT_FOUND
+    with serving(a, b, by=proxy.carrier):
+        until(lambda: a.json("key", "describe", key)["KeyState"] == "PendingDeletion")
+    assert a.json("key", "replicas", key)["ReplicaKeys"] == []
+
+
+def test_promotion(a, b, proxy):
+    key = key_id(a)
+    old = a.encrypt("files", b"old")
+    with serving(b, by=proxy.carrier):
+        a("replicate", "files", "--to", "us-1", *proxy.carrier)
+        status, said = a.fails("key", "promote", "files", "--to", "us-1")
+        assert status == 2 and "--yes" in said
+        assert "Dry run" in a("key", "promote", "files", "--to", "us-1", "--dry-run")
+        said = a("key", "promote", "files", "--to", "us-1", "--yes", *proxy.carrier)
+        assert "is in \"us-1\"" in said
+    assert a.json("key", "replicas", key)["PrimaryKey"]["Region"] == "us-1"
+    assert b.json("key", "replicas", key)["MultiRegionKeyType"] == "PRIMARY"
+    with serving(a, b, by=proxy.carrier):
+        b("key", "rotate", key)
+        until(lambda: a.version(key) == 2 and b.version(key) == 2)
+    new = b.encrypt(key, b"new")
+    assert (a.decrypt(new), b.decrypt(old)) == (b"new", b"old")
+
+
+def test_emergency(a, b, proxy):
+    key = key_id(a)
+    with serving(b, by=proxy.carrier):
+        a("replicate", "files", "--to", "us-1", *proxy.carrier)
+    said = b.does("emergency-promote", "--key", key, "--region", "us-1")
+    assert key in said
+    assert b.json("key", "replicas", key)["MultiRegionKeyType"] == "PRIMARY"
+    b("key", "rotate", key)
+    # The old primary comes back and is told.
+    with serving(a, b, by=proxy.carrier):
+        until(lambda: a.json("key", "replicas", key).get("Outdated"))
+    assert "WARNING" in a("key", "replicas", key)
+    status, said = a.fails("key", "rotate", key)
+    assert "us-1" in said
+
+
+def test_the_proxy_is_killed_in_the_middle(a, b, proxy):
+    with a.begin("replicate", "files", "--to", "us-1", *proxy.carrier) as replicating:
+        until(lambda: not is_empty(proxy, "us-1"))
+        proxy.kill()
+        with b.serve(*proxy.carrier) as there:
+            there.waits_for(" serving ")
+            time.sleep(1)
+            proxy.start()
+            assert replicating.ends(120) == 0, (replicating.read, there.read)
+            assert there.stop() == 0
+    assert b.json("key", "describe", key_id(a))["KeyState"] == "Enabled"
+
+
+def is_empty(proxy, region):
+    """Whether nothing waits for a Region, by the proxy's counts."""
+    with urllib.request.urlopen(f"{proxy.url}/metrics", timeout=20) as answer:
+        text = answer.read().decode()
+    return not re.search(rf'^\w+\{{[^}}]*region="{region}"[^}}]*\}} [1-9]', text, re.M)
+
+
+def test_a_side_is_killed_in_the_middle(a, b, proxy):
+    """Whoever dies leaves what the next one needs."""
+    a("replicate", "files", "--to", "us-1", "--no-wait")
+    with a.serve(*proxy.carrier) as here:
+        here.waits_for("sent to=us-1 message=request")
+        here.kill()
+    with b.serve(*proxy.carrier) as there:
+        there.waits_for("message=request .*answer=offer")
+        there.kill()
+    with serving(a, b, by=proxy.carrier):
+        until(lambda: a.json("key", "replicas", "files")["ReplicaKeys"][0]["Registered"])
+        until(lambda: b.json("key", "describe", key_id(a))["KeyState"] == "Enabled")
+
+
+def test_regions_that_are_not_trusted(a, b, proxy):
+    status, said = a.fails("replicate", "files", "--to", "us-2", *proxy.carrier)
+    assert status == REFUSED and "does not trust" in said and "us-1" in said
+    assert a.fails("replicate", "files", "--to", "eu-1", *proxy.carrier)[0] == 2
+    assert a.fails("replicate", "no-such", "--to", "us-1", *proxy.carrier)[0] == NOT_FOUND
+    assert a.fails("replicate", "files", "--to", "us-1")[0] == 2
+    assert a.fails("replicate", "files", "--to", "us-1", "--proxy", "ftp://x")[0] == 2
+    b.does("distrust-region", "--name", "eu-1")
+    with serving(b, by=proxy.carrier) as (there,):
+        status, said = a.fails("replicate", "files", "--to", "us-1", "--timeout", "3s", *proxy.carrier)
+        assert status == LATE and "us-1" in said and "serve" in said
+        line = there.waits_for(" refused ")
+        assert "message=request" in line and "reason=" in line
+    b.does("trust-region", "--region", a.place.parent / "eu-1.region")
+    with serving(b, by=proxy.carrier):
+        a("replicate", "files", "--to", "us-1", *proxy.carrier)
+    assert b.decrypt(a.encrypt("files", b"at last")) == b"at last"
+
+
+def test_what_was_allowed_is_taken_back(a, b, proxy):
+    a("replicate", "files", "--to", "us-1", "--no-wait")
+    assert "allowed, not made yet" in a("key", "replicas", "files")
+    assert "no longer" in a("replicate", "files", "--to", "us-1", "--withdraw")
+    assert a.json("key", "replicas", "files")["ReplicaKeys"] == []
+    # Nobody gets it by asking.
+    with serving(a, by=proxy.carrier) as (here,):
+        status, _ = b.fails("region", "pull", key_id(a), "--from", "eu-1", "--timeout", "3s", *proxy.carrier)
+        assert status == LATE
+        here.waits_for(" refused .*message=offer")
+
+
+def test_pull(a, b, proxy):
+    key = key_id(a)
+    a("replicate", "files", "--to", "us-1", "--no-wait")
+    with serving(a, by=proxy.carrier):
+        said = b.json("region", "pull", key, "--from", "eu-1", *proxy.carrier)
+        assert (said["done"], said["waiting"]) == (1, [])
+        assert b.json("key", "describe", key)["KeyState"] == "Enabled"
+        # A version that it lacks.
+        a("key", "rotate", "files")
+        b("region", "pull", key, "--from", "eu-1", *proxy.carrier)
+    assert a.version(key) == b.version(key) == 2
+    assert b.fails("region", "pull", "files", "--from", "eu-1", *proxy.carrier)[0] == 2
+
+
+def test_once(a, b, directory):
+    a("replicate", "files", "--to", "us-1", "--no-wait")
+    with a.serve("--once", "--quiet", "4s", *directory) as here, b.serve("--once", "--quiet", "4s", *directory) as there:
+        assert (here.ends(), there.ends()) == (0, 0), (here.read, there.read)
+    assert b.json("key", "describe", key_id(a))["KeyState"] == "Enabled"
+
+
+def test_bad_messages_do_not_end_it(a, b, proxy):
+    with b.serve("--json", *proxy.carrier) as there:
+        there.waits_for('"serving"')
+        for message in (b"\xd2\x84", b"no message", os.urandom(1000)):
+            proxy.post("us-1", "eu-1", message)
+        until(lambda: sum('"refused"' in line for line in there.read) == 3, lambda: f"{there.read}")
+        a("replicate", "files", "--to", "us-1", *proxy.carrier)
+        assert is_empty(proxy, "us-1")
+        assert there.stop() == 0
+    events = [json.loads(line) for line in there.read if line.startswith("{")]
+    assert [event["message"] for event in events if event["event"] == "refused"] == ["unknown"] * 3
+    assert all(event["reason"] for event in events if event["event"] == "refused")
+    assert [event["message"] for event in events if event["event"] == "taken"][:3] == ["request", "shipment", "activate"]
