@@ -164,7 +164,7 @@ for person in Dora Emil; do
 done
 "${there[@]}" "$conclave" domain found --token us --region us-1 --out us.proposal \
     --operator Dora.claim:officer,operator --operator Emil.claim:officer,operator >>keys.log
-us_signs() { "$conclave" proposal sign "$2" --keys "$1.pem" "${pass[@]}" --yes >>keys.log; }
+us_signs() { "$conclave" proposal sign "$2" --keys "$1.pem" "${pass[@]}" --yes >>keys.log 2>&1; }
 us_signs Dora us.proposal
 us_signs Emil us.proposal
 "${there[@]}" "$conclave" proposal execute us.proposal --token us --yes --so-pin env:CONCLAVE_DEMO_SO >>keys.log
@@ -172,13 +172,13 @@ echo "   Dora and Emil founded the Region us-1, in another data directory."
 "$conclave" region show --token demo --json >eu-1.region
 "${there[@]}" "$conclave" region show --token us --json >us-1.region
 lines '^(Region|Domain|Signs)' "${there[@]}" "$conclave" region show --token us
-"$conclave" proposal new trust-region --region us-1.region --token demo --out trust-us.proposal >trust.log
+"$conclave" proposal new trust-region --region us-1.region --token demo --out trust-us.proposal >trust.log 2>&1
 echo "   In eu-1, Anna and Ben compared that on the telephone with what they sign:"
-lines 'Trust' cat trust.log
+lines 'Trust the' cat trust.log
 for person in Anna Ben; do us_signs $person trust-us.proposal; done
 lines '^Done' "$conclave" proposal execute trust-us.proposal --token demo --yes --pin env:CONCLAVE_DEMO_PIN
 echo "   Dora and Emil do the same for eu-1:"
-"${there[@]}" "$conclave" proposal new trust-region --region eu-1.region --token us --out trust-eu.proposal >>keys.log
+"${there[@]}" "$conclave" proposal new trust-region --region eu-1.region --token us --out trust-eu.proposal >>keys.log 2>&1
 for person in Dora Emil; do us_signs $person trust-eu.proposal; done
 lines '^Done' "${there[@]}" "$conclave" proposal execute trust-eu.proposal --token us --yes --pin env:CONCLAVE_DEMO_PIN
 
@@ -187,7 +187,7 @@ us_login=(--token us --pin env:CONCLAVE_DEMO_PIN)
 "$(dirname "$conclave")/conclave-proxy" --listen 127.0.0.1:0 --data "$work/proxy" >proxy.log 2>&1 &
 background=($!)
 trap 'kill "${background[@]}" 2>/dev/null || true; wait; rm -rf "$work"' EXIT
-for _ in {1..100}; do grep -q 'listening on' proxy.log && break; sleep 0.1; done
+for _ in {1..100}; do grep -qs 'listening on' proxy.log && break; sleep 0.1; done
 proxy=http://$(sed -n 's/^listening on //p' proxy.log)
 "${there[@]}" "$conclave" region serve --proxy "$proxy" "${us_login[@]}" >us-serve.log 2>&1 &
 background+=($!)
@@ -223,7 +223,7 @@ for file in old new; do
     opens "${there[@]}" "$conclave"
 done
 echo "   Both files decrypt in both Regions. What us-1 did, message by message:"
-grep ' taken ' us-serve.log | sed -E 's/ ids=[^ ]+//; s/^/   /'
+grep ' taken ' us-serve.log | sed -E 's/^.*UTC /   /; s/ ids=[^ ]+//; s#/[0-9a-f]{32}##'
 kill "${background[@]}"
 wait "${background[@]}" 2>/dev/null || true
 

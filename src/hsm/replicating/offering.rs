@@ -23,9 +23,11 @@ impl Exchanging<'_> {
         wanted: &[(&str, Option<Held<'_>>)],
         request: Option<&[u8]>,
     ) -> Attempt<Reply> {
+        // A request of a Region that is not trusted is refused as what it is, before that Region is looked for.
+        let opened = request.map(|request| self.open::<Request>(request)).transpose()?;
         let to = self.party(region)?;
-        if let Some(request) = request {
-            let request = self.open::<Request>(request)?.message;
+        if let Some(opened) = opened {
+            let request = opened.message;
             if request.from != to {
                 return Err(refused(format_args!("the Region {} sent it, not {region}", request.from.region)).into());
             }

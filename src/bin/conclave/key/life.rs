@@ -49,6 +49,17 @@ pub(super) fn describe(one: &OneKey, as_json: bool) -> Result<(), Failure> {
         }
         None => String::new(),
     };
+    let replication = &key["MultiRegionConfiguration"];
+    let regions = match replication["MultiRegionKeyType"].as_str() {
+        Some("PRIMARY") => {
+            let replicas: Vec<_> =
+                items(&replication["ReplicaKeys"]).iter().map(|replica| cell(replica, "Region")).collect();
+            let replicas = if replicas.is_empty() { "none".to_owned() } else { replicas.join(", ") };
+            format!("the primary; replicas in {replicas}")
+        }
+        Some(_) => format!("a replica of the primary in {}", cell(replication, "PrimaryKey.Region")),
+        None => String::new(),
+    };
     let shown = |name: &str| if has(name) { cell(&key, name) } else { String::new() };
     for (name, value) in [
         ("Key", shown("KeyId")),
@@ -62,6 +73,7 @@ pub(super) fn describe(one: &OneKey, as_json: bool) -> Result<(), Failure> {
         ("Created", cell(&key, "CreationDate@")),
         ("Version", version),
         ("Material", material),
+        ("Regions", regions),
         ("Rotation", rotation),
         ("Deletion", deletion),
         ("Control", control),
