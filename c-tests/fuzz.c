@@ -265,6 +265,36 @@ static CK_BYTE *asking(CK_ULONG *n) {
     return one_in(60) ? NULL : (CK_BYTE *)text;
 }
 
+/* A message of another Region whose parts are right, mostly with a byte changed or its end missing. */
+static CK_BYTE *letter(CK_ULONG *n) {
+    static const char *const kinds[] = {"request",   "offer",   "shipment",  "receipt",  "activate",
+                                        "activated", "deleted", "forgotten", "handover", "taken"};
+    static CK_BYTE copies[4][BLOCK];
+    static int next;
+    static const char key[] = "\x78\x24mrk-00112233445566778899aabbccddeeff";
+    CK_BYTE *copy = copies[next++ % COUNT(copies)], *at = copy;
+    char type[64];
+    size_t kind = one_in(2) ? 0 : below(COUNT(kinds));
+    int len = snprintf(type, sizeof type, "application/vnd.conclave.replication.%s", kinds[kind]);
+    /* COSE_Sign1 of alg ESP384, content type and kid; the content begins with the two Regions. */
+    at += sprintf((char *)at, "\xd2\x84\x58%c\xa3\x01\x38\x32\x03\x78%c%s\x04\x58\x20%.32s\xa0\x58", 42 + len, len,
+                  type, "kid kid kid kid kid kid kid kid ");
+    CK_BYTE *size = at++, *content = at;
+    *at++ = kind == 0 || kind == 3 ? 0x85 : kind < 3 ? 0x88 : 0x83;
+    for (int i = 0; i < 2; i++) at += sprintf((char *)at, "\x82\x61%c\x50%.16s", 'a' + i, "domain of Region");
+    if (kind == 0) at += sprintf((char *)at, "\x50%.16s\x1a%.4s\x81%s", "nonce of Region.", "zzzz", key);
+    else at += sprintf((char *)at, "\x81\x84%s\x50%.16s\x01\x02", key, "incarnation.....");
+    *size = (CK_BYTE)(at - content);
+    *at++ = 0x58;
+    *at++ = 96;
+    memset(at, (int)any(), 96);
+    CK_ULONG whole = *n = (CK_ULONG)(at + 96 - copy);
+    if (one_in(2)) copy[below(whole)] ^= (CK_BYTE)(1 << below(8));
+    if (one_in(4)) copy[below(whole)] = (CK_BYTE)any();
+    if (one_in(4)) *n = length(whole);
+    return one_in(30) ? NULL : copy;
+}
+
 static void key_call(CK_SESSION_HANDLE s, CK_BYTE *data, CK_ULONG len) {
     const KMS_CHANGE changes[] = {
         kms->KMS_EnableKey, kms->KMS_DisableKey, kms->KMS_ScheduleKeyDeletion, kms->KMS_CancelKeyDeletion,
@@ -296,8 +326,18 @@ static void key_call(CK_SESSION_HANDLE s, CK_BYTE *data, CK_ULONG len) {
         else if (one_in(4) && kms->KMS_CreateKey(s, 0, text, n, (CK_BYTE *)id, &id_len) != CKR_OK) id[0] = 0;
         break;
     }
-    case 6: (void)exchanges[below(COUNT(exchanges))](s, data, len, out(), out_len()); break;
-    case 7: (void)kms->KMS_AcceptReplicas(s, data, len); break;
+    case 6: {
+        CK_ULONG size = len;
+        CK_BYTE *message = one_in(8) ? data : letter(&size);
+        (void)exchanges[below(COUNT(exchanges))](s, message, size, out(), out_len());
+        break;
+    }
+    case 7: {
+        CK_ULONG size = 0;
+        CK_BYTE *message = letter(&size);
+        (void)kms->KMS_AcceptReplicas(s, message, size);
+        break;
+    }
     case 8:
         if (kms->KMS_Encrypt(s, 0, key, key_len, NULL, 0, block(), 16, blob, &m) == CKR_OK) blob_len = m;
         if (blob_len && one_in(2)) blob[below(blob_len)] ^= (CK_BYTE)any();

@@ -279,7 +279,10 @@ impl Token {
     pub(super) fn change(&self, mut make: impl FnMut() -> Result<Reply>) -> Result<()> {
         retry(|| {
             self.look_anew()?;
-            self.store.commit_domain(&changed(make()?)?)
+            let change = changed(make()?)?;
+            self.store.commit_domain(&change)?;
+            change.objects.delete.iter().for_each(|(object, _)| self.objects.forget(object));
+            Ok(())
         })?;
         self.check()
     }

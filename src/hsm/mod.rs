@@ -28,7 +28,6 @@ mod permit;
 mod random;
 mod record;
 mod replicating;
-#[allow(dead_code, reason = "no command makes every message yet")]
 mod replication;
 mod reseal;
 mod separation;

@@ -204,6 +204,12 @@ const CAUTIONS: &[(&str, &str)] = &[
     ("expel HSM", "It cannot be undone: the HSM has to be admitted anew, with new keys."),
     ("schedule retirement", "Once the deadline has passed it cannot be undone: see `conclave domain lost`."),
     ("remove user", "The PIN is gone at once."),
+    (
+        "emergency promote",
+        "If the old primary still lives, what it rotates from now on never comes here: stop it, or be sure that it is \
+         gone.",
+    ),
+    ("give up replica", "The Region gets nothing more of these keys; a replica that still lives there falls behind."),
     ("reset PIN", "The PIN is gone at once."),
 ];
 

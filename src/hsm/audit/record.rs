@@ -42,6 +42,7 @@ actions! {
     RotateKey SetRotation GetRotationStatus ListRotations
     ReplicateKey UpdatePrimaryRegion SynchronizeKey
     ShipReplica AcceptReplica RegisterReplica ActivateReplica DeleteReplica TakeHandover RefuseReplication
+    GiveUpReplica EmergencyPromote
     PutKeyPolicy GetKeyPolicy CreateGrant RetireGrant RevokeGrant ListGrants
     CreateUser RemoveUser ApproveUse
     Encrypt Decrypt ReEncrypt

@@ -58,17 +58,20 @@ impl Exchanging<'_> {
                 }
             };
             let (action, after) = match (change, &elsewhere) {
-                (Change::GiveUpReplica { .. }, _) => (Audited::DeleteReplica, key.managed.give_up(region, self.now)),
-                (_, None) => (Audited::UpdatePrimaryRegion, key.managed.promote_here(self.now)),
+                (Change::GiveUpReplica { .. }, _) => (Audited::GiveUpReplica, key.managed.give_up(region, self.now)),
+                (_, None) => (Audited::EmergencyPromote, key.managed.promote_here(self.now)),
                 (_, Some(primary)) => {
                     let incarnation = Entropy::System.array()?;
                     let after = key.managed.promote_elsewhere(primary, &incarnation, self.now);
-                    (Audited::UpdatePrimaryRegion, after)
+                    (Audited::EmergencyPromote, after)
                 }
             };
             let after = after.map_err(|refused| about(refused.into()))?;
             let after = self.activated_here(&key, after)?;
             self.record(action, key.keys.attributes(), region)?;
+            if after.version() != key.managed.version() {
+                self.record(Audited::RotateKey, key.keys.attributes(), &self.own.region)?;
+            }
             add(&mut all, self.change(&key, &after)?);
         }
         Ok(all)

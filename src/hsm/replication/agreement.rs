@@ -102,10 +102,6 @@ impl OfferSecrets {
         Ok(Self { suite, rakb, seed })
     }
 
-    pub(in crate::hsm) fn suite(&self) -> Suite {
-        self.suite
-    }
-
     /// What the offer says: RAKB's public half, and the encapsulation key of suite 2.
     pub(in crate::hsm) fn public(&self) -> Result<(PublicKey, Option<KemBytes>)> {
         let ek = self.seed.as_ref().map(|seed| mlkem::encapsulation_key(seed.expose())).transpose()?;
@@ -177,11 +173,6 @@ impl ExchangeKeys {
         let keys = Keys::derive(self.rwk.expose(), salt, Kind::Replica, &self.sender)?;
         let opened = keys.open(&message, &self.aad(place))?;
         opened.ok_or_else(|| refused(format_args!("the key {} does not verify", place.key_id)))
-    }
-
-    /// What a receipt needs, and all that outlives the shipment.
-    pub(in crate::hsm) fn into_commitment_key(self) -> CommitmentKey {
-        self.commitment
     }
 
     pub(in crate::hsm) fn commitment_key(&self) -> &CommitmentKey {

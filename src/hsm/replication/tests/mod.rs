@@ -2,6 +2,8 @@
 
 mod vectors;
 
+use proptest::prelude::*;
+
 use super::super::crypto::{Entropy, SecretBytes};
 use super::super::domain::TrustedRegion;
 use super::super::domain::cbor::Encoder;
@@ -389,4 +391,58 @@ fn a_record_is_read_as_it_was_written() {
     let mut empty = record();
     empty.versions.clear();
     assert!(KeyRecord::decode(empty.encode().unwrap().expose()).is_ok());
+}
+
+/// One message of each kind, and of each suite.
+fn one_of_each() -> Vec<Vec<u8>> {
+    let mut regions = Regions::new("each");
+    let receipted =
+        Receipted { key_id: id(1), incarnation: [1; 16], term: 1, version: 2, newest: 3, commitment: [4; 48] };
+    let taken = TakenKey { key_id: id(1), incarnation: [1; 16], new_term: 2 };
+    let mut all = vec![
+        regions.send(Request { nonce: [1; 16], not_after: 5, keys: vec![id(1), id(2)] }),
+        regions.send(Receipt { offer: [1; 16], shipment_hash: [2; 48], keys: vec![receipted] }),
+        regions.send(Activate { keys: activation() }),
+        regions.send(Deleted { keys: deletion() }),
+        regions.send(handover(&regions.b)),
+        regions.send(Taken { keys: vec![taken] }),
+    ];
+    for suite in [Suite::P384, Suite::P384MlKem1024] {
+        let (_, offer) = regions.offer(suite);
+        let keys = vec![SealedKey { key_id: id(1), sealed: vec![7; 90].into() }];
+        let (raka, ct) = (offer.rakb, offer.ek.clone());
+        all.push(regions.send(Shipment { offer: [1; 16], offer_hash: [2; 48], suite, raka, ct, keys }));
+        all.push(regions.send(offer));
+    }
+    all
+}
+
+#[test]
+fn hostile_bytes_are_refused_and_nothing_worse() {
+    let messages = one_of_each();
+    let regions = Regions::new("each");
+    let edits = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 0..6);
+    proptest!(ProptestConfig::with_cases(4096), |(which in any::<prop::sample::Index>(), edits in edits)| {
+        let honest = which.get(&messages);
+        let mut bytes = honest.clone();
+        for (at, byte, how) in &edits {
+            let at = at.index(bytes.len().max(1)).min(bytes.len());
+            match how {
+                0 => bytes.truncate(at),
+                1 => bytes.insert(at, *byte),
+                2 if at < bytes.len() => drop(bytes.remove(at)),
+                _ => bytes.get_mut(at).into_iter().for_each(|place| *place = *byte),
+            }
+        }
+        let read = peek(&bytes);
+        if bytes == *honest {
+            prop_assert!(read.is_ok());
+        } else {
+            // A host may read it; the HSM takes it as nothing.
+            prop_assert!(regions.receive::<Request>(&bytes).is_err());
+            prop_assert!(regions.receive::<Offer>(&bytes).is_err());
+            prop_assert!(regions.receive::<Shipment<'_>>(&bytes).is_err());
+            prop_assert!(regions.receive::<Handover>(&bytes).is_err());
+        }
+    });
 }
