@@ -46,7 +46,7 @@ pub(in crate::hsm) fn sha384(bytes: &[u8]) -> Hash {
 
 /// The error of a message that is not taken. The reason is for the own side only.
 pub(in crate::hsm) fn refused(why: impl std::fmt::Display) -> Error {
-    ErrorKind::KmsReplicationRefused.with(format!("the message is refused: {why}"))
+    ErrorKind::KmsReplicationRefused.with(why.to_string())
 }
 
 #[cfg(test)]
