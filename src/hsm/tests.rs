@@ -10,6 +10,7 @@ use crate::error::ErrorKind;
 mod dual_control;
 mod governed;
 mod managed;
+mod replication;
 
 fn bytes(value: u64) -> [u8; 8] {
     value.to_ne_bytes()

@@ -127,6 +127,10 @@ impl Token {
 
     /// Hands the domain over to the operators. The SO is logged in.
     pub(super) fn found(&mut self) {
+        self.found_in("eu-north");
+    }
+
+    pub(super) fn found_in(&mut self, region: &str) {
         let Ok(Reply::Domain(view)) = self.call(Command::Adopt { domain: &self.domain, log: Log::default() }) else {
             panic!()
         };
@@ -136,7 +140,7 @@ impl Token {
             serde_json::json!({ "claim": hex::encode(claim), "roles": ["officer", "operator"] })
         });
         let operators: Vec<_> = operators.collect();
-        self.run(&serde_json::json!({ "command": "found domain", "region": "eu-north", "operators": operators }));
+        self.run(&serde_json::json!({ "command": "found domain", "region": region, "operators": operators }));
     }
 
     fn rotate(&mut self) {

@@ -204,7 +204,7 @@ fn an_alias_names_one_key_after_another() {
 }
 
 /// What a caller does with the parameters of an import: RSA_AES_KEY_WRAP_SHA_256.
-fn wrapped(public_key: &[u8], material: &[u8]) -> Vec<u8> {
+pub(in crate::hsm::tests) fn wrapped(public_key: &[u8], material: &[u8]) -> Vec<u8> {
     let info = SubjectPublicKeyInfoRef::from_der(public_key).unwrap();
     // SEQUENCE { INTEGER n, INTEGER 65537 } of a modulus of 2048 bits.
     let modulus = info.subject_public_key.raw_bytes()[9..265].to_vec();
