@@ -6,7 +6,7 @@ use super::super::crypto::Entropy;
 use super::super::managed::replication::Role;
 use super::super::random;
 use super::super::replication::agreement::{Exchange, ExchangeKeys, OfferSecrets, Place, Suite};
-use super::super::replication::message::{Offer, Request, SealedKey, Shipment, Wanted};
+use super::super::replication::message::{Message, Offer, Request, SealedKey, Shipment, Wanted};
 use super::super::replication::{Party, refused, sha384};
 use super::exchanges::{Expected, NewOffer, NewShipment};
 use super::{Attempt, Exchanging, Found, OpenKey, TOLERANCE, check_places, hash_of_ids, told};
@@ -23,16 +23,17 @@ impl Exchanging<'_> {
         wanted: &[(&str, Option<Held<'_>>)],
         request: Option<&[u8]>,
     ) -> Attempt<Reply> {
-        // A request of a Region that is not trusted is refused as what it is, before that Region is looked for.
-        let opened = request.map(|request| self.open::<Request>(request)).transpose()?;
-        let to = self.party(region)?;
-        if let Some(opened) = opened {
-            let request = opened.message;
-            if request.from != to {
-                return Err(refused(format_args!("the Region {} sent it, not {region}", request.from.region)).into());
+        let to = match request {
+            None => self.party(region)?,
+            Some(request) => {
+                let Message { from, body, .. } = self.open::<Request>(request)?.message;
+                if from.region != region {
+                    return Err(refused(format_args!("the Region {} sent it, not {region}", from.region)).into());
+                }
+                self.check_end(body.not_after)?;
+                from
             }
-            self.check_end(request.body.not_after)?;
-        }
+        };
         let mut keys = Vec::with_capacity(wanted.len());
         for (key_id, held) in wanted {
             let found = self.find(held.as_ref(), key_id)?;

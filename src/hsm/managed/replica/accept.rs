@@ -106,8 +106,7 @@ pub(in crate::hsm) fn update(shipped: &Shipped, held: &Source<'_>, commitment: O
         == (shipped.spec, shipped.usage, shipped.origin, record.created)
         && managed.standard_mechanisms == record.standard_mechanisms
         && managed.replicate_imported == record.replicate_imported
-        && held.object == record.object
-        && held.public.is_none_or(|(public, _)| record.public_object.is_none_or(|shipped| public == shipped));
+        && held.object == record.object;
     if !same {
         return wrong("it is not the key that is here");
     }
