@@ -124,9 +124,10 @@ impl Region {
             let key = self.records.get(&deleted_object(object))?.clone();
             return Some(Stored { key, public: None, versions: Vec::new() });
         };
-        let public = self.records.values().find(|record| {
-            record.columns.class == ck::CKO_PUBLIC_KEY && record.columns.id == key.columns.id
-        });
+        let public = self
+            .records
+            .values()
+            .find(|record| record.columns.class == ck::CKO_PUBLIC_KEY && record.columns.id == key.columns.id);
         let versions = (1..=20).filter_map(|version| self.records.get(&version_object(object, version)).cloned());
         Some(Stored { key: key.clone(), public: public.cloned(), versions: versions.collect() })
     }

@@ -61,7 +61,9 @@ fn no_damaged_message_is_taken() {
     a.manage(Manage::ScheduleKeyDeletion, &id, &json!({ "PendingWindowInDays": 7 })).unwrap();
     a.token.hsm.clock.pass_days(7);
     let stored = a.stored(&id).unwrap();
-    let Ok(Reply::Managed { change, .. }) = a.token.call(Command::KeepTime { keys: stored.held().keys }) else { panic!() };
+    let Ok(Reply::Managed { change, .. }) = a.token.call(Command::KeepTime { keys: stored.held().keys }) else {
+        panic!()
+    };
     a.commit(change);
     let deleted = a.tell(MessageKind::Deleted, "us-west", &id).unwrap();
     damaged(&mut b, &deleted);

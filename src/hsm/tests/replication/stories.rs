@@ -40,7 +40,12 @@ fn keys_of_every_kind_are_the_same_in_both_regions() {
                 assert_eq!(here.key.marks, there.key.marks, "{spec}");
                 let shown = |open: &crate::hsm::cache::Open| -> Vec<_> {
                     let own = [crate::hsm::managed::CKA_KMS_REPLICATION];
-                    open.key.attributes.iter().filter(|(kind, _)| !own.contains(kind)).map(|(k, v)| (k, v.clone())).collect()
+                    open.key
+                        .attributes
+                        .iter()
+                        .filter(|(kind, _)| !own.contains(kind))
+                        .map(|(k, v)| (k, v.clone()))
+                        .collect()
                 };
                 assert_eq!(shown(&here), shown(&there), "{spec}");
             }
@@ -178,7 +183,9 @@ fn a_primary_waits_for_the_deletion_of_its_replicas() {
     b.manage(Manage::ScheduleKeyDeletion, &id, &json!({ "PendingWindowInDays": 7 })).unwrap();
     b.token.hsm.clock.pass_days(7);
     let stored = b.stored(&id).unwrap();
-    let Ok(Reply::Managed { change, .. }) = b.token.call(Command::KeepTime { keys: stored.held().keys }) else { panic!() };
+    let Ok(Reply::Managed { change, .. }) = b.token.call(Command::KeepTime { keys: stored.held().keys }) else {
+        panic!()
+    };
     b.commit(change);
     assert_eq!(b.records.len(), 1, "a record of what was deleted stays until the primary has heard of it");
     // Until then no new replica comes in its place.
