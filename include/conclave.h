@@ -994,6 +994,8 @@ CK_RV KMS_ListUsers(CK_SESSION_HANDLE hSession,
                             be given where the spec has more than one
      "Origin"               "HSM" (the default), or "EXTERNAL" for a key whose material will be imported
      "MultiRegion"          BOOLEAN; the key may be replicated, and its id begins with mrk-
+     "ReplicateImportedMaterial" BOOLEAN; of a multi-Region key whose material is imported: it goes to the
+                            replicas; else each imports the same itself
      "Description"          TEXT
      "Label"                TEXT, the CKA_LABEL
      "Tags"                 [{"TagKey": TEXT, "TagValue": TEXT}]

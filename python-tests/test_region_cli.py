@@ -440,7 +440,7 @@ def test_regions_that_are_not_trusted(a, b, proxy):
     with serving(b, by=proxy.carrier) as (there,):
         status, said = a.fails("replicate", "files", "--to", "us-1", "--timeout", "3s", *proxy.carrier)
         assert status == LATE and "us-1" in said and "serve" in said
-        line = there.waits_for(" refused ")
+        line = there.waits_for(" UTC refused ")
         assert "message=request" in line and "reason=" in line
     b.does("trust-region", "--region", a.place.parent / "eu-1.region")
     with serving(b, by=proxy.carrier):
