@@ -167,7 +167,8 @@ done
 us_signs() { "$conclave" proposal sign "$2" --keys "$1.pem" "${pass[@]}" --yes >>keys.log 2>&1; }
 us_signs Dora us.proposal
 us_signs Emil us.proposal
-"${there[@]}" "$conclave" proposal execute us.proposal --token us --yes --so-pin env:CONCLAVE_DEMO_SO >>keys.log
+"${there[@]}" "$conclave" proposal execute us.proposal --token us --yes --so-pin env:CONCLAVE_DEMO_SO \
+    >>keys.log 2>&1
 echo "   Dora and Emil founded the Region us-1, in another data directory."
 "$conclave" region show --token demo --json >eu-1.region
 "${there[@]}" "$conclave" region show --token us --json >us-1.region

@@ -39,8 +39,11 @@ pub(super) fn run(show: &RegionShow, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// As many digits of a kid as the words of a command have.
+const FINGERPRINT: usize = 32;
+
 /// Hexadecimal digits in fours, to be read aloud.
 fn groups(hex: &str) -> String {
-    let digits: Vec<char> = hex.chars().collect();
+    let digits: Vec<char> = hex.chars().take(FINGERPRINT).collect();
     digits.chunks(4).map(|four| four.iter().collect::<String>()).collect::<Vec<_>>().join(" ")
 }
