@@ -116,10 +116,10 @@ impl Exchanging<'_> {
         };
         let OpenKey { managed, .. } = &*key;
         managed.check_ship(to, wanted.held, self.now)?;
-        let newest = managed.newest();
-        let opened = self.versions(&key, wanted.held.saturating_add(1).min(newest)..=newest)?;
+        let (newest, above) = (managed.newest(), managed.ships_above(to, wanted.held));
+        let opened = self.versions(&key, above.saturating_add(1).min(newest)..=newest)?;
         let versions: Vec<_> = opened.iter().map(|(version, open)| (*version, &*open.key)).collect();
-        let record = key.source(&versions).ship(managed, wanted.held)?;
+        let record = key.source(&versions).ship(managed, above)?;
         let commitment = agreed.commitment_key().commit(&record.key_id, &record.object, &record.digests())?;
         let sealed = agreed.seal(place, record.encode()?.expose())?;
         self.record(Audited::ShipReplica, key.keys.attributes(), &to.region)?;

@@ -16,6 +16,13 @@ impl Managed {
             return Err(Reason::InvalidState
                 .with(format!("the key is being handed over to the Region {region}: emergency promote ends that")));
         }
+        if let (Some(to), Some(_)) = (replication.handover(), replication.replica(region)) {
+            // The next primary may count it already, and it must be told whom to follow.
+            return Err(Reason::InvalidState.with(format!(
+                "the key is being handed over to the Region {}: the replica is given up there, once that has it",
+                to.region
+            )));
+        }
         let told = replication.notices.len();
         replication.notices.retain(|notice| notice.party.region != region);
         let mut found = replication.notices.len() < told;

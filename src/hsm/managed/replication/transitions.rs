@@ -181,6 +181,13 @@ impl Managed {
         allowed.map_err(|refused| refuse(refused.detail().to_owned()))
     }
 
+    /// The version above which all are shipped to a Region that says it holds those up to `held`. One
+    /// that is not registered may hold others of the same numbers, of a primary that was given up.
+    pub(in crate::hsm) fn ships_above(&self, to: &Party, held: u64) -> u64 {
+        let replica = self.replication.as_ref().and_then(|replication| replication.replica(&to.region));
+        replica.filter(|replica| replica.incarnation.is_some()).map_or(0, |replica| replica.held.min(held))
+    }
+
     /// A replica holds all versions up to `newest`; its commitment to them was found right.
     pub(in crate::hsm) fn register(
         &self,
@@ -472,6 +479,11 @@ impl Managed {
         }
         if heard.primary != *from || heard.incarnation != NO_INCARNATION {
             return Err(refuse("the key is the primary here"));
+        }
+        let listed = replication.replicas().iter().any(|replica| replica.party == *from)
+            || replication.notices.iter().any(|notice| notice.party == *from);
+        if !listed {
+            return Err(refuse(format!("nobody has allowed the key to the Region {}", from.region)));
         }
         if let Role::Primary { outdated, .. } = &mut replication.role
             && outdated.as_ref().is_none_or(|(_, term)| *term < heard.new_term)
