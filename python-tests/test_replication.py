@@ -12,7 +12,7 @@ import pytest
 from conftest import MODULE, PIN
 from cryptoki import Error, ck
 from kms_process import decoded
-from managed import refused
+from managed import DAY, refused
 from regions import Elsewhere, Here
 
 _names = itertools.count(1)
@@ -301,3 +301,29 @@ def test_another_process_sees_a_replica_at_once(here):
     assert (decrypted[0], decoded(decrypted[1])) == ("CKR_OK", b"text")
     assert described[1]["KeyState"] == "Enabled"
     assert a.decrypt(decoded(encrypted[1])) == b"back"
+
+
+def test_the_last_replica_that_is_gone_lets_its_primary_go(apart):
+    """Two weeks later, with what is left of a deleted replica until its primary has heard of it."""
+    a, b = apart
+    key = a.create()
+    replicated(a, b, key)
+    a.ask("ScheduleKeyDeletion", KeyId=key, PendingWindowInDays=7)
+    assert a.describe(key)["KeyState"] == "PendingReplicaDeletion"
+    b.ask("ScheduleKeyDeletion", KeyId=key, PendingWindowInDays=7)
+    assert b.pending() == []
+    for region in a, b:
+        region.clock(8 * DAY)
+        region.ask("RunDue")
+    assert (a.describe(key)["KeyState"], b.describe(key)) == ("PendingReplicaDeletion", None)
+    assert b.pending() == [[name(a), "deleted", [key]]]
+    deleted = b.tell("deleted", name(a), key)
+    forgotten = a.receive(deleted)
+    assert a.describe(key)["KeyState"] == "PendingDeletion"
+    assert a.receive(deleted) is not None
+    assert b.receive(forgotten) is None
+    assert b.pending() == []
+    for region in a, b:
+        region.clock(16 * DAY)
+        region.ask("RunDue")
+        assert region.describe(key) is None
