@@ -196,9 +196,9 @@ class Kms:
     def audit_head(self):
         return self.session._out("KMS_AuditHead")
 
-    def read_audit(self, room=1 << 20):
-        """All rows, page by page."""
-        rows, last = [], c_ulong(0)
+    def read_audit(self, room=1 << 20, after=0):
+        """All rows, or those after a row's id, page by page."""
+        rows, last = [], c_ulong(after)
         while True:
             lines, length = ctypes.create_string_buffer(room), c_ulong(room)
             self.session.call("KMS_ReadAudit", c_ulong(last.value), lines, byref(length), byref(last))

@@ -4,9 +4,11 @@ own that lives at its own time."""
 import json
 import os
 import pathlib
+import select
 import shutil
 import subprocess
 import sys
+import time
 
 from ceremony import Ceremony
 from conftest import MODULE, PIN, need
@@ -32,6 +34,7 @@ class Here:
         self.kms = Kms(self.session)
         state = self.ceremony.state
         self.party = Party(state.region, state.domain)
+        self._read, self._refusals, self._refused = 0, [], 0
 
     # The quorum
 
@@ -71,6 +74,12 @@ class Here:
                 raise
             return None
 
+    def objects(self, key):
+        return self.kms.objects(key)
+
+    def rotate(self, key):
+        self.kms.rotate(key)
+
     def encrypt(self, key, plaintext, context=None):
         return self.kms.encrypt(key, plaintext, context)
 
@@ -95,9 +104,10 @@ class Here:
     def replicas(self, key):
         return self.kms.ask("DescribeReplicas", KeyId=key)
 
-    def pending(self):
-        """What waits to be sent: [[Region, kind, keys]]."""
-        return [[each["Region"], each["Kind"], each["KeyIds"]] for each in self.kms.ask("PendingReplication")]
+    def pending(self, key):
+        """What waits to be sent about a key: Regions and kinds."""
+        waiting = self.kms.ask("PendingReplication")
+        return [[each["Region"], each["Kind"]] for each in waiting if key in each["KeyIds"]]
 
     def tell(self, kind, region, *keys):
         """A message of this kind."""
@@ -107,37 +117,54 @@ class Here:
         return self.kms.offer_replicas(region, list(keys))
 
     def ship(self, offer):
-        return self.kms.ship_replicas(offer)
+        return self._counted(self.kms.ship_replicas, offer)
 
     def accept(self, shipment):
-        self.kms.accept_replicas(shipment)
+        self._counted(self.kms.accept_replicas, shipment)
 
     def confirm(self, shipment):
         """The receipt."""
-        return self.kms.confirm_replicas(shipment)
+        return self._counted(self.kms.confirm_replicas, shipment)
 
     def receive(self, message):
         """The answer, or None."""
-        return self.kms.receive_replication(message) or None
+        return self._counted(self.kms.receive_replication, message)
 
-    def outcomes(self, message, changes):
-        """What comes of receiving each of many changed messages: rows [bytes to change from, by what], counted by the
-        name of the return code."""
-        found = {}
-        for start, end, by in changes:
-            changed = message[:start] + by + message[end:]
-            try:
-                self.receive(changed)
-                name = "CKR_OK"
-            except Error as error:
-                name = error.name
-            found.setdefault(name, []).append([start, end, by])
-        return found
+    def _counted(self, call, message):
+        try:
+            return call(message)
+        except Error as error:
+            self._refused += error.name == "KMS_R_REPLICATION_REFUSED"
+            raise
+
+    def outcome(self, message):
+        """The name of the return code of receiving it."""
+        try:
+            self.receive(message)
+            return "CKR_OK"
+        except Error as error:
+            return error.name
+
+    def outcomes(self, messages):
+        """Those of many, each once."""
+        return sorted({self.outcome(message) for message in messages})
+
+    def outcomes_changed(self, message, changes):
+        """Those of many changes, rows [bytes to change from, to, by what]."""
+        return self.outcomes([message[:start] + by + message[end:] for start, end, by in changes])
 
     def refusals(self):
-        """The events of refused messages, oldest first."""
-        self.kms.audit_head()  # and what waits to be written is
-        return [each for each in self.kms.read_audit() if each.get("action") == "RefuseReplication"]
+        """The events of refused messages, oldest first, when all are written; and how many were refused."""
+        until = time.monotonic() + 10
+        while True:
+            for row in self.kms.read_audit(after=self._read):
+                self._read = row["id"]
+                if row.get("action") == "RefuseReplication":
+                    self._refusals.append(row)
+            if len(self._refusals) >= self._refused or time.monotonic() > until:
+                return self._refusals, self._refused
+            # Not time.sleep(), which a changed clock confuses.
+            select.select([], [], [], 0.005)
 
     def logout(self):
         """Wipes what is kept of exchanges."""
@@ -185,6 +212,10 @@ class Elsewhere:
 
     def clock(self, seconds):
         self._time.write_text(f"{seconds:+d}s")
+
+    def logged(self):
+        """The lines of its log."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
 
     def close(self):
         self._process.stdin.close()

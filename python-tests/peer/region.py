@@ -11,6 +11,8 @@ from .replication import P384, Ephemeral, Message, Party, Record, Wrapping, answ
 
 OFFER = 600
 CLOCKS_DIFFER = 60
+# Values of CKA_KMS_ORIGIN; imported material may stay behind.
+INSIDE, EXTERNAL = 1, 2
 
 
 @dataclass
@@ -39,6 +41,11 @@ class Key:
 
     def set(self, **changes):
         self.properties = self.properties._replace(**changes)
+
+    def activate(self, version):
+        """This version encrypts from now on."""
+        created = next((created for number, created, _ in self.versions if number == version), None)
+        self.set(version=version, rotated=created if version > 1 else None)
 
     def material(self, version):
         return next(material for number, _, material in self.versions if number == version)
@@ -85,10 +92,10 @@ class Region:
 
     def create(self, material, spec="AES_256", usage=1, public_object=None, label=b""):
         """A primary with material made here; its id."""
-        object_id, now = os.urandom(16), int(time.time())
+        now = int(time.time())
         properties = Record(
-            f"mrk-{object_id.hex()}", object_id, public_object, spec, usage, 1, False, False, label, now, 1, 1, 1, None,
-            None, None, None, [[1, now, material]],
+            f"mrk-{os.urandom(16).hex()}", os.urandom(16), public_object, spec, usage, INSIDE, False, False, label, now,
+            1, 1, 1, None, None, None, None, [[1, now, material]],
         )
         self.keys[properties.key_id] = Key(properties)
         return properties.key_id
@@ -114,6 +121,7 @@ class Region:
         """The shipment for an offer; `change` is what a test does to the records."""
         offer = self.read(data, "offer")
         require(repeat or offer.offer not in self.answered, "the offer was shipped for")
+        require(offer.suite <= self.suite, "the suite is not allowed")
         for key_id, _ in offer.keys:
             require(offer.sender in self.primary(key_id).replicas, f"{key_id} is not authorised for that Region")
             require(not self.keys[key_id].handover, f"{key_id} is handed over")
@@ -124,10 +132,11 @@ class Region:
         wrapping = Wrapping(agreed, offer.suite, self.party, offer.sender, kids, offer.hash, spki(ephemeral), ct)
         records, expected = [], {}
         for index, (key_id, held) in enumerate(offer.keys):
-            key = self.keys[key_id]
-            record = change(self._record(key, held))
+            key, known = self.keys[key_id], self.keys[key_id].replicas[offer.sender]
+            record = change(self._record(key, min(held, known.held)))
             records.append([key_id, wrapping.seal(index, len(offer.keys), key_id, encode(record))])
-            expected[key_id] = [key.newest, wrapping.commitment(key_id, key.object, record.versions)]
+            commitment = wrapping.commitment(key_id, key.object, record.versions)
+            expected[key_id] = known.incarnation, key.newest, commitment
         shipment = self.make(
             "shipment", offer.sender, offer.offer, offer.hash, offer.suite, spki(ephemeral), ct, records
         )
@@ -145,14 +154,18 @@ class Region:
         expected_hash, replica, expected = self.shipped.get(receipt.offer, (None, None, None))
         require(receipt.shipment_hash == expected_hash, "no shipment that is remembered has this hash")
         require(receipt.sender == replica and set(receipt.key_ids) == set(expected), "of other keys")
-        for key_id, incarnation, term, _, newest, commitment in receipt.keys:
-            key = self.primary(key_id)
-            require((term, newest) == (key.term, expected[key_id][0]), "of another term or version")
-            require(commitment == expected[key_id][1], "the commitment is not that of the material shipped")
-        for key_id, incarnation, _, version, newest, _ in receipt.keys:
+        for key_id, incarnation, term, version, newest, commitment in receipt.keys:
+            key, (before, shipped, committed) = self.primary(key_id), expected[key_id]
+            known = key.replicas.get(replica)
+            require(known and known.incarnation in (before, incarnation), "the replica has been made anew since")
+            require((term, newest) == (key.term, shipped) and version <= newest, "of another term or version")
+            require(commitment == committed, "the commitment is not that of the material shipped")
+            require(newest >= key.version, "it lacks the version in use")
+        for key_id, incarnation, _, _, newest, _ in receipt.keys:
             known = self.keys[key_id].replicas[replica]
-            active = known.active if known.incarnation == incarnation else 0
-            self.keys[key_id].replicas[replica] = Replica(incarnation, newest, active)
+            fresh = known.incarnation != incarnation
+            held = newest if fresh else max(known.held, newest)
+            self.keys[key_id].replicas[replica] = Replica(incarnation, held, 0 if fresh else known.active)
             self._barrier(self.keys[key_id])
         return receipt.key_ids
 
@@ -160,7 +173,7 @@ class Region:
     def _barrier(key):
         """The newest version is used once every replica holds it."""
         if all(replica.held >= key.newest for replica in key.replicas.values() if replica.incarnation):
-            key.set(version=key.newest)
+            key.activate(key.newest)
 
     def activate(self, to, *keys):
         found = [(each, self.keys[each]) for each in keys]
@@ -209,14 +222,15 @@ class Region:
         offer_id, limit = os.urandom(16), int(time.time()) + OFFER
         rows = [[each, self.keys[each].newest if each in self.keys else 0] for each in keys]
         data = self.make("offer", to, offer_id, self.suite, limit, rows, spki(ephemeral.key), ephemeral.ek)
-        self.offered[offer_id] = ephemeral, sha384(data), to, rows, sha256(spki(self.signing[-1]))
+        self.offered[offer_id] = ephemeral, sha384(data), to, rows, sha256(spki(self.signing[-1])), limit
         return data
 
     def accept(self, data):
         """Takes the keys of a shipment; the receipt."""
         shipment = self.read(data, "shipment")
         require(shipment.offer in self.offered, "no offer waits for it")
-        ephemeral, offer_hash, to, rows, kid = self.offered[shipment.offer]
+        ephemeral, offer_hash, to, rows, kid, limit = self.offered[shipment.offer]
+        require(time.time() <= limit, "the offer has expired")
         require(shipment.sender == to and shipment.offer_hash == offer_hash, "the offer was another's")
         require(shipment.suite == ephemeral.suite, "the suite is not the one offered")
         require([each for each, _ in rows] == shipment.key_ids, "other keys than were offered for")
@@ -241,8 +255,12 @@ class Region:
 
     def _check_record(self, made, key_id, held, sender):
         key = self.keys.get(key_id)
-        require(made.key_id == key_id == f"mrk-{made.object.hex()}", "the record is of another key")
-        require(made.versions[0][0] == (held + 1 if held < made.newest else held), "the versions are not those missing")
+        require(made.key_id == key_id, "the record is of another key")
+        require(1 <= made.usage <= 4 and made.origin in (INSIDE, EXTERNAL), "an unknown usage or origin")
+        if made.versions:
+            require(made.versions[0][0] <= held + 1, "versions are missing")
+        else:
+            require(made.origin == EXTERNAL, "it has no material")
         if key:
             require(key.primary == sender, "it does not come from the primary")
             require(made.term >= key.term and made.newest >= key.newest, "a lower term or version than is held")
@@ -270,7 +288,7 @@ class Region:
             require(key.incarnation == incarnation and key.term == term, "of another replica or term")
             require(key.version <= version <= key.newest, "that version is older, or not held")
         for key_id, _, _, version in message.keys:
-            self.keys[key_id].set(version=version)
+            self.keys[key_id].activate(version)
             self.keys[key_id].enabled = True
         return self.make("activated", message.sender, message.keys)
 
@@ -304,7 +322,7 @@ class Region:
             key.set(term=new)
             if details:
                 key.primary, key.incarnation = None, None
-                key.replicas = {other: Replica(*rest) for other, *rest in details.replicas}
+                key.replicas = {other: Replica(*rest) for other, *rest in details.replicas if other != self.party}
                 key.replicas[message.sender] = Replica(details.incarnation, details.newest, details.version)
             else:
                 key.primary = primary

@@ -77,7 +77,7 @@ FIELDS = {
 
 
 class Message:
-    """A message as it came: `kind`, `sender`, `to`, the fields of its kind, and `data`, all its bytes."""
+    """A message as it came: `kind`, `sender`, `to`, the fields of its kind by name, and `data`, all its bytes."""
 
     def __init__(self, data):
         self.data = data
@@ -87,9 +87,9 @@ class Message:
         self.kind = content_type.removeprefix(TYPE)
         require(self.kind in FIELDS, "an unknown kind of message")
         self.kid, self.payload, self._protected, self._signature = cose.signed1(data, content_type)
-        fields = FIELDS[self.kind]
-        self.sender, self.to, *values = decode(self.payload, row(party, party, *fields.values()))
-        vars(self).update(zip(fields, values))
+        self.fields = FIELDS[self.kind]
+        self.sender, self.to, *values = decode(self.payload, row(party, party, *self.fields.values()))
+        vars(self).update(zip(self.fields, values))
         if self.kind in ("offer", "shipment"):
             encapsulation = self.ek if self.kind == "offer" else self.ct
             require((encapsulation is not None) == (self.suite == P384_MLKEM), "the suite has other keys")
@@ -216,8 +216,8 @@ class Record(NamedTuple):
 
 
 _record = record(
-    Record, text, identifier, optional(identifier), text, one_of(1, 2, 3, 4), one_of(1, 2), boolean, boolean, bstr,
-    uint, uint, uint, uint, optional(uint), _rotation, optional(uint), optional(digest), listed(row(uint, uint, bstr)),
+    Record, text, identifier, optional(identifier), text, uint, uint, boolean, boolean, bstr, uint,
+    uint, uint, uint, optional(uint), _rotation, optional(uint), optional(digest), listed(row(uint, uint, bstr)),
 )
 
 

@@ -94,13 +94,17 @@ pub(super) struct NewShipment {
 }
 
 impl Exchanges {
-    /// Keeps an offer's private half. CKR_DEVICE_MEMORY if too many offers are good for something.
+    /// Keeps an offer's private half. If there is need for room, the oldest offer to the same Region goes,
+    /// so that requests that a carrier repeats block nothing. CKR_DEVICE_MEMORY if too many offers to
+    /// other Regions are good for something.
     pub(super) fn offered(&self, new: NewOffer, secrets: OfferSecrets, now: u64) -> Result<()> {
         let mut held = self.held(now);
         let idle = |offered: &Offered| matches!(offered.stage, Stage::Opened { confirmed: true, .. });
         let ended = |offered: &Offered| offered.not_after < now;
+        let same = |offered: &Offered| matches!(offered.stage, Stage::Waiting(_)) && offered.to == new.to;
         if held.offers.len() >= MOST {
-            let at = held.offers.iter().position(idle).or_else(|| held.offers.iter().position(ended));
+            let position = |goes: &dyn Fn(&Offered) -> bool| held.offers.iter().position(goes);
+            let at = position(&idle).or_else(|| position(&ended)).or_else(|| position(&same));
             let at = at.ok_or_else(|| {
                 ErrorKind::DeviceMemory.with("too many offers wait for their shipments; try again when one has ended")
             })?;
@@ -174,16 +178,16 @@ impl Exchanges {
         }
     }
 
-    /// Whether an offer may be shipped for: not a second time. CKR_DEVICE_MEMORY if too many shipments
-    /// wait for their receipts.
-    pub(super) fn check_unanswered(&self, offer: &OfferId, now: u64) -> Result<()> {
-        self.held(now).check_unanswered(offer, now).map(drop)
+    /// Whether an offer of a Region may be shipped for: not a second time. CKR_DEVICE_MEMORY if too many
+    /// shipments to other Regions wait for their receipts.
+    pub(super) fn check_unanswered(&self, offer: &OfferId, to: &Party, now: u64) -> Result<()> {
+        self.held(now).check_unanswered(offer, to, now).map(drop)
     }
 
     /// Remembers a shipment, and that its offer was answered.
     pub(super) fn shipped(&self, new: NewShipment, answered_until: u64, now: u64) -> Result<()> {
         let mut held = self.held(now);
-        if let Some(at) = held.check_unanswered(&new.offer, now)? {
+        if let Some(at) = held.check_unanswered(&new.offer, &new.to, now)? {
             held.shipments.remove(at);
         }
         let NewShipment { offer, to, hash, not_after, expected } = new;
@@ -228,8 +232,9 @@ impl Exchanges {
 }
 
 impl Held {
-    /// Which shipment is to go for another, if one must.
-    fn check_unanswered(&mut self, offer: &OfferId, now: u64) -> Result<Option<usize>> {
+    /// Which shipment is to go for another, if one must. One to the same Region may: what is lost is shipped
+    /// again.
+    fn check_unanswered(&mut self, offer: &OfferId, to: &Party, now: u64) -> Result<Option<usize>> {
         if self.answered.contains_key(offer) {
             return Err(refused("the offer was answered before"));
         }
@@ -245,6 +250,7 @@ impl Held {
         }
         let receipted = self.shipments.iter().position(|shipped| shipped.receipted);
         let ended = || self.shipments.iter().position(|shipped| shipped.not_after < now);
-        receipted.or_else(ended).map(Some).ok_or_else(full)
+        let same = || self.shipments.iter().position(|shipped| shipped.to == *to);
+        receipted.or_else(ended).or_else(same).map(Some).ok_or_else(full)
     }
 }

@@ -218,10 +218,16 @@ fn offers_are_bounded_and_end_with_the_login() {
     let [mut a, mut b] = regions(["eu-north", "us-west"]);
     let id = a.create(&json!({}));
     a.authorise(&id, "us-west").unwrap();
+    let first = b.offer("eu-north", &[&id]).unwrap();
     for _ in 0..64 {
         b.offer("eu-north", &[&id]).unwrap();
     }
-    assert_eq!(kind(b.offer("eu-north", &[&id])), ErrorKind::DeviceMemory);
+    let room = 1 << 20;
+    let stored = a.stored(&id).unwrap();
+    let keys = [Some(stored.held())];
+    let ship = Command::Replicate(Replicate::Ship { offer: &first, keys: &keys, room });
+    let Ok(Reply::Replicated { message: Some(shipment), .. }) = a.token.call(ship) else { panic!() };
+    refuses(&mut b, &shipment, "an offer that went for a newer one");
     b.token.hsm.clock.pass_days(1);
     a.token.hsm.clock.pass_days(1);
     let offer = b.offer("eu-north", &[&id]).unwrap();
