@@ -1,6 +1,7 @@
 //! Managed keys through the command set, with their records as a store would keep them.
 
 mod life;
+mod regions;
 mod standard;
 
 use std::collections::BTreeMap;
