@@ -7,7 +7,7 @@ mod standard;
 use std::collections::BTreeMap;
 
 pub(super) use life::wrapped;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::*;
 

@@ -5,7 +5,7 @@ use crate::hsm::managed::attributes::{CKA_KMS_VERSION, Origin};
 use crate::hsm::managed::creation::{Creation, Request};
 use crate::hsm::managed::lifecycle::Due;
 use crate::hsm::managed::lifecycle::tests::{NOW, request};
-use crate::hsm::managed::{due_column, is_replicating};
+use crate::hsm::managed::{Action, due_column, is_replicating};
 use crate::hsm::value::Attributes;
 
 const DAY: u64 = 86_400;
@@ -166,9 +166,11 @@ fn a_new_replica_is_used_once_its_primary_counts_it() {
     let a = a.acknowledged(&party("B"), &[1; 16], (1, 1)).unwrap();
     assert!(a.outstanding().is_empty() && !a.is_replicating() && !b.is_replicating());
     assert_eq!(a.register(&party("B"), &[1; 16], 1, 1).unwrap(), a, "a duplicate changes nothing");
-    // The Region made the replica again.
-    let again = a.register(&party("B"), &[2; 16], 1, 1).unwrap();
-    assert_eq!(again.replication().unwrap().replica("B").unwrap().active, 0);
+    // The Region makes the replica again: only once the first is known to be gone.
+    refused(a.register(&party("B"), &[2; 16], 1, 1), Reason::Replication, "another replica");
+    let gone = a.replica_deleted(&party("B"), &[1; 16], 1, NOW).unwrap();
+    assert_eq!(gone, fresh());
+    let again = gone.authorise(&party("B"), NOW).unwrap().register(&party("B"), &[2; 16], 1, 1).unwrap();
     assert_eq!(again.replica_deleted(&party("B"), &[1; 16], 1, NOW).unwrap(), again, "that was the one before");
 
     let withdrawn = fresh().authorise(&party("B"), NOW).unwrap().withdraw("B", NOW).unwrap();
@@ -269,7 +271,7 @@ fn a_handover_makes_a_replica_the_primary() {
     refused(a.begin_handover("D", NOW), Reason::NotFound, "D");
     let allowed = a.authorise(&party("D"), NOW).unwrap();
     refused(allowed.begin_handover("B", NOW), Reason::InvalidState, "Region D");
-    let behind = a.register(&party("B"), &[2; 16], 1, 1).unwrap();
+    let behind = fresh().authorise(&party("B"), NOW).unwrap().register(&party("B"), &[2; 16], 1, 1).unwrap();
     refused(behind.begin_handover("B", NOW), Reason::InvalidState, "up to date");
 
     let handing = a.begin_handover("B", NOW).unwrap();
@@ -442,6 +444,8 @@ struct World {
     keys: [Option<Managed>; 3],
     mail: Vec<(usize, usize, Mail)>,
     lives: u8,
+    /// Whose replica is deleted, which its primary has not heard of.
+    left: [bool; 3],
 }
 
 #[derive(Debug, Clone)]
@@ -459,7 +463,7 @@ const NAMES: [&str; 3] = ["A", "B", "C"];
 
 impl World {
     fn new() -> Self {
-        Self { keys: [Some(fresh()), None, None], mail: Vec::new(), lives: 0 }
+        Self { keys: [Some(fresh()), None, None], mail: Vec::new(), lives: 0, left: [false; 3] }
     }
 
     fn at(name: &str) -> usize {
@@ -518,6 +522,7 @@ impl World {
         let shipped = Replication { term, newest, ..source.replication.clone().unwrap() };
         let source = Managed { version, replication: Some(shipped), ..source };
         let accepted = match &self.keys[to] {
+            None if self.left[to] => return,
             None => replica(&source, NAMES[from], [self.lives; 16]),
             Some(key) => {
                 let known = key.replication.as_ref().unwrap();
@@ -553,7 +558,9 @@ impl World {
                 self.change(to, |key| key.acknowledged(&sender, &incarnation, (term, version)));
             }
             Mail::Deleted { incarnation, term } => {
-                self.change(to, |key| key.replica_deleted(&sender, &incarnation, term, NOW));
+                if self.change(to, |key| key.replica_deleted(&sender, &incarnation, term, NOW)) {
+                    self.left[from] = false;
+                }
             }
             Mail::Handover { heard, details } => {
                 let (incarnation, new_term) = (heard.incarnation, heard.new_term);
@@ -578,6 +585,7 @@ impl World {
             let mail = Mail::Deleted { incarnation: *incarnation, term: replication.term };
             self.mail.push((at, Self::at(&primary.region), mail));
             self.keys[at] = None;
+            self.left[at] = true;
         }
     }
 }

@@ -207,10 +207,14 @@ impl Managed {
         let replica = replicas.iter_mut().find(|replica| replica.party == *from);
         let replica =
             replica.ok_or_else(|| refuse(format!("nobody has allowed the key to the Region {}", from.region)))?;
-        if replica.incarnation.as_ref() == Some(incarnation) {
-            replica.held = replica.held.max(newest);
-        } else {
-            *replica = Replica { incarnation: Some(*incarnation), held: newest, active: 0, ..replica.clone() };
+        match &replica.incarnation {
+            Some(known) if known == incarnation => replica.held = replica.held.max(newest),
+            Some(_) => {
+                return Err(refuse(
+                    "another replica of the Region is registered: it is deleted there, or given up, first",
+                ));
+            }
+            None => (replica.incarnation, replica.held) = (Some(*incarnation), newest),
         }
         Ok(self.with_replication(replication))
     }
