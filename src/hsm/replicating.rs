@@ -26,7 +26,7 @@ use super::key::Key;
 use super::managed::creation::{self, version_object};
 use super::managed::metadata::Managed;
 use super::managed::replica::Source;
-use super::managed::replication::Replication;
+use super::managed::replication::{Heard, NO_INCARNATION, Replication, Role};
 use super::managed::{CKA_KMS_CREATED, CKA_KMS_KEY_ID, CKA_KMS_MANAGED, CKA_KMS_REPLICATION, CKO_KMS_DELETED_REPLICA};
 use super::managing::Keys;
 use super::permit::Recorded;
@@ -103,6 +103,18 @@ enum Found<'a> {
     Key(Box<OpenKey<'a>>),
     /// What is left of a deleted replica.
     Deleted(Arc<Open>, Replication),
+}
+
+impl Found<'_> {
+    /// Whether a handover speaks of a replica that is not here any more.
+    fn was_replaced(&self, heard: &Heard) -> bool {
+        let role = match self {
+            Self::Key(key) => key.managed.replication().map(|replication| &replication.role).ok(),
+            Self::Deleted(_, replication) => Some(&replication.role),
+        };
+        heard.incarnation != NO_INCARNATION
+            && matches!(role, Some(Role::Replica { incarnation, .. }) if *incarnation != heard.incarnation)
+    }
 }
 
 /// A multi-Region key, opened but for its other versions.

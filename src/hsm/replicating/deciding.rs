@@ -59,7 +59,10 @@ impl Exchanging<'_> {
             };
             let (action, after) = match (change, &elsewhere) {
                 (Change::GiveUpReplica { .. }, _) => (Audited::GiveUpReplica, key.managed.give_up(region, self.now)),
-                (_, None) => (Audited::EmergencyPromote, key.managed.promote_here(self.now)),
+                (_, None) => (
+                    Audited::EmergencyPromote,
+                    key.managed.promote_here(u32::from_be_bytes(Entropy::System.array()?), self.now),
+                ),
                 (_, Some(primary)) => {
                     let incarnation = Entropy::System.array()?;
                     let after = key.managed.promote_elsewhere(primary, &incarnation, self.now);

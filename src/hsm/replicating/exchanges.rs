@@ -8,7 +8,7 @@ use super::super::domain::Hash;
 use super::super::domain::keys::Kid;
 use super::super::replication::agreement::{Exchange, ExchangeKeys, OfferSecrets};
 use super::super::replication::message::{OfferId, Shipment};
-use super::super::replication::{Party, refused};
+use super::super::replication::{Incarnation, Party, refused};
 use crate::error::{ErrorKind, Result};
 
 /// The most offers, and the most shipments, that are remembered.
@@ -81,6 +81,8 @@ pub(super) struct Expected {
     pub(super) term: u64,
     pub(super) newest: u64,
     pub(super) commitment: Hash,
+    /// Of the Region's replica that was registered when it was shipped.
+    pub(super) incarnation: Option<Incarnation>,
 }
 
 /// A shipment that may be remembered.
@@ -224,6 +226,8 @@ impl Exchanges {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.offers.retain(|offered| match offered.stage {
             Stage::Waiting(_) => offered.not_after >= now,
+            // Its keys are good for nothing but the same receipt again.
+            Stage::Opened { confirmed: true, .. } => offered.not_after >= now,
             Stage::Opened { .. } => offered.not_after.saturating_add(GRACE) >= now,
         });
         held.shipments.retain(|shipped| shipped.not_after.saturating_add(GRACE) >= now);

@@ -123,7 +123,9 @@ impl Exchanging<'_> {
         let commitment = agreed.commitment_key().commit(&record.key_id, &record.object, &record.digests())?;
         let sealed = agreed.seal(place, record.encode()?.expose())?;
         self.record(Audited::ShipReplica, key.keys.attributes(), &to.region)?;
-        Ok((sealed, Expected { key_id: record.key_id, term: record.term, newest: record.newest, commitment }))
+        let incarnation = managed.replication()?.replica(&to.region).and_then(|replica| replica.incarnation);
+        let (term, newest) = (record.term, record.newest);
+        Ok((sealed, Expected { key_id: record.key_id, term, newest, commitment, incarnation }))
     }
 }
 

@@ -160,6 +160,11 @@ impl Exchanging<'_> {
             return Err(refused("it is not for the material that was shipped"));
         }
         let key = here(key)?;
+        // The receipt of a replica that was deleted since must not take the place of the one made anew.
+        let listed = key.managed.replication()?.replica(&from.region).and_then(|replica| replica.incarnation);
+        if listed != Some(item.incarnation) && listed != expected.incarnation {
+            return Err(refused("another replica was registered since the shipment"));
+        }
         let registered = key.managed.register(from, &item.incarnation, item.term, item.newest)?;
         let after = self.activated_here(&key, registered)?;
         if after != key.managed {
@@ -234,6 +239,10 @@ impl Exchanging<'_> {
         };
         let answer = TakenKey { key_id: item.key_id.clone(), incarnation: item.incarnation, new_term: item.new_term };
         let key = match key {
+            // A replica that was here before needs to know of no primary.
+            Some(found) if item.details.is_none() && heard.primary != self.own && found.was_replaced(&heard) => {
+                return Ok(Outcome::answer(answer));
+            }
             Some(Found::Key(key)) => key,
             Some(Found::Deleted(open, mut replication)) if item.details.is_none() => {
                 let follows = replication.follow(from, &heard)?;

@@ -39,20 +39,22 @@ impl Managed {
 
     /// The key is the primary here from now on, whatever its old primary does. Its replicas come back
     /// one by one.
-    pub(in crate::hsm) fn promote_here(&self, now: u64) -> Answer<Self> {
+    ///
+    /// Its term is one that no other promotion makes: the next multiple of 2^32, and `random`. So it is
+    /// above that of any handover there was, and two emergencies are told apart.
+    pub(in crate::hsm) fn promote_here(&self, random: u32, now: u64) -> Answer<Self> {
         let replication = self.replication()?;
-        let (old, newest_known, steps) = match &replication.role {
-            Role::Replica { primary, .. } => (primary, replication.term, 1),
-            Role::Primary { handover: Some(to), outdated: None, .. } => (to, replication.term, 2),
-            Role::Primary { outdated: Some((party, term)), handover, .. } => {
-                (party, *term, if handover.is_some() { 2 } else { 1 })
-            }
+        let (old, known) = match &replication.role {
+            Role::Replica { primary, .. } => (primary, replication.term),
+            Role::Primary { outdated: Some((party, term)), .. } => (party, *term),
+            Role::Primary { handover: Some(to), outdated: None, .. } => (to, replication.term),
             Role::Primary { .. } => return Err(Reason::InvalidState.with("the key is the primary here")),
         };
         if self.state == KeyState::PendingDeletion {
             return Err(Reason::InvalidState.with("the key waits for its deletion, which can be cancelled"));
         }
-        let term = newest_known.checked_add(steps);
+        let era = (known >> 32) + 1;
+        let term = (era < 1 << 31).then_some(era << 32 | u64::from(random));
         let term = term.ok_or_else(|| Reason::LimitExceeded.with("the key has had too many primaries"))?;
         let mut notices = replication.notices.clone();
         notices.retain(|notice| notice.party != *old);

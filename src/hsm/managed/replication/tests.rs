@@ -81,7 +81,7 @@ fn what_never_met_another_region_says_nothing_of_one() {
         stays(key);
     }
     refused(one.authorise(&party("B"), NOW), Reason::Unsupported, "one Region");
-    refused(one.promote_here(NOW), Reason::Unsupported, "one Region");
+    refused(one.promote_here(7, NOW), Reason::Unsupported, "one Region");
     let mut torn = attributes(&one);
     torn.set(CKA_KMS_REPLICATION, Value::Bytes(Replication::fresh(1).encode()));
     assert_eq!(why(Managed::read(&torn)).0, Reason::Damaged);
@@ -367,22 +367,25 @@ fn a_primary_that_lost_the_answer_follows_two_handovers_at_once() {
     assert_eq!(a.replication().unwrap().term, 3);
 }
 
+/// Between the terms of emergencies.
+const ERA: u64 = 1 << 32;
+
 #[test]
 fn an_emergency_leaves_one_primary() {
     let [a, b, c] = three();
-    refused(a.promote_here(NOW), Reason::InvalidState, "primary here");
-    refused(b.schedule_deletion(None, NOW).unwrap().promote_here(NOW), Reason::InvalidState, "deletion");
-    let new = b.promote_here(NOW).unwrap();
+    refused(a.promote_here(7, NOW), Reason::InvalidState, "primary here");
+    refused(b.schedule_deletion(None, NOW).unwrap().promote_here(7, NOW), Reason::InvalidState, "deletion");
+    let new = b.promote_here(7, NOW).unwrap();
     stays(&new);
     let replication = new.replication().unwrap();
-    assert!(replication.is_primary() && replication.term == 2 && replication.replicas().is_empty());
+    assert!(replication.is_primary() && replication.term == ERA + 7 && replication.replicas().is_empty());
     assert_eq!(new.outstanding(), [(party("A"), Outstanding::Handover)]);
     let told = replication.heard_by(&replication.notices[0], &party("B"));
 
     let forged = Heard { primary: party("C"), ..told.clone() };
     refused(a.told(&party("A"), &party("B"), &forged), Reason::Replication, "primary here");
     let stale = Heard { new_term: 1, ..told.clone() };
-    refused(a.told(&party("A"), &party("B"), &stale), Reason::Replication, "primary here");
+    assert_eq!(a.told(&party("A"), &party("B"), &stale).unwrap(), a);
     let outdated = a.told(&party("A"), &party("B"), &told).unwrap();
     stays(&outdated);
     assert_eq!(outdated.told(&party("A"), &party("B"), &told).unwrap(), outdated);
@@ -392,7 +395,7 @@ fn an_emergency_leaves_one_primary() {
     refused(outdated.begin_handover("C", NOW), Reason::InvalidState, "Region B");
     refused(outdated.check_ship(&party("C"), 1, NOW), Reason::Replication, "Region B");
     refused(outdated.register(&party("C"), &[0xc; 16], 1, 1), Reason::Replication, "Region B");
-    assert!(new.handover_taken(&party("B"), &party("A"), &NO_INCARNATION, 2).unwrap().outstanding().is_empty());
+    assert!(new.handover_taken(&party("B"), &party("A"), &NO_INCARNATION, ERA + 7).unwrap().outstanding().is_empty());
     assert!(new.give_up("A", NOW).unwrap().outstanding().is_empty());
     refused(new.give_up("C", NOW), Reason::NotFound, "C");
 
@@ -410,11 +413,11 @@ fn an_emergency_leaves_one_primary() {
     assert_eq!(waits.due(NOW + 7 * DAY), Some(Due::Delete));
 
     // Whoever stays the primary is above every term that another may have taken meanwhile.
-    let handing = a.begin_handover("B", NOW).unwrap().promote_here(NOW).unwrap();
+    let handing = a.begin_handover("B", NOW).unwrap().promote_here(7, NOW).unwrap();
     stays(&handing);
-    assert_eq!((handing.replication().unwrap().term, handing.state_at(NOW)), (3, KeyState::Enabled));
-    assert_eq!(outdated.promote_here(NOW).unwrap().replication().unwrap().term, 3);
-    let creating = replica(&a, "A", [1; 16]).promote_here(NOW).unwrap();
+    assert_eq!((handing.replication().unwrap().term, handing.state_at(NOW)), (ERA + 7, KeyState::Enabled));
+    assert_eq!(outdated.promote_here(1, NOW).unwrap().replication().unwrap().term, 2 * ERA + 1);
+    let creating = replica(&a, "A", [1; 16]).promote_here(7, NOW).unwrap();
     stays(&creating);
     assert_eq!(creating.state_at(NOW), KeyState::Enabled);
 }

@@ -471,7 +471,8 @@ impl Managed {
             return Ok(self.with_replication(replication));
         }
         if heard.new_term <= replication.term {
-            return Err(refuse(format!("the key is the primary here, of term {}", replication.term)));
+            // Others know by now, or will be told, who is the primary of the higher term.
+            return Ok(self.clone());
         }
         let next = replication.term.checked_add(1);
         if replication.handover() == Some(from)
