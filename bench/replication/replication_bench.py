@@ -18,10 +18,14 @@ sys.path.insert(0, str(ROOT / "python-tests"))
 
 FROM, TO = "bench-a", "bench-b"
 SUITE_2 = 2
+# Bytes that any message fits into.
+ROOM, ROOM_PER_KEY = 16 << 10, 2 << 10
 
 
 def side(region, home, pipes):
     """A Region: a process that does what comes through its pipes, each in a thread of its own."""
+    import conftest  # noqa: F401  it gives every test a home of its own, of which the Region's takes the place
+
     work = pathlib.Path(home)
     (work / "data").mkdir(mode=0o700, exist_ok=True)
     (work / "conclave.toml").write_text('audit = "on"\n')
@@ -103,11 +107,12 @@ class Side:
     def offer(self, region, keys):
         return self._request("KMS_OfferReplicas", {"Region": region, "KeyIds": keys})
 
-    def ship(self, offer):
-        return self.session._out("KMS_ShipReplicas", offer, c_ulong(len(offer)), room=64 << 20)
+    def ship(self, offer, keys):
+        return self.session._out("KMS_ShipReplicas", offer, c_ulong(len(offer)), room=ROOM + keys * ROOM_PER_KEY)
 
-    def receive(self, message):
-        return self.session._out("KMS_ReceiveReplication", message, c_ulong(len(message)), room=8 << 20)
+    def receive(self, message, keys):
+        room = ROOM + keys * ROOM_PER_KEY
+        return self.session._out("KMS_ReceiveReplication", message, c_ulong(len(message)), room=room)
 
     def round_trip(self, key, blob=None):
         from kms import Kms
@@ -138,10 +143,10 @@ class Pipe:
 
 def exchange(source, target, keys):
     """All of it, to the activation. Every step is committed before its message goes."""
-    shipment = source("ship", target("offer", FROM, keys))
-    receipt = target("receive", shipment)
-    activate = source("receive", receipt)
-    source("receive", target("receive", activate))
+    shipment = source("ship", target("offer", FROM, keys), len(keys))
+    receipt = target("receive", shipment, len(keys))
+    activate = source("receive", receipt, len(keys))
+    source("receive", target("receive", activate, len(keys)), len(keys))
 
 
 def measure(ways, keys, size, name):
@@ -199,6 +204,8 @@ def through_the_proxy(homes, source, keys):
         done = subprocess.run(command(FROM, "replicate", "--keys-from", ids, "--to", TO),
                               env=environment(homes[0]), capture_output=True, text=True)
         took = time.perf_counter() - begin
+        if serve.poll() is not None:
+            raise SystemExit("`conclave region serve` ended")
         peak = pathlib.Path(f"/proc/{serve.pid}/status").read_text()
         peak = next(int(line.split()[1]) / 1024 for line in peak.splitlines() if line.startswith("VmHWM"))
         say(name="through the proxy", keys=len(keys), seconds=round(took, 2), rate=round(len(keys) / took, 1),
