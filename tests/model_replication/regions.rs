@@ -12,8 +12,8 @@ use std::collections::BTreeSet;
 use stateright::{Model, Property};
 
 use super::state::{
-    A, Action, B, Body, C, Details, Entry, Left, Message, PROMOTED, REGIONS, Record, Region, Role, Rule, Shipment,
-    State, Tombstone,
+    A, Action, B, Body, C, Details, Entry, Left, MOST_INCARNATIONS, Message, PROMOTED, REGIONS, Record, Region, Role,
+    Rule, Shipment, State, Tombstone,
 };
 
 pub(super) struct Regions {
@@ -445,7 +445,9 @@ impl Regions {
             Action::Follow(region, primary) => {
                 let leads = state.crowned.iter().any(|(term, leader)| *leader == primary && *term >= PROMOTED);
                 let record = state.records[region].as_ref()?;
-                if !leads || record.creating || record.follows(primary) {
+                // A quorum does not change its mind for ever.
+                let again = state.incarnations[region] >= MOST_INCARNATIONS;
+                if !leads || again || record.creating || record.follows(primary) {
                     return None;
                 }
                 let incarnation = state.fresh_incarnation(region);

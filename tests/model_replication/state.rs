@@ -12,6 +12,8 @@ pub(super) const REGIONS: [Region; 3] = [A, B, C];
 
 /// Terms from here on are made by promotions.
 pub(super) const PROMOTED: u8 = 32;
+/// What a Region comes to by following one primary after another.
+pub(super) const MOST_INCARNATIONS: u8 = 6;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
