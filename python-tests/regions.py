@@ -104,9 +104,11 @@ class Here:
     def replicas(self, key):
         return self.kms.ask("DescribeReplicas", KeyId=key)
 
-    def pending(self, key):
-        """What waits to be sent about a key: Regions and kinds."""
+    def pending(self, key=None):
+        """What waits to be sent: Regions, kinds and keys; about one key, Regions and kinds."""
         waiting = self.kms.ask("PendingReplication")
+        if key is None:
+            return [[each["Region"], each["Kind"], each["KeyIds"]] for each in waiting]
         return [[each["Region"], each["Kind"]] for each in waiting if key in each["KeyIds"]]
 
     def tell(self, kind, region, *keys):

@@ -37,6 +37,7 @@ class Reopened(Here):
         self.login()
         self.session = self.ceremony.session
         self.kms = Kms(self.session)
+        self._read, self._refusals, self._refused = 0, [], 0
         self.faults = ctypes.CDLL(os.environ["LD_PRELOAD"])
 
     def arm(self, kill_at=0, error=0):
@@ -44,10 +45,6 @@ class Reopened(Here):
 
     def syncs(self):
         return self.faults.faults_syncs()
-
-    def pending(self):
-        """[Region, kind, keys] of what waits to be sent."""
-        return [[*about, keys] for about, keys in super().pending().items()]
 
     def count(self, key):
         """Objects of this CKA_ID."""

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import secrets
 import time
 from dataclasses import dataclass, field
 
@@ -16,6 +17,11 @@ INSIDE, EXTERNAL = 1, 2
 
 
 @dataclass
+def new_object():
+    """An object id: those with the top bit are computed of others."""
+    return bytes([secrets.randbelow(128)]) + os.urandom(15)
+
+
 class Replica:
     """What a primary knows of a replica; without an incarnation it is authorised only."""
 
@@ -94,7 +100,7 @@ class Region:
         """A primary with material made here; its id."""
         now = int(time.time())
         properties = Record(
-            f"mrk-{os.urandom(16).hex()}", os.urandom(16), public_object, spec, usage, INSIDE, False, False, label, now,
+            f"mrk-{os.urandom(16).hex()}", new_object(), public_object, spec, usage, INSIDE, False, False, label, now,
             1, 1, 1, None, None, None, None, [[1, now, material]],
         )
         self.keys[properties.key_id] = Key(properties)

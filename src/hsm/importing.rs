@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Hsm;
 use super::audit::Action as Audited;
 use super::cache::Open;
 use super::command::{KeyRecords, ObjectChange, ObjectId, Record, Reply, Ticket};
@@ -14,7 +15,6 @@ use super::managed::spec::Spec;
 use super::managed::{Action, is_managed};
 use super::permit::Recorded;
 use super::value::Value;
-use super::{Hsm, random};
 use crate::error::{ErrorKind, Result};
 use crate::text::hex;
 
@@ -102,7 +102,7 @@ impl Hsm {
                 change.replace.push(self.replacement(old, named(public, &old.record.object))?);
             }
             (Some(public), None) => {
-                let object = random::array()?;
+                let object = creation::new_object()?;
                 change.insert.push(self.seal_any(named(public, &object), object, 1)?);
             }
         }

@@ -10,6 +10,7 @@ use super::command::{Columns, IndexColumn, ObjectId, Outcome, Place, Record, Rep
 use super::domain::Circumstances;
 use super::key::Key;
 use super::managed::attributes::{CKA_KMS_GRANTS, CKA_KMS_POLICY, CKA_KMS_STATE, CKA_KMS_USAGE, KeyState, Usage};
+use super::managed::creation;
 use super::managed::watched::Watched;
 use super::managed::{Action, CKM_KMS_WRAP, Refused, is_managed, lifecycle, requested, states};
 use super::mechanism::{self, Row};
@@ -17,7 +18,7 @@ use super::params::{Mechanism, MechanismType, Params};
 use super::permit::Recorded;
 use super::transient::Transient;
 use super::value::{AttributeType, Attributes, Template, Value};
-use super::{Access, Function, Hsm, Operation, audit, build, domain, draft, managed, random, record, separation};
+use super::{Access, Function, Hsm, Operation, audit, build, domain, draft, managed, record, separation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::hex;
 
@@ -439,7 +440,7 @@ impl Hsm {
         if key.attributes.flag(ck::CKA_TOKEN) != (place == Place::Token) {
             return Err(ErrorKind::TemplateInconsistent.with("CKA_TOKEN contradicts the key's template for new keys"));
         }
-        let object: ObjectId = random::array()?;
+        let object = creation::new_object()?;
         key.attributes.set(ck::CKA_UNIQUE_ID, Value::Bytes(hex(&object).into_bytes()));
         self.seal(access, key, object, 1)
     }

@@ -52,6 +52,14 @@ impl Hsm {
         let own = Party { region: state.region.clone(), domain: state.domain };
         let job = Exchanging { hsm: self, access, own, now: self.now(), opened: &opened };
         let (kind, outcome) = match step {
+            Replicate::Check { message } => {
+                let checked = message::verify(message, job.trusted()).map(|_| Reply::Replicated {
+                    change: ObjectChange::default(),
+                    message: None,
+                    told: String::new(),
+                });
+                return checked.map_err(|error| job.refuse("message", None, error));
+            }
             Replicate::Offer { region, wanted, request } => (MessageKind::Request, job.offer(region, wanted, request)),
             Replicate::Ship { offer, keys, room } => (MessageKind::Offer, job.ship(offer, keys, room)),
             Replicate::Accept { shipment, held } => (MessageKind::Shipment, job.accept(shipment, held)),

@@ -13,6 +13,8 @@ use crate::hsm::{Command, KeyRecords, Manage, ObjectChange, Reply};
 
 /// How long a change is tried again when others change the key meanwhile.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(2);
 /// Aliases of one key.
 const ALIASES: usize = 50;
 
@@ -115,6 +117,7 @@ impl Token {
                 },
                 Err(error) => return Err(error),
             }
+            std::thread::sleep(PAUSE);
         }
     }
 

@@ -74,14 +74,16 @@ impl Token {
         Ok(deleted.map(|(key, view)| HeldKey { key, public: None, versions: Vec::new(), view }))
     }
 
-    /// Those that match and open. One that does not is nobody's key; the log says so.
+    /// Those that match. One of a managed key that does not open is an error: it is there, and what is said
+    /// of it to another Region would be untrue.
     fn each_of(&self, login: &Credentials, filter: &Filter, mut each: impl FnMut(Record, Arc<View>)) -> Result<()> {
         let mut after = 0;
         loop {
             let found = self.store.find(filter, after, PAGE)?;
             for Found { object, .. } in &found {
                 let Some(record) = self.store.get(object)? else { continue };
-                if let Some(view) = self.opened(login, &record)? {
+                if record.columns.managed || record.columns.class == CKO_KMS_DELETED_REPLICA {
+                    let view = open_view(self, login, &record)?;
                     each(record, view);
                 }
             }

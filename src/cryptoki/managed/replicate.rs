@@ -10,7 +10,7 @@ use super::super::token::Token;
 use super::super::{Module, SessionHandle};
 use super::held::HeldKey;
 use super::unexpected;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::{Command, Held, MessageKind, MessageView, ObjectChange, Replicate, Reply, replication_message};
 
 /// Index entries read at a time.
@@ -204,7 +204,8 @@ impl Exchange {
     fn heard<T>(&self, message: &[u8], work: impl FnOnce(&MessageView) -> Result<T>) -> Result<T> {
         let view = replication_message(message);
         let done = match &view {
-            Ok(view) => work(view),
+            // Before the store is searched for what it names.
+            Ok(view) => self.step(Replicate::Check { message }).and_then(|_| work(view)),
             Err(error) => {
                 let recorded = self.step(Replicate::Receive { message, keys: &[] });
                 Err(recorded.err().unwrap_or_else(|| error.clone()))
@@ -242,13 +243,24 @@ impl Exchange {
     }
 
     fn accept(&self, view: &MessageView, shipment: &[u8]) -> Result<()> {
-        self.token.change_keys(&self.login, true, || {
-            let held = self.held(view)?;
-            let Step { mut change, .. } = self.step(Replicate::Accept { shipment, held: &all(&held) })?;
-            if change.insert.iter().any(|record| record.columns.managed) {
-                change.limit = Some(self.limit);
+        let accept = || {
+            self.token.change_keys(&self.login, false, || {
+                let held = self.held(view)?;
+                let Step { mut change, .. } = self.step(Replicate::Accept { shipment, held: &all(&held) })?;
+                if change.insert.iter().any(|record| record.columns.managed) {
+                    change.limit = Some(self.limit);
+                }
+                Ok((change, ()))
+            })
+        };
+        let exists = |error: &Error| error.kind() == ErrorKind::KmsAlreadyExists;
+        // Another process may have been first, once.
+        let accepted = accept().or_else(|error| if exists(&error) { accept() } else { Err(error) });
+        accepted.map_err(|error| match exists(&error) {
+            true => {
+                ErrorKind::KmsReplicationRefused.with("an object of another key has the place of one of its objects")
             }
-            Ok((change, ()))
+            false => error,
         })
     }
 

@@ -80,6 +80,8 @@ pub struct Held<'a> {
 /// the message, in its order.
 #[derive(Debug, Clone, Copy)]
 pub enum Replicate<'a> {
+    /// Whether a Region that is trusted signed a message: the answer has nothing.
+    Check { message: &'a [u8] },
     /// Makes an offer to a Region for keys that it is to ship. The private part stays in this
     /// instance's memory.
     Offer {

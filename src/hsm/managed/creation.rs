@@ -21,7 +21,7 @@ use crate::hsm::crypto::SecretBytes;
 use crate::hsm::key::{Key, Secrets};
 use crate::hsm::params::{Mechanism, MechanismType};
 use crate::hsm::value::{AttributeType, Attributes, Raw, Template, Value};
-use crate::hsm::{build, draft, mechanism, separation};
+use crate::hsm::{build, draft, mechanism, random, separation};
 use crate::text::hex;
 
 /// What a new key is to be.
@@ -436,8 +436,29 @@ pub fn version_object(object: &ObjectId, version: u64) -> ObjectId {
     let digest = Sha256::new().chain_update(b"version").chain_update(object).chain_update(version.to_be_bytes());
     let mut id = ObjectId::default();
     id.copy_from_slice(&digest.finalize()[..16]);
+    derived(id)
+}
+
+/// Of an object id that others can compute. No object that a Region gives a name to has such a one, so
+/// none can take its place.
+pub(in crate::hsm) fn derived(mut id: ObjectId) -> ObjectId {
+    id[0] |= DERIVED;
     id
 }
+
+pub(in crate::hsm) fn is_derived(id: &ObjectId) -> bool {
+    id[0] & DERIVED != 0
+}
+
+/// A new object id.
+pub(in crate::hsm) fn new_object() -> Result<ObjectId> {
+    let mut id: ObjectId = random::array()?;
+    id[0] &= !DERIVED;
+    Ok(id)
+}
+
+/// The bit that tells the ids that are computed from those that are chosen.
+const DERIVED: u8 = 0x80;
 
 /// A template as a caller would have given it, over the encoded values.
 pub(in crate::hsm) fn as_given<'a>(attributes: &Attributes, values: &'a [Vec<u8>]) -> Template<'a> {

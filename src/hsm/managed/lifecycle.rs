@@ -213,7 +213,7 @@ impl Managed {
     }
 
     /// A signature or a MAC has no room to name a version, and imported material is of one.
-    fn check_rotates(&self) -> Answer<()> {
+    pub(super) fn check_rotates(&self) -> Answer<()> {
         if !self.spec.is_symmetric() || self.usage != Usage::EncryptDecrypt || self.origin != Origin::Hsm {
             return Err(Reason::Unsupported.with("only symmetric encryption keys whose material was made here rotate"));
         }

@@ -9,6 +9,7 @@ use cryptoki_sys as ck;
 pub(in crate::hsm) use accept::{Accepted, Terms, make, update};
 
 use super::attributes::{Origin, Usage};
+use super::creation::is_derived;
 use super::lifecycle::ROTATION_DAYS;
 use super::metadata::{KeyId, Managed};
 use super::spec::Spec;
@@ -161,6 +162,10 @@ impl Shipped {
                 "the halves are not those of its spec",
             ),
             (record.public_object != Some(record.object), "two objects have one name"),
+            (
+                ![Some(record.object), record.public_object].iter().flatten().any(is_derived),
+                "its name is one that is computed of another's",
+            ),
             (record.term > 0 && record.version > 0, "a term or version of 0"),
             (
                 record.newest.checked_sub(record.version).is_some_and(|pending| pending <= 1),

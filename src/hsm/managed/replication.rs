@@ -12,10 +12,13 @@
 mod emergency;
 mod transitions;
 
+pub(in crate::hsm) use transitions::within_reach;
+
 use cryptoki_sys as ck;
 use sha2::{Digest, Sha256};
 
 use super::attributes::{CKA_KMS_KEY_ID, CKA_KMS_REPLICATION, KeyState};
+use super::creation::derived;
 use super::metadata::Managed;
 use super::{Answer, Reason};
 use crate::hsm::command::ObjectId;
@@ -111,7 +114,7 @@ pub(in crate::hsm) fn deleted_object(object: &ObjectId) -> ObjectId {
     let digest = Sha256::new().chain_update(b"deleted").chain_update(object).finalize();
     let mut id = ObjectId::default();
     id.copy_from_slice(&digest[..16]);
-    id
+    derived(id)
 }
 
 /// That record, of a replica whose time is over. Its id finds it; CKA_KMS_REPLICATION is as it was.

@@ -22,8 +22,12 @@ pub(super) fn update_primary(job: &Job<'_>) -> Result<Done> {
     let request: UpdatePrimaryRegion = job.parse()?;
     let _ = job.about.set(request.primary_region.clone());
     let managed = job.keys()?.managed()?;
-    managed.replication()?;
-    trusted(job, &request.primary_region)?;
+    let replication = managed.replication()?;
+    let party = trusted(job, &request.primary_region)?;
+    if replication.replica(&party.region).is_some_and(|replica| replica.party != party) {
+        let why = format!("the replica is in another domain of the name {}: a quorum gives it up", party.region);
+        return Err(ErrorKind::KmsInvalidState.with(why));
+    }
     job.rewrite(&managed.begin_handover(&request.primary_region, job.now)?)
 }
 

@@ -96,15 +96,17 @@ pub(super) struct NewShipment {
 }
 
 impl Exchanges {
-    /// Keeps an offer's private half. If there is need for room, the oldest offer to the same Region goes,
-    /// so that requests that a carrier repeats block nothing. CKR_DEVICE_MEMORY if too many offers to
-    /// other Regions are good for something.
+    /// Keeps an offer's private half. If there is need for room, the oldest offer goes to the Region that
+    /// has most, so that requests that are repeated block nobody. CKR_DEVICE_MEMORY if all wait for the
+    /// receipts that are to be made here.
     pub(super) fn offered(&self, new: NewOffer, secrets: OfferSecrets, now: u64) -> Result<()> {
         let mut held = self.held(now);
         let idle = |offered: &Offered| matches!(offered.stage, Stage::Opened { confirmed: true, .. });
         let ended = |offered: &Offered| offered.not_after < now;
-        let same = |offered: &Offered| matches!(offered.stage, Stage::Waiting(_)) && offered.to == new.to;
         if held.offers.len() >= MOST {
+            let waits = |offered: &&Offered| matches!(offered.stage, Stage::Waiting(_));
+            let crowd = most_frequent(held.offers.iter().filter(waits).map(|offered| &offered.to)).cloned();
+            let same = |offered: &Offered| waits(&offered) && Some(&offered.to) == crowd.as_ref();
             let position = |goes: &dyn Fn(&Offered) -> bool| held.offers.iter().position(goes);
             let at = position(&idle).or_else(|| position(&ended)).or_else(|| position(&same));
             let at = at.ok_or_else(|| {
@@ -182,14 +184,14 @@ impl Exchanges {
 
     /// Whether an offer of a Region may be shipped for: not a second time. CKR_DEVICE_MEMORY if too many
     /// shipments to other Regions wait for their receipts.
-    pub(super) fn check_unanswered(&self, offer: &OfferId, to: &Party, now: u64) -> Result<()> {
-        self.held(now).check_unanswered(offer, to, now).map(drop)
+    pub(super) fn check_unanswered(&self, offer: &OfferId, now: u64) -> Result<()> {
+        self.held(now).check_unanswered(offer, now).map(drop)
     }
 
     /// Remembers a shipment, and that its offer was answered.
     pub(super) fn shipped(&self, new: NewShipment, answered_until: u64, now: u64) -> Result<()> {
         let mut held = self.held(now);
-        if let Some(at) = held.check_unanswered(&new.offer, &new.to, now)? {
+        if let Some(at) = held.check_unanswered(&new.offer, now)? {
             held.shipments.remove(at);
         }
         let NewShipment { offer, to, hash, not_after, expected } = new;
@@ -236,9 +238,9 @@ impl Exchanges {
 }
 
 impl Held {
-    /// Which shipment is to go for another, if one must. One to the same Region may: what is lost is shipped
-    /// again.
-    fn check_unanswered(&mut self, offer: &OfferId, to: &Party, now: u64) -> Result<Option<usize>> {
+    /// Which shipment is to go for another, if one must. One to the Region that has most may: what is lost
+    /// is shipped again.
+    fn check_unanswered(&mut self, offer: &OfferId, now: u64) -> Result<Option<usize>> {
         if self.answered.contains_key(offer) {
             return Err(refused("the offer was answered before"));
         }
@@ -254,7 +256,17 @@ impl Held {
         }
         let receipted = self.shipments.iter().position(|shipped| shipped.receipted);
         let ended = || self.shipments.iter().position(|shipped| shipped.not_after < now);
-        let same = || self.shipments.iter().position(|shipped| shipped.to == *to);
+        let crowd = || most_frequent(self.shipments.iter().map(|shipped| &shipped.to));
+        let same = || self.shipments.iter().position(|shipped| Some(&shipped.to) == crowd());
         receipted.or_else(ended).or_else(same).map(Some).ok_or_else(full)
     }
+}
+
+/// The Region that is there most often.
+fn most_frequent<'p>(parties: impl Iterator<Item = &'p Party>) -> Option<&'p Party> {
+    let mut counts: HashMap<(&str, &[u8; 16]), (usize, &Party)> = HashMap::new();
+    for party in parties {
+        counts.entry((&party.region, &party.domain)).or_insert((0, party)).0 += 1;
+    }
+    counts.into_values().max_by_key(|(count, _)| *count).map(|(_, party)| party)
 }

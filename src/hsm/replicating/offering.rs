@@ -65,7 +65,7 @@ impl Exchanging<'_> {
         let (to, offer) = (opened.message.from, opened.message.body);
         self.check_end(offer.not_after)?;
         self.check_suite(offer.suite.number())?;
-        self.hsm.exchanges.check_unanswered(&offer.offer, &to, self.now)?;
+        self.hsm.exchanges.check_unanswered(&offer.offer, self.now)?;
         check_places(offer.keys.len(), keys.len())?;
         let most = longest(keys);
         if most > room {

@@ -276,7 +276,7 @@ impl Exchanging<'_> {
         match key {
             None => Ok(Outcome::nothing()),
             Some(Found::Deleted(open, mut replication)) => {
-                let told = replication.notice_taken(from, &item.incarnation);
+                let told = replication.notice_taken(from, &item.incarnation, item.new_term);
                 let change = if told { self.rewritten(&open, &replication)? } else { ObjectChange::default() };
                 Ok(Outcome { change, answer: None })
             }

@@ -225,7 +225,7 @@ impl<'a, B: Body<'a>> Message<B> {
 
     /// The message, if a Region of `trusted` signed it with one of its RSKs, as itself, for `own`.
     pub(in crate::hsm) fn open(bytes: &'a [u8], own: &Party, trusted: &[TrustedRegion]) -> Result<Opened<B>> {
-        let (kind, parsed) = parse(bytes).map_err(|malformed| refused(malformed.0))?;
+        let Verified { kind, parsed, kid, sender } = verify(bytes, trusted)?;
         if kind != B::KIND {
             return Err(refused(format_args!(
                 "a message \"{}\" was expected, not \"{}\"",
@@ -233,13 +233,6 @@ impl<'a, B: Body<'a>> Message<B> {
                 kind.name()
             )));
         }
-        let kid: Kid = parsed.header.kid.and_then(|kid| kid.try_into().ok()).unwrap_or_default();
-        // The signature says whose message it is, before anything of it is looked at.
-        let signed = |region: &&TrustedRegion| {
-            let key = region.replication_keys.iter().find(|key| key.kid() == kid);
-            key.is_some_and(|key| key.verify(&parsed.authenticated(&region.domain), parsed.tag))
-        };
-        let sender = trusted.iter().find(signed).ok_or_else(|| refused("no trusted Region signed it"))?;
         let message = Self::decode(parsed.content).map_err(|malformed| refused(malformed.0))?;
         if (&*message.from.region, &message.from.domain) != (&*sender.name, &sender.domain) {
             return Err(refused(format_args!("{:?} signed it as another Region", sender.name)));
@@ -304,6 +297,26 @@ fn content_type(kind: MessageKind) -> &'static str {
         MessageKind::Handover => "application/vnd.conclave.replication.handover",
         MessageKind::Taken => "application/vnd.conclave.replication.taken",
     }
+}
+
+/// A message whose signature verified; what it says is not looked at yet.
+pub(in crate::hsm) struct Verified<'a, 't> {
+    kind: MessageKind,
+    parsed: cose::Message<'a>,
+    kid: Kid,
+    sender: &'t TrustedRegion,
+}
+
+/// Whose message it is: before anything of it is looked at.
+pub(in crate::hsm) fn verify<'a, 't>(bytes: &'a [u8], trusted: &'t [TrustedRegion]) -> Result<Verified<'a, 't>> {
+    let (kind, parsed) = parse(bytes).map_err(|malformed| refused(malformed.0))?;
+    let kid: Kid = parsed.header.kid.and_then(|kid| kid.try_into().ok()).unwrap_or_default();
+    let signed = |region: &&TrustedRegion| {
+        let key = region.replication_keys.iter().find(|key| key.kid() == kid);
+        key.is_some_and(|key| key.verify(&parsed.authenticated(&region.domain), parsed.tag))
+    };
+    let sender = trusted.iter().find(signed).ok_or_else(|| refused("no trusted Region signed it"))?;
+    Ok(Verified { kind, parsed, kid, sender })
 }
 
 fn parse(bytes: &[u8]) -> Decoded<(MessageKind, cose::Message<'_>)> {

@@ -141,6 +141,10 @@ struct Message {
 /// ErrorKind::InvalidData for what is no message.
 fn read(path: &Path) -> io::Result<Message> {
     let mut contents = Vec::new();
+    // A pipe would hold the reader up.
+    if !std::fs::symlink_metadata(path)?.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidData, "it is no file"));
+    }
     File::open(path)?.take((MAX_HEAD + MAX_MESSAGE + 1) as u64).read_to_end(&mut contents)?;
     parse(contents).map_err(|reason| io::Error::new(ErrorKind::InvalidData, reason))
 }

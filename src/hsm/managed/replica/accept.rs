@@ -7,7 +7,7 @@ use super::super::attributes::{KeyState, Origin};
 use super::super::creation::{self, Creation, Made, version_key};
 use super::super::material;
 use super::super::metadata::{Imported, Managed, Rotation};
-use super::super::replication::{Replication, Role};
+use super::super::replication::{Replication, Role, within_reach};
 use super::super::tags::Tags;
 use super::{Shipped, Source, refused};
 use crate::error::Result;
@@ -47,6 +47,9 @@ pub(in crate::hsm) fn make(shipped: &Shipped, terms: &Terms<'_>, commitment: Opt
     let record = &shipped.record;
     if record.versions.first().is_some_and(|version| version.version != 1) {
         return Err(refused(&record.key_id, "its first versions are missing"));
+    }
+    if !within_reach(0, record.term) {
+        return Err(refused(&record.key_id, "no key has had so many primaries"));
     }
     let role = Role::Replica { primary: terms.primary.clone(), incarnation: terms.incarnation, activated: false };
     let imported = shipped.origin == Origin::External;
@@ -112,6 +115,9 @@ pub(in crate::hsm) fn update(shipped: &Shipped, held: &Source<'_>, commitment: O
     }
     if record.term < replication.term {
         return wrong("its term is lower than the one here");
+    }
+    if !within_reach(replication.term, record.term) {
+        return wrong("no key has had so many primaries");
     }
     if record.version < managed.version || (record.newest < replication.newest && !newer_term) {
         return wrong("its version is lower than the one here");

@@ -6,6 +6,7 @@
 use sha2::{Digest, Sha256};
 
 use super::super::attributes::KeyState;
+use super::super::lifecycle::ROTATION_DAYS;
 use super::super::metadata::{KeyId, Managed, Rotation};
 use super::super::states::Action;
 use super::super::{Answer, Reason, Refused};
@@ -14,6 +15,12 @@ use crate::hsm::replication::Party;
 
 pub(super) fn refuse(why: impl Into<std::borrow::Cow<'static, str>>) -> Refused {
     Reason::Replication.with(why)
+}
+
+/// Whether one term may come after another: some emergencies later, but not so many that none could
+/// follow.
+pub(in crate::hsm) fn within_reach(term: u64, next: u64) -> bool {
+    next >> 32 <= (term >> 32) + 1024
 }
 
 /// The incarnation that a primary has as a replica once a handover gave it this term.
@@ -54,6 +61,9 @@ impl Replication {
         if primary != from {
             return Err(refuse(format!("the primary of the key is in the Region {}", primary.region)));
         }
+        if !within_reach(self.term, heard.new_term) {
+            return Err(refuse("no key has had so many primaries"));
+        }
         if heard.term != self.term || heard.new_term <= heard.term {
             return Err(refuse(format!("the term of the key is {}, not {}", self.term, heard.term)));
         }
@@ -62,8 +72,12 @@ impl Replication {
         Ok(true)
     }
 
-    /// One that was told of the primary took it. False if that was known.
-    pub(in crate::hsm) fn notice_taken(&mut self, from: &Party, incarnation: &Incarnation) -> bool {
+    /// One that was told of the primary of this term took it. False if that was known, or it speaks of an
+    /// earlier one.
+    pub(in crate::hsm) fn notice_taken(&mut self, from: &Party, incarnation: &Incarnation, new_term: u64) -> bool {
+        if new_term != self.term {
+            return false;
+        }
         let before = self.notices.len();
         self.notices.retain(|notice| notice.party != *from || notice.incarnation != *incarnation);
         self.notices.len() < before
@@ -213,6 +227,9 @@ impl Managed {
                 return Err(refuse(
                     "another replica of the Region is registered: it is deleted there, or given up, first",
                 ));
+            }
+            None if newest < self.version => {
+                return Err(refuse("the receipt is of a time before the active version: another exchange is needed"));
             }
             None => (replica.incarnation, replica.held) = (Some(*incarnation), newest),
         }
@@ -405,6 +422,13 @@ impl Managed {
         if !taken.is_consistent() {
             return Err(refuse("what the handover says of the replicas contradicts itself"));
         }
+        let namesake = |replica: &Replica| replica.party.region == own.region && replica.party != *own;
+        if details.replicas.iter().any(namesake) {
+            return Err(refuse("the handover lists a replica in another domain of this Region's name"));
+        }
+        if details.rotation.is_some_and(|(days, _)| !ROTATION_DAYS.contains(&days) || self.check_rotates().is_err()) {
+            return Err(refuse("the handover has a period of rotation that the key cannot have"));
+        }
         let rotation = details.rotation.map(|(days, next)| Rotation { days, next });
         Ok(Self { rotation, replication: Some(taken), ..self.clone() })
     }
@@ -418,7 +442,7 @@ impl Managed {
         new_term: u64,
     ) -> Answer<Self> {
         let mut replication = self.replication()?.clone();
-        if replication.notice_taken(from, incarnation) {
+        if replication.notice_taken(from, incarnation, new_term) {
             return Ok(self.with_replication(replication));
         }
         if replication.handover() == Some(from) {
@@ -463,9 +487,16 @@ impl Managed {
         }
         if !replication.is_primary() {
             let replaced = heard.incarnation == NO_INCARNATION && heard.primary == *from;
-            if replaced && matches!(&replication.role, Role::Replica { primary, .. } if primary == from) {
-                // The quorum here came before the message.
-                return Ok(self.clone());
+            let follows = matches!(&replication.role, Role::Replica { primary, .. } if primary == from);
+            if replaced && follows {
+                // The quorum here came before the message. Whatever the primary said before its emergency, such
+                // as a handover, is for another replica.
+                if let Role::Replica { incarnation, .. } = &mut replication.role
+                    && heard.new_term > replication.term
+                {
+                    *incarnation = former_primary(&self.id, &own.region, heard.new_term);
+                }
+                return Ok(self.with_replication(replication));
             }
             replication.follow(from, heard)?;
             return Ok(self.with_replication(replication));
@@ -473,6 +504,9 @@ impl Managed {
         if heard.new_term <= replication.term {
             // Others know by now, or will be told, who is the primary of the higher term.
             return Ok(self.clone());
+        }
+        if !within_reach(replication.term, heard.new_term) {
+            return Err(refuse("no key has had so many primaries"));
         }
         let next = replication.term.checked_add(1);
         if replication.handover() == Some(from)
