@@ -16,12 +16,12 @@ CLOCKS_DIFFER = 60
 INSIDE, EXTERNAL = 1, 2
 
 
-@dataclass
 def new_object():
     """An object id: those with the top bit are computed of others."""
     return bytes([secrets.randbelow(128)]) + os.urandom(15)
 
 
+@dataclass
 class Replica:
     """What a primary knows of a replica; without an incarnation it is authorised only."""
 
