@@ -40,7 +40,7 @@ for program in "${programs[@]}"; do
     echo "asan $program 2 $out/$program-asan" >>"$plan"
 done
 ! wanted smoke || echo "clang smoke 1 $out/smoke-clang" >>"$plan"
-for program in smoke lengths domain managed replication; do
+for program in smoke lengths domain managed; do
     ! wanted $program || echo "valgrind $program 20 valgrind --quiet --error-exitcode=99 --leak-check=no $out/$program-gcc" >>"$plan"
 done
 ! wanted threads || echo "helgrind threads 60 valgrind --quiet --tool=helgrind --history-level=approx \
