@@ -238,14 +238,9 @@ def _json(value):
     return [_json(one) for one in value] if isinstance(value, (list, tuple)) else encoded(value)
 
 
-def main(home, name, suite):
-    """The other process of `Elsewhere`: a line of JSON for each call and for its answer."""
-    shutil.rmtree(os.environ["HOME"])
-    os.environ.update({"CONCLAVE_HOME": f"{home}/data", "CONCLAVE_CONF": f"{home}/conclave.toml", "HOME": home})
-    module = Module(MODULE)
-    module.initialize()
-    region = Here(module, name, int(suite))
-    answer = "value", region.party
+def answer_calls(region, first):
+    """Says `first`, and then what each call on the standard input gives, until that ends."""
+    answer = "value", first
     while True:
         print(json.dumps(_json(answer)), flush=True)
         line = sys.stdin.readline()
@@ -256,6 +251,16 @@ def main(home, name, suite):
             answer = "value", getattr(region, called)(*arguments, **named)
         except Error as error:
             answer = "error", (error.function, error.rv, error.sentence)
+
+
+def main(home, name, suite):
+    """The other process of `Elsewhere`: a line of JSON for each call and for its answer."""
+    shutil.rmtree(os.environ["HOME"])
+    os.environ.update({"CONCLAVE_HOME": f"{home}/data", "CONCLAVE_CONF": f"{home}/conclave.toml", "HOME": home})
+    module = Module(MODULE)
+    module.initialize()
+    region = Here(module, name, int(suite))
+    answer_calls(region, region.party)
     module.finalize()
 
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import MODULE, need
 from cryptoki import Error, Module, ck
 from kms import Kms
-from regions import Elsewhere, Here, _json, _plain
+from regions import Elsewhere, Here, _json, _plain, answer_calls
 
 HERE = pathlib.Path(__file__).parent
 NAMES = "fault-a", "fault-b"
@@ -284,18 +284,7 @@ def main(home, name):
     pathlib.Path(home, "conclave.toml").write_text("")
     module = Module(MODULE)
     module.initialize()
-    region = Reopened(module, name)
-    answer = "value", None
-    while True:
-        print(json.dumps(_json(answer)), flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            break
-        called, arguments, named = _plain(json.loads(line))
-        try:
-            answer = "value", getattr(region, called)(*arguments, **named)
-        except Error as error:
-            answer = "error", (error.function, error.rv, error.sentence)
+    answer_calls(Reopened(module, name), None)
     module.finalize()
 
 

@@ -18,7 +18,7 @@ mod governing;
 mod importing;
 mod key;
 mod login;
-#[allow(dead_code, reason = "what replicas need has no command yet, and tests look at what a host does not")]
+#[allow(dead_code, reason = "tests look at what no command does")]
 mod managed;
 mod managing;
 mod mechanism;
