@@ -14,6 +14,7 @@ mod crypto;
 mod domain;
 mod draft;
 mod enveloping;
+mod ephemeral;
 mod governing;
 mod importing;
 mod key;
@@ -31,6 +32,8 @@ mod replicating;
 mod replication;
 mod reseal;
 mod separation;
+#[allow(dead_code, reason = "a fleet's HSMs and hosts use it")]
+pub mod session;
 mod transient;
 mod users;
 mod value;

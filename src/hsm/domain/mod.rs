@@ -27,9 +27,9 @@ pub(super) use command::SignedCommand;
 pub(super) use control::{ControlledKey, KeyControl, KeyUse};
 pub(super) use execute::Executed;
 pub(super) use log::{ends_pin, members_ever};
-pub(super) use opened::{Circumstances, Opened, SigningKey, check_pin};
+pub(super) use opened::{Circumstances, Opened, OwnKeys, SigningKey, check_pin};
 pub(super) use refusal::Refusal;
-pub(super) use seal::{DomainId, IndexKey, Keys, Kind, Sealer, expand, key_id_of, unverified};
+pub(super) use seal::{DomainId, IndexKey, Keys, Kind, Sealer, expand, gcm_open, gcm_seal, key_id_of, unverified};
 pub(super) use state::{Hash, State, TrustedRegion};
 pub(super) use token::PublicState;
 

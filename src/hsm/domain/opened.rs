@@ -83,6 +83,15 @@ impl OwnKeys {
         })
     }
 
+    pub(in crate::hsm) fn id(&self) -> &[u8; 16] {
+        &self.id
+    }
+
+    /// QHSK.
+    pub(in crate::hsm) fn signing(&self) -> &PrivateKey {
+        &self.signing
+    }
+
     /// What an admission or a recovery names this HSM by.
     pub(in crate::hsm) fn claim(&self, name: &str, domain: &DomainId) -> Result<Claim> {
         let (signing, agreement) = (self.signing.public()?, Some(self.agreement.public()?));

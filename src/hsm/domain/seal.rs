@@ -102,7 +102,7 @@ impl Sealer {
         self.seal_salted(kind, object, generation, plaintext, Entropy::System.array()?)
     }
 
-    pub(super) fn seal_salted(
+    pub(in crate::hsm) fn seal_salted(
         &self,
         kind: Kind,
         object: &ObjectId,
@@ -299,7 +299,7 @@ impl Keys {
 }
 
 /// AES-256-GCM in place; gives the tag. What cannot be encrypted is wiped.
-pub(super) fn gcm_seal(key: &[u8], iv: &[u8], aad: &[u8], buffer: &mut [u8]) -> Result<[u8; TAG]> {
+pub(in crate::hsm) fn gcm_seal(key: &[u8], iv: &[u8], aad: &[u8], buffer: &mut [u8]) -> Result<[u8; TAG]> {
     let cipher = Aes256Gcm::new_from_slice(key).map_err(|_| ErrorKind::GeneralError)?;
     let iv = iv.try_into().map_err(|_| ErrorKind::GeneralError)?;
     let sealed = cipher.encrypt_inout_detached(iv, aad, InOutBuf::from(&mut *buffer));
@@ -310,7 +310,7 @@ pub(super) fn gcm_seal(key: &[u8], iv: &[u8], aad: &[u8], buffer: &mut [u8]) -> 
 }
 
 /// The plaintext of AES-256-GCM ciphertext and tag, or None if it does not verify.
-pub(super) fn gcm_open(key: &[u8], iv: &[u8], aad: &[u8], sealed: &[u8]) -> Result<Option<SecretBytes>> {
+pub(in crate::hsm) fn gcm_open(key: &[u8], iv: &[u8], aad: &[u8], sealed: &[u8]) -> Result<Option<SecretBytes>> {
     let cipher = Aes256Gcm::new_from_slice(key).map_err(|_| ErrorKind::GeneralError)?;
     let iv = iv.try_into().map_err(|_| ErrorKind::GeneralError)?;
     let Some((ciphertext, tag)) = sealed.split_last_chunk::<TAG>() else { return Ok(None) };

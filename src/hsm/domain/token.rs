@@ -70,7 +70,20 @@ impl PublicState {
         log: &[Vec<u8>],
         now: u64,
     ) -> Result<Arc<Self>> {
-        let parsed = Parsed::of(token)?;
+        self.adopt_parsed(Parsed::of(token)?, log, now)
+    }
+
+    /// [`Self::adopt_logged`] of a token whose version is known from nothing else.
+    pub(in crate::hsm) fn adopt_bytes(
+        self: &Arc<Self>,
+        token: &[u8],
+        log: &[Vec<u8>],
+        now: u64,
+    ) -> Result<Arc<Self>> {
+        self.adopt_parsed(Parsed::of_bytes(token)?, log, now)
+    }
+
+    fn adopt_parsed(self: &Arc<Self>, parsed: Parsed<'_>, log: &[Vec<u8>], now: u64) -> Result<Arc<Self>> {
         let held = &self.state;
         if parsed.state.domain != held.domain {
             return Err(refused("it belongs to another domain"));
@@ -123,6 +136,31 @@ impl PublicState {
             return Err(Refusal::LogMismatch.into());
         }
         parsed.of_member(&before.members).map(Arc::new)
+    }
+
+    /// Takes the newest token of a domain of which nothing is held but a fingerprint: the hash of any
+    /// of its states from the origin's on. The entries must lead from the origin's state through that
+    /// one to exactly the newest, and a member of the state before the newest must have signed it.
+    pub(in crate::hsm) fn of_history(
+        origin: &[u8],
+        newest: &[u8],
+        log: &[Vec<u8>],
+        fingerprint: &Hash,
+        now: u64,
+    ) -> Result<Arc<Self>> {
+        let origin = Self::of_bytes(origin)?;
+        let mut known = origin.hash == *fingerprint;
+        let (mut before, mut state, mut reached) = (origin.state.clone(), origin.state.clone(), origin.hash);
+        for entry in log {
+            let next = log::replay(&state, std::slice::from_ref(entry), now)?;
+            reached = next.hash();
+            known |= reached == *fingerprint;
+            before = std::mem::replace(&mut state, next);
+        }
+        if !known {
+            return Err(refused("no state of its history has the fingerprint given"));
+        }
+        Self::of_state(newest, &reached, &before)
     }
 
     /// The alarm: somebody made two states of one version.

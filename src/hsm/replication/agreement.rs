@@ -6,51 +6,16 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha384;
 
-use super::super::crypto::aws_lc::mlkem;
 use super::super::crypto::{Entropy, SecretBytes};
-use super::super::domain::cbor::{Decoded, Decoder, Encoder, Malformed};
+use super::super::domain::cbor::Encoder;
 use super::super::domain::cose::{self, Form, Header, Message};
-use super::super::domain::keys::{Agreement, Kid, PrivateKey, PublicKey};
+use super::super::domain::keys::{Kid, PublicKey};
 use super::super::domain::{DomainId, Hash, Keys, Kind, expand};
+pub(in crate::hsm) use super::super::ephemeral::{KemBytes, Suite};
+use super::super::ephemeral::{self, Answered, Ephemeral, encode_kem};
 use super::message::{Offer, Shipment};
 use super::{Party, refused, sha384};
 use crate::error::{ErrorKind, Result};
-
-/// An encapsulation key or a ciphertext of ML-KEM-1024.
-pub(in crate::hsm) type KemBytes = mlkem::Public;
-
-/// The suites, weakest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::hsm) enum Suite {
-    P384,
-    P384MlKem1024,
-}
-
-impl Suite {
-    pub(in crate::hsm) fn number(self) -> u64 {
-        match self {
-            Self::P384 => 1,
-            Self::P384MlKem1024 => 2,
-        }
-    }
-
-    /// The strongest of those that a state allows.
-    pub(in crate::hsm) fn highest(allowed: &[u64]) -> Option<Self> {
-        [Self::P384MlKem1024, Self::P384].into_iter().find(|suite| allowed.contains(&suite.number()))
-    }
-
-    pub(super) fn has_kem(self) -> bool {
-        self == Self::P384MlKem1024
-    }
-
-    pub(super) fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
-        match d.uint()? {
-            1 => Ok(Self::P384),
-            2 => Ok(Self::P384MlKem1024),
-            _ => Err(Malformed("an unknown suite")),
-        }
-    }
-}
 
 /// What both sides of an exchange know and its keys are bound to.
 #[derive(Debug, Clone)]
@@ -69,9 +34,7 @@ pub(in crate::hsm) struct Exchange {
 /// B's private half: used once, by value.
 pub(in crate::hsm) struct OfferSecrets {
     suite: Suite,
-    rakb: PrivateKey,
-    /// The seed of the ML-KEM pair.
-    seed: Option<SecretBytes>,
+    rakb: Ephemeral,
 }
 
 /// The keys of one exchange.
@@ -96,16 +59,12 @@ pub(in crate::hsm) struct Place<'a> {
 
 impl OfferSecrets {
     pub(in crate::hsm) fn generate(suite: Suite, entropy: &mut Entropy) -> Result<Self> {
-        let rakb = PrivateKey::generate(entropy)?;
-        let seed =
-            suite.has_kem().then(|| SecretBytes::fill(mlkem::SEED_LEN, |seed| entropy.fill(seed))).transpose()?;
-        Ok(Self { suite, rakb, seed })
+        Ok(Self { suite, rakb: Ephemeral::generate(suite, entropy)? })
     }
 
     /// What the offer says: RAKB's public half, and the encapsulation key of suite 2.
     pub(in crate::hsm) fn public(&self) -> Result<(PublicKey, Option<KemBytes>)> {
-        let ek = self.seed.as_ref().map(|seed| mlkem::encapsulation_key(seed.expose())).transpose()?;
-        Ok((self.rakb.public()?, ek))
+        self.rakb.public()
     }
 
     /// The keys of the exchange that the shipment belongs to, whose signature was verified.
@@ -113,12 +72,9 @@ impl OfferSecrets {
         if shipment.suite != self.suite || exchange.suite != self.suite || shipment.offer_hash != exchange.offer_hash {
             return Err(refused("it answers another offer"));
         }
-        let kem = match (&self.seed, &shipment.ct) {
-            (Some(seed), Some(ct)) => Some(mlkem::decapsulate(seed.expose(), ct)?),
-            (None, None) => None,
-            _ => return Err(refused("it is of another suite than the offer")),
-        };
-        exchange.derive(&self.rakb, &shipment.raka, kem.as_ref(), (&shipment.raka, shipment.ct.as_ref()))
+        let agreed = self.rakb.agree(&shipment.raka, shipment.ct.as_ref())?;
+        let agreed = agreed.ok_or_else(|| refused("it is of another suite than the offer"))?;
+        exchange.expand(&agreed, exchange.transcript((&shipment.raka, shipment.ct.as_ref())))
     }
 }
 
@@ -133,18 +89,10 @@ impl ExchangeKeys {
         if offer.suite != exchange.suite {
             return Err(ErrorKind::GeneralError.with("the suite is not the offer's"));
         }
-        let raka = PrivateKey::generate(entropy)?;
-        let public = raka.public()?;
-        let kem = match &offer.ek {
-            Some(ek) => {
-                let random = SecretBytes::fill(mlkem::SHARED_LEN, |random| entropy.fill(random))?;
-                let encapsulated = mlkem::encapsulate(&**ek, random.expose());
-                Some(encapsulated.ok_or_else(|| refused("the encapsulation key is not valid"))??)
-            }
-            None => None,
-        };
-        let (ct, kem) = kem.unzip();
-        let keys = exchange.derive(&raka, &offer.rakb, kem.as_ref(), (&public, ct.as_ref()))?;
+        let answered = ephemeral::answer(&offer.rakb, offer.ek.as_ref(), entropy)?;
+        let Answered { public, ct, shared } =
+            answered.ok_or_else(|| refused("the encapsulation key is not valid"))?;
+        let keys = exchange.expand(&shared, exchange.transcript((&public, ct.as_ref())))?;
         Ok((public, ct, keys))
     }
 
@@ -207,20 +155,6 @@ impl CommitmentKey {
 }
 
 impl Exchange {
-    fn derive(
-        &self,
-        own: &PrivateKey,
-        peer: &PublicKey,
-        kem: Option<&SecretBytes>,
-        shipped: (&PublicKey, Option<&KemBytes>),
-    ) -> Result<ExchangeKeys> {
-        let mut ikm = SecretBytes::fill(48 + kem.map_or(0, SecretBytes::len), |_| Ok(()))?;
-        let (ecdh, rest) = ikm.expose_mut().split_at_mut(48);
-        ecdh.copy_from_slice(&*own.shared(peer)?);
-        rest.copy_from_slice(kem.map_or(&[], SecretBytes::expose));
-        self.expand(&ikm, self.transcript(shipped))
-    }
-
     fn expand(&self, ikm: &SecretBytes, transcript: Hash) -> Result<ExchangeKeys> {
         let mut info = Encoder::new();
         info.array(4).text("conclave/1").text("replication").uint(self.suite.number()).bytes(&transcript);
@@ -241,9 +175,7 @@ impl Exchange {
         self.a.encode(&mut e);
         self.b.encode(&mut e);
         e.bytes(&self.a_kid).bytes(&self.b_kid).bytes(&self.offer_hash).bytes(raka.spki());
-        e.optional(ct, |e, ct| {
-            e.bytes(&**ct);
-        });
+        encode_kem(&mut e, ct);
         sha384(&e.finish())
     }
 }

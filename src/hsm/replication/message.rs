@@ -9,7 +9,7 @@ use super::super::domain::cbor::{Decoded, Decoder, Encoder, Malformed, Sink};
 use super::super::domain::cose::{self, ESP384, Form, Header};
 use super::super::domain::keys::{Kid, PrivateKey, PublicKey};
 use super::super::domain::{Hash, TrustedRegion};
-use super::agreement::{KemBytes, Suite};
+use super::super::ephemeral::{KemBytes, Suite, encode_kem};
 use super::{Incarnation, Party, refused, sha384};
 use crate::error::{ErrorKind, Result};
 
@@ -366,7 +366,7 @@ impl Body<'_> for Offer {
     fn decode(d: &mut Decoder<'_>) -> Decoded<Self> {
         let (offer, suite) = (d.fixed()?, Suite::decode(d)?);
         let (not_after, keys) = (d.uint()?, items(d)?);
-        Ok(Self { offer, suite, not_after, keys, rakb: PublicKey::from_spki(d.bytes()?)?, ek: decode_kem(d, suite)? })
+        Ok(Self { offer, suite, not_after, keys, rakb: PublicKey::from_spki(d.bytes()?)?, ek: suite.decode_kem(d)? })
     }
 
     fn key_ids(&self) -> Vec<&str> {
@@ -387,7 +387,7 @@ impl<'a> Body<'a> for Shipment<'a> {
     fn decode(d: &mut Decoder<'a>) -> Decoded<Self> {
         let (offer, offer_hash, suite) = (d.fixed()?, d.fixed()?, Suite::decode(d)?);
         let raka = PublicKey::from_spki(d.bytes()?)?;
-        Ok(Self { offer, offer_hash, suite, raka, ct: decode_kem(d, suite)?, keys: items(d)? })
+        Ok(Self { offer, offer_hash, suite, raka, ct: suite.decode_kem(d)?, keys: items(d)? })
     }
 
     fn key_ids(&self) -> Vec<&str> {
@@ -618,18 +618,6 @@ pub(in crate::hsm) fn key_id(d: &mut Decoder<'_>) -> Decoded<String> {
 pub(in crate::hsm) fn is_key_id(text: &str) -> bool {
     let digits = text.strip_prefix("mrk-").unwrap_or_default();
     digits.len() == 32 && digits.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-fn encode_kem(e: &mut Encoder, bytes: Option<&KemBytes>) {
-    e.optional(bytes, |e, bytes| {
-        e.bytes(&**bytes);
-    });
-}
-
-/// What suite 2 has and suite 1 has not.
-fn decode_kem(d: &mut Decoder<'_>, suite: Suite) -> Decoded<Option<KemBytes>> {
-    let bytes = d.optional(|d| Ok(Box::new(d.fixed()?)))?;
-    if bytes.is_some() == suite.has_kem() { Ok(bytes) } else { Err(Malformed("a part of another suite")) }
 }
 
 fn encode_items<'a, T: Item<'a>>(e: &mut Encoder, items: &[T]) {

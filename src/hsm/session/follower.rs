@@ -1,0 +1,78 @@
+//! The domain's state as somebody outside it holds it: verified, and only ever newer.
+
+use std::sync::Arc;
+
+use super::super::domain::keys::PublicKey;
+use super::super::domain::{Circumstances, PublicState, State};
+use super::HsmId;
+use crate::error::{ErrorKind, Result};
+
+/// A host's, or a new HSM's, verified copy of the state.
+#[derive(Clone)]
+pub struct Follower(Arc<PublicState>);
+
+/// A first copy, against the fingerprint that an operator gave: the SHA-384 hash of any state on the
+/// way from the origin's to the newest. `log` has all entries between the two. Trusts nothing else.
+pub fn replay(origin: &[u8], newest: &[u8], log: &[Vec<u8>], fingerprint: &[u8; 48]) -> Result<Follower> {
+    let now = Circumstances::of_system().now;
+    PublicState::of_history(origin, newest, log, fingerprint, now).map(Follower)
+}
+
+impl Follower {
+    /// A copy of what was verified otherwise.
+    pub(in crate::hsm) fn of(public: Arc<PublicState>) -> Self {
+        Self(public)
+    }
+
+    /// Goes on to a newer state: `log` has all entries from this copy's state to the token's. The same
+    /// state gives the same copy; an older one, another of the same version (an alarm) or one that the
+    /// log does not lead to is refused.
+    pub fn advance(&self, token: &[u8], log: &[Vec<u8>]) -> Result<Self> {
+        self.0.adopt_bytes(token, log, Circumstances::of_system().now).map(Self)
+    }
+
+    pub fn version(&self) -> u64 {
+        self.state().version
+    }
+
+    /// SHA-384 of the state.
+    pub fn hash(&self) -> &[u8; 48] {
+        self.0.hash()
+    }
+
+    pub fn domain(&self) -> &[u8; 16] {
+        &self.state().domain
+    }
+
+    pub fn region(&self) -> &str {
+        &self.state().region
+    }
+
+    pub fn members(&self) -> Vec<HsmId> {
+        self.state().members.iter().map(|member| member.id).collect()
+    }
+
+    /// The host that has this key. CKR_DEVICE_ERROR if the domain has none.
+    pub fn host(&self, kid: &[u8; 32]) -> Result<[u8; 16]> {
+        let host = self.state().hosts.iter().find(|host| host.signing.kid() == *kid);
+        host.map(|host| host.id).ok_or_else(|| {
+            ErrorKind::DeviceError.with("this host is not in the domain; its operators admit it with `admit host`")
+        })
+    }
+
+    pub(in crate::hsm) fn public(&self) -> &Arc<PublicState> {
+        &self.0
+    }
+
+    pub(super) fn state(&self) -> &State {
+        self.0.state()
+    }
+
+    /// QHSK of a member.
+    pub(super) fn member(&self, hsm: &HsmId) -> Result<PublicKey> {
+        let member = self.state().members.iter().find(|member| member.id == *hsm);
+        member.map(|member| member.signing).ok_or_else(|| {
+            ErrorKind::DeviceError.with("the HSM is not a member of the domain")
+        })
+    }
+}
