@@ -74,12 +74,7 @@ impl PublicState {
     }
 
     /// [`Self::adopt_logged`] of a token whose version is known from nothing else.
-    pub(in crate::hsm) fn adopt_bytes(
-        self: &Arc<Self>,
-        token: &[u8],
-        log: &[Vec<u8>],
-        now: u64,
-    ) -> Result<Arc<Self>> {
+    pub(in crate::hsm) fn adopt_bytes(self: &Arc<Self>, token: &[u8], log: &[Vec<u8>], now: u64) -> Result<Arc<Self>> {
         self.adopt_parsed(Parsed::of_bytes(token)?, log, now)
     }
 

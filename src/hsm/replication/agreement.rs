@@ -11,8 +11,8 @@ use super::super::domain::cbor::Encoder;
 use super::super::domain::cose::{self, Form, Header, Message};
 use super::super::domain::keys::{Kid, PublicKey};
 use super::super::domain::{DomainId, Hash, Keys, Kind, expand};
-pub(in crate::hsm) use super::super::ephemeral::{KemBytes, Suite};
 use super::super::ephemeral::{self, Answered, Ephemeral, encode_kem};
+pub(in crate::hsm) use super::super::ephemeral::{KemBytes, Suite};
 use super::message::{Offer, Shipment};
 use super::{Party, refused, sha384};
 use crate::error::{ErrorKind, Result};
@@ -90,8 +90,7 @@ impl ExchangeKeys {
             return Err(ErrorKind::GeneralError.with("the suite is not the offer's"));
         }
         let answered = ephemeral::answer(&offer.rakb, offer.ek.as_ref(), entropy)?;
-        let Answered { public, ct, shared } =
-            answered.ok_or_else(|| refused("the encapsulation key is not valid"))?;
+        let Answered { public, ct, shared } = answered.ok_or_else(|| refused("the encapsulation key is not valid"))?;
         let keys = exchange.expand(&shared, exchange.transcript((&public, ct.as_ref())))?;
         Ok((public, ct, keys))
     }

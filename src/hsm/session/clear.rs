@@ -139,9 +139,7 @@ impl<'a> Reply<'a> {
                 e.bool(*member)
             }
             Self::Negotiate(message) => e.array(2).uint(NEGOTIATE).bytes(message),
-            Self::Connect { qs, version, hash } => {
-                e.array(4).uint(CONNECT).bytes(qs).uint(*version).bytes(hash)
-            }
+            Self::Connect { qs, version, hash } => e.array(4).uint(CONNECT).bytes(qs).uint(*version).bytes(hash),
             Self::Admin => e.array(1).uint(ADMIN),
             Self::Refused(code) => return Ok(refusal(*code)),
         };

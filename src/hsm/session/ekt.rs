@@ -40,11 +40,7 @@ impl Terms {
     }
 
     /// Opens an EKT under the active domain key, and checks that it counts now.
-    pub(super) fn open(
-        ekt: &[u8],
-        opened: &Opened,
-        now: u64,
-    ) -> std::result::Result<(Self, SecretBytes), Refused> {
+    pub(super) fn open(ekt: &[u8], opened: &Opened, now: u64) -> std::result::Result<(Self, SecretBytes), Refused> {
         let (object, sealed) = split(ekt)?;
         let sealer = opened.sealer();
         if key_id_of(sealed)? != *sealer.key_id() {
@@ -80,7 +76,8 @@ impl Terms {
             return Err(Refused::new(Code::Expired, "the session is of another suite than the domain's"));
         }
         let lifetime = self.valid_until.saturating_sub(self.valid_from);
-        if self.valid_from > now.saturating_add(SKEW) || now >= self.valid_until || lifetime > state.limits.session_key {
+        if self.valid_from > now.saturating_add(SKEW) || now >= self.valid_until || lifetime > state.limits.session_key
+        {
             return Err(Refused::new(Code::Expired, "the session is over"));
         }
         Ok(())
@@ -88,11 +85,7 @@ impl Terms {
 }
 
 /// That a session's host and the HSM that issued it are in the state.
-pub(super) fn check_parties(
-    state: &State,
-    host: &[u8; 16],
-    issuer: &HsmId,
-) -> std::result::Result<(), Refused> {
+pub(super) fn check_parties(state: &State, host: &[u8; 16], issuer: &HsmId) -> std::result::Result<(), Refused> {
     if !state.hosts.iter().any(|entry| entry.id == *host) {
         return Err(Refused::new(Code::Refused, "the host is not in the domain"));
     }

@@ -71,8 +71,8 @@ impl Follower {
     /// QHSK of a member.
     pub(super) fn member(&self, hsm: &HsmId) -> Result<PublicKey> {
         let member = self.state().members.iter().find(|member| member.id == *hsm);
-        member.map(|member| member.signing).ok_or_else(|| {
-            ErrorKind::DeviceError.with("the HSM is not a member of the domain")
-        })
+        member
+            .map(|member| member.signing)
+            .ok_or_else(|| ErrorKind::DeviceError.with("the HSM is not a member of the domain"))
     }
 }

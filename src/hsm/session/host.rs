@@ -132,8 +132,7 @@ pub fn negotiate(
     hsm: &HsmId,
     lifetime: u64,
 ) -> Result<(Negotiation, Vec<u8>)> {
-    let (negotiation, message1) =
-        negotiate_at(key, process, follower, hsm, lifetime, &mut Circumstances::of_system())?;
+    let (negotiation, message1) = negotiate_at(key, process, follower, hsm, lifetime, &mut Circumstances::of_system())?;
     Ok((negotiation, Request::Negotiate(&message1).to_wire()?))
 }
 

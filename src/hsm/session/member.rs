@@ -132,13 +132,7 @@ pub(super) fn answer_at(
     Ok(reply.sign(own.signing(), &state.domain)?)
 }
 
-fn check_request(
-    request: &SessionRequest,
-    state: &State,
-    host: &[u8; 16],
-    hsm: &HsmId,
-    now: u64,
-) -> Answered<()> {
+fn check_request(request: &SessionRequest, state: &State, host: &[u8; 16], hsm: &HsmId, now: u64) -> Answered<()> {
     let limit = state.limits.handshake.saturating_add(SKEW);
     let holds = [
         (request.host == *host, Code::Refused, "the message names another host than its signer"),

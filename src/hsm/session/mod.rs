@@ -59,8 +59,7 @@ pub enum Code {
 }
 
 impl Code {
-    const ALL: [Self; 6] =
-        [Self::Refused, Self::Busy, Self::NotMember, Self::Behind, Self::TooLarge, Self::Expired];
+    const ALL: [Self; 6] = [Self::Refused, Self::Busy, Self::NotMember, Self::Behind, Self::TooLarge, Self::Expired];
 
     fn number(self) -> u64 {
         self as u64
