@@ -2,6 +2,8 @@
 //!
 //! Whatever cannot be read or understood is an error that names the file, the line and the key.
 
+mod fleet;
+
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -14,6 +16,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 use tracing::level_filters::LevelFilter;
+
+pub use fleet::{Address, Database, FIRST_SLOT, Fleet};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::{AuditMode, PinCost};
@@ -54,6 +58,9 @@ pub struct Config {
     pub approval_wait: Duration,
     /// How many managed keys a token may have.
     pub max_managed_keys: u64,
+    /// Whether the tokens of the data directory have slots.
+    pub embedded: bool,
+    pub fleets: Vec<Fleet>,
 }
 
 /// What CKM_AES_GCM does with an IV of zeros.
@@ -145,6 +152,11 @@ impl Config {
                 None => PinPolicy::default(),
             },
             max_managed_keys: contents.max_managed_keys.unwrap_or(MAX_MANAGED_KEYS),
+            embedded: contents.embedded.unwrap_or(true),
+            fleets: match &file {
+                Some((path, text)) => fleet::check(contents.fleet, (path, text), &beside)?,
+                None => Vec::new(),
+            },
         })
     }
 
@@ -185,6 +197,8 @@ struct Contents {
     approval_wait: u32,
     pin: PinTable,
     max_managed_keys: Option<u64>,
+    embedded: Option<bool>,
+    fleet: Vec<Spanned<fleet::Table>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -290,7 +304,10 @@ fn place(path: &Path, text: &str, at: usize) -> String {
     let place = format!("{}, line {number}", path.display());
     let line = text.lines().nth(number - 1).unwrap_or_default().trim();
     let Some((key, _)) = line.split_once('=') else { return place };
-    let table = before.lines().rev().find_map(|line| line.trim().strip_prefix('[')?.split(']').next());
+    let table = before.lines().rev().find_map(|line| {
+        let name = line.trim().strip_prefix('[')?;
+        name.strip_prefix('[').unwrap_or(name).split(']').next()
+    });
     match table {
         Some(table) => format!("{place}, key {}.{}", table.trim(), key.trim()),
         None => format!("{place}, key {}", key.trim()),
@@ -441,6 +458,44 @@ mod tests {
         assert_eq!((config.audit, config.log), (AuditMode::Strict, Some("/log".into())));
         let cost = PinCost { memory_kib: 65536, passes: 3, lanes: 2 };
         assert_eq!(config.pin, PinPolicy { cost, min_len: 8, max_len: 64 });
+    }
+
+    #[test]
+    fn a_fleet_is_understood() {
+        let trust = "0123456789abcdef".repeat(6);
+        let fleet = format!(
+            "[[fleet]]\nregion = 'eu-1'\nhsm = ['unix:run/a.sock', 'tcp:hsm-b:7300', 'tcp:[::1]:1']\n\
+             host_key = 'host.pem'\ntrust = '{trust}'\ndatabase = 'sqlite:/keys'\n"
+        );
+        let config = with_text(&format!("embedded = false\n{fleet}pool = 2\ntimeout = 3\n{fleet}slot = 7\n")).unwrap();
+        let directory = config.file.as_deref().and_then(Path::parent).unwrap();
+        let [first, second] = &config.fleets[..] else { panic!("two fleets") };
+        assert!(!config.embedded && !first.is_admin());
+        assert_eq!((first.slot, second.slot), (FIRST_SLOT, FIRST_SLOT + 7));
+        assert_eq!(first.hsms[0], Address::Unix(directory.join("run/a.sock")));
+        assert_eq!(first.hsms[1], Address::Tcp("hsm-b".to_owned(), 7300));
+        assert_eq!(first.hsms[2].to_string(), "tcp:[::1]:1");
+        assert_eq!(first.host_key, Some(directory.join("host.pem")));
+        assert_eq!(first.trust.map(|trust| trust[..2].to_vec()), Some(vec![1, 0x23]));
+        assert_eq!(first.database, Database::Sqlite("/keys".into()));
+        assert_eq!((first.pool, second.pool, first.timeout), (2, 4, Duration::from_secs(3)));
+        let admin = "[[fleet]]\nregion = 'r'\nhsm = ['admin:/a']\ndatabase = 'postgresql://u:secret@h/d'\n";
+        let config = with_text(admin).unwrap();
+        assert!(config.fleets[0].is_admin() && !format!("{config:?}").contains("secret"));
+        for (change, expected) in [
+            (("'tcp:hsm-b:7300'", "'tcp:hsm-b'"), "key fleet.hsm: must be unix:PATH"),
+            (("'tcp:hsm-b:7300'", "'admin:/a'"), "stand alone"),
+            (("host_key = 'host.pem'\n", ""), "lacks the key host_key"),
+            (("cdef'", "cde'"), "key fleet.trust: must be the 96"),
+            (("sqlite:", "mysql:"), "line 6, key fleet.database: must be postgresql"),
+            (("'eu-1'", "''"), "line 2, key fleet.region"),
+            (("region", "regions"), "regions"),
+        ] {
+            let message = with_text(&fleet.replacen(change.0, change.1, 1)).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        let message = with_text(&format!("{fleet}slot = 1\n{fleet}")).unwrap_err().to_string();
+        assert!(message.contains("another fleet has slot 1"), "{message}");
     }
 
     #[test]

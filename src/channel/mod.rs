@@ -1,11 +1,15 @@
-//! How the host reaches an HSM: one trait, an implementation in process, later one over a socket.
+//! How the host reaches an HSM: one trait, an implementation in process and one over sockets.
 
 use crate::error::Result;
 use crate::hsm::{AuditMode, AuditStatus, Command, Function, Mechanism, Operation, Params, Record, Reply, Ticket};
 
 mod in_process;
+#[cfg(feature = "fleet")]
+mod remote;
 
 pub use in_process::InProcess;
+#[cfg(feature = "fleet")]
+pub use remote::Remote;
 
 /// A way to an HSM of one domain.
 pub trait Channel: Send + Sync {

@@ -1,4 +1,8 @@
-//! Where slots, stores and HSMs come from: the data directory in embedded mode.
+//! Where slots, stores and HSMs come from: the data directory in embedded mode, and the fleets that the
+//! configuration lists.
+
+#[cfg(feature = "fleet")]
+mod fleet;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,8 +42,38 @@ pub(super) trait Backend: Send + Sync {
     /// Deletes a slot's token.
     fn destroy(&self, slot: SlotId) -> Result<()>;
 
-    /// A way to a fresh HSM instance that holds no domain yet.
-    fn channel(&self) -> Result<Box<dyn Channel>>;
+    /// A way to an HSM for a slot's token: in this process a fresh instance that holds no domain yet.
+    fn channel(&self, slot: SlotId) -> Result<Box<dyn Channel>>;
+
+    /// What C_GetSlotInfo calls the slot, if it has a name of its own.
+    fn describe(&self, _slot: SlotId) -> Option<String> {
+        None
+    }
+
+    /// CKR_TOKEN_WRITE_PROTECTED where C_InitToken makes no token.
+    fn check_init(&self, _slot: SlotId) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What the configuration asks for.
+pub(super) fn open(config: &Config, settings: hsm::Settings) -> Result<Box<dyn Backend>> {
+    let embedded = match config.embedded {
+        true => {
+            config.prepare_data_dir()?;
+            Some(Embedded::open(config, settings)?)
+        }
+        false => None,
+    };
+    #[cfg(feature = "fleet")]
+    {
+        Ok(Box::new(fleet::Mixed::new(embedded, &config.fleets, settings)?))
+    }
+    #[cfg(not(feature = "fleet"))]
+    match embedded {
+        Some(embedded) if config.fleets.is_empty() => Ok(Box::new(embedded)),
+        _ => Err(ErrorKind::GeneralError.with("this build has embedded HSMs only: it knows no [[fleet]]")),
+    }
 }
 
 /// Tokens in a data directory, HSMs in this process.
@@ -90,7 +124,7 @@ impl Backend for Embedded {
         self.directory.destroy(number(slot)?)
     }
 
-    fn channel(&self) -> Result<Box<dyn Channel>> {
+    fn channel(&self, _slot: SlotId) -> Result<Box<dyn Channel>> {
         Ok(Box::new(InProcess::new(Hsm::new(self.settings)?)))
     }
 }

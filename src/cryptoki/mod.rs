@@ -34,7 +34,7 @@ use std::time::Duration;
 use cryptoki_sys as ck;
 use zeroize::Zeroizing;
 
-use self::backend::{Backend, Embedded};
+use self::backend::Backend;
 use self::handle::Handles;
 pub use self::key::Wrapped;
 pub use self::managed::{
@@ -141,11 +141,10 @@ impl Module {
     /// Reads the configuration and finds the slots. Does nothing that grows with the number of keys.
     pub fn new(options: Options) -> Result<Self> {
         let config = configure().inspect_err(log::early)?;
-        Self::embedded(&config, options).inspect_err(|error| tracing::error!(%error, "the library does not start"))
+        Self::configured(&config, options).inspect_err(|error| tracing::error!(%error, "the library does not start"))
     }
 
-    fn embedded(config: &Config, options: Options) -> Result<Self> {
-        config.prepare_data_dir()?;
+    fn configured(config: &Config, options: Options) -> Result<Self> {
         let hsm = hsm::Settings {
             key_separation: config.key_separation,
             pkcs1_unwrap: config.pkcs1_unwrap,
@@ -169,7 +168,7 @@ impl Module {
             max_managed_keys: config.max_managed_keys,
             leaves_due_keys: options.leaves_due_keys,
         };
-        Self::over(Box::new(Embedded::open(config, hsm)?), settings)
+        Self::over(backend::open(config, hsm)?, settings)
     }
 
     fn over(backend: Box<dyn Backend>, settings: Settings) -> Result<Self> {

@@ -50,7 +50,7 @@ impl Slot {
         }
         *place = None;
         let Some(store) = backend.store(self.id)? else { return Ok(None) };
-        let token = Arc::new(Token::open(self.id, store, backend.channel()?, self.threads)?);
+        let token = Arc::new(Token::open(self.id, store, backend.channel(self.id)?, self.threads)?);
         *place = Some(token.clone());
         Ok(Some(token))
     }
@@ -131,7 +131,8 @@ impl Module {
 
     pub fn slot_info(&self, slot: SlotId) -> Result<SlotInfo> {
         let slot = self.slot(slot)?;
-        Ok(SlotInfo { description: format!("Conclave slot {}", slot.id), flags: ck::CKF_TOKEN_PRESENT })
+        let description = self.backend.describe(slot.id).unwrap_or_else(|| format!("Conclave slot {}", slot.id));
+        Ok(SlotInfo { description, flags: ck::CKF_TOKEN_PRESENT })
     }
 
     pub fn token_info(&self, slot: SlotId) -> Result<TokenInfo> {
@@ -212,10 +213,11 @@ impl Module {
         let slot = self.slot(slot)?;
         let label = std::str::from_utf8(label).map_err(|_| ErrorKind::ArgumentsBad.with("the label is not UTF-8"))?;
         let label = label.trim_end_matches([' ', '\0']);
+        self.backend.check_init(slot.id)?;
         let _gate = lock(&slot.gate);
         let Some(token) = slot.token(&*self.backend)? else {
             let pin = self.new_pin(pin)?;
-            let founded = self.found(label, pin)?;
+            let founded = self.found(slot.id, label, pin)?;
             // The token is opened by whoever needs it first.
             return self.backend.create(slot.id, label, &founded.serial, &founded.domain, &founded.so_pin).map(drop);
         };
@@ -233,7 +235,7 @@ impl Module {
         has_managed()?;
         let pin = given_pin(pin)?;
         self.check_so_pin(&token, pin)?;
-        let founded = self.found(label, pin)?;
+        let founded = self.found(slot.id, label, pin)?;
         // Nobody opens a session between here and the reset.
         let mut place = slot.token.write().unwrap_or_else(PoisonError::into_inner);
         token.remove_if_idle()?;
@@ -246,7 +248,7 @@ impl Module {
     /// One counted attempt at the SO PIN, in an HSM instance of its own.
     fn check_so_pin(&self, token: &Token, pin: &[u8]) -> Result<()> {
         let _gate = lock(&token.gate);
-        let channel = self.backend.channel()?;
+        let channel = self.backend.channel(token.slot)?;
         token.attempt(&Role::So, |meta, record| {
             let log = Log::default();
             channel.call(&Ticket::public(), Command::Adopt { domain: &meta.domain, log })?;
@@ -257,8 +259,8 @@ impl Module {
     }
 
     /// A new domain of one under a new serial number.
-    fn found(&self, label: &str, so_pin: &[u8]) -> Result<Founded> {
-        let channel = self.backend.channel()?;
+    fn found(&self, slot: SlotId, label: &str, so_pin: &[u8]) -> Result<Founded> {
+        let channel = self.backend.channel(slot)?;
         let serial = new_serial(&*channel)?;
         let cost = self.settings.pin.cost;
         match channel.call(&Ticket::public(), Command::Found { label, serial: &serial, so_pin, cost })? {

@@ -25,8 +25,8 @@ const LOCK: &str = ".lock";
 const DESTROYED: &str = ".destroyed";
 /// Prefix of directories that are not tokens yet, or no longer.
 const TRANSIENT: &str = ".part-";
-/// Java cannot use slot ids from 2^31 on.
-const SLOTS: Slot = 1 << 31;
+/// Fleets have the slots from here on; Java cannot use ids from 2^31 on.
+const SLOTS: Slot = crate::config::FIRST_SLOT;
 
 /// The directory of tokens.
 pub struct Directory {

@@ -66,7 +66,7 @@ impl Backend for FakeBackend {
         self.0.tokens.lock().unwrap().remove(&slot).map(drop).ok_or_else(|| ErrorKind::TokenNotPresent.into())
     }
 
-    fn channel(&self) -> Result<Box<dyn Channel>> {
+    fn channel(&self, _slot: SlotId) -> Result<Box<dyn Channel>> {
         Ok(Box::new(FakeHsm { world: self.0.clone(), held: Mutex::new(None), user: Mutex::new(None) }))
     }
 }

@@ -1,0 +1,115 @@
+//! The slots of fleets, beside those of the data directory.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Backend, Embedded, SlotIds};
+use crate::channel::{Channel, Remote};
+use crate::config::{self, Database, FIRST_SLOT};
+use crate::cryptoki::SlotId;
+use crate::error::{ErrorKind, Result};
+use crate::hsm::{self, DomainToken, PinRecord};
+use crate::store::{SqliteStore, Store};
+
+/// All slots that the configuration gives: a fleet's by its number, any other of the data directory.
+pub(super) struct Mixed {
+    embedded: Option<Embedded>,
+    fleets: Vec<Fleet>,
+}
+
+struct Fleet {
+    config: config::Fleet,
+    /// Opened when first needed.
+    store: Mutex<Option<Arc<dyn Store>>>,
+}
+
+impl Mixed {
+    pub(super) fn new(embedded: Option<Embedded>, fleets: &[config::Fleet], _settings: hsm::Settings) -> Result<Self> {
+        let fleets = fleets.iter().map(|config| Fleet { config: config.clone(), store: Mutex::default() });
+        Ok(Self { embedded, fleets: fleets.collect() })
+    }
+
+    fn fleet(&self, slot: SlotId) -> Option<&Fleet> {
+        self.fleets.iter().find(|fleet| SlotId::from(fleet.config.slot) == slot)
+    }
+
+    /// What has the slots of the data directory. CKR_SLOT_ID_INVALID if nothing has.
+    fn embedded(&self, slot: SlotId) -> Result<&Embedded> {
+        let below = slot < SlotId::from(FIRST_SLOT);
+        self.embedded.as_ref().filter(|_| below).ok_or_else(|| ErrorKind::SlotIdInvalid.into())
+    }
+}
+
+impl Fleet {
+    /// None before the fleet's first HSM was provisioned.
+    fn store(&self) -> Result<Option<Arc<dyn Store>>> {
+        let mut held = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = &*held {
+            return Ok(Some(Arc::clone(store)));
+        }
+        let store: Arc<dyn Store> = match &self.config.database {
+            Database::Sqlite(path) if !path.is_dir() => return Ok(None),
+            Database::Sqlite(path) => Arc::new(SqliteStore::open(path)?),
+            Database::Postgres(_) => {
+                return Err(ErrorKind::DeviceError.with("this build knows no PostgreSQL"));
+            }
+        };
+        *held = Some(Arc::clone(&store));
+        Ok(Some(store))
+    }
+}
+
+impl Backend for Mixed {
+    fn slots(&self) -> Result<SlotIds> {
+        let mut ids = match &self.embedded {
+            Some(embedded) => embedded.slots()?,
+            None => SlotIds::default(),
+        };
+        ids.tokens.extend(self.fleets.iter().map(|fleet| SlotId::from(fleet.config.slot)));
+        ids.tokens.sort_unstable();
+        Ok(ids)
+    }
+
+    fn store(&self, slot: SlotId) -> Result<Option<Arc<dyn Store>>> {
+        match self.fleet(slot) {
+            Some(fleet) => fleet.store(),
+            None => self.embedded(slot)?.store(slot),
+        }
+    }
+
+    fn create(
+        &self,
+        slot: SlotId,
+        label: &str,
+        serial: &str,
+        domain: &DomainToken,
+        so_pin: &PinRecord,
+    ) -> Result<Arc<dyn Store>> {
+        self.check_init(slot)?;
+        self.embedded(slot)?.create(slot, label, serial, domain, so_pin)
+    }
+
+    fn destroy(&self, slot: SlotId) -> Result<()> {
+        self.check_init(slot)?;
+        self.embedded(slot)?.destroy(slot)
+    }
+
+    fn channel(&self, slot: SlotId) -> Result<Box<dyn Channel>> {
+        let Some(fleet) = self.fleet(slot) else { return self.embedded(slot)?.channel(slot) };
+        let store = fleet.store()?.ok_or(ErrorKind::TokenNotRecognized)?;
+        Ok(Box::new(Remote::new(&fleet.config, store)?))
+    }
+
+    fn describe(&self, slot: SlotId) -> Option<String> {
+        let config = &self.fleet(slot)?.config;
+        let name = config.label.as_ref().unwrap_or(&config.region);
+        Some(format!("Conclave fleet {name}"))
+    }
+
+    fn check_init(&self, slot: SlotId) -> Result<()> {
+        match self.fleet(slot) {
+            None => Ok(()),
+            Some(_) => Err(ErrorKind::TokenWriteProtected
+                .with("a fleet's token is governed by its operators: it is neither initialised nor destroyed here")),
+        }
+    }
+}
