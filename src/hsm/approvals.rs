@@ -180,7 +180,7 @@ impl Hsm {
             let Some(control) = dual_control::of(key)? else { continue };
             let what = Use { object: **object, control, action: action.to_owned() };
             let digest = Sha256::digest(input).into();
-            match self.approvals.take(&what, digest) {
+            match self.client.approvals.take(&what, digest) {
                 Some(granted) => taken.push(granted),
                 None => return Ok(Some(what.request(digest))),
             }
@@ -195,7 +195,7 @@ impl Hsm {
         let what = Use { object: key.object, control, action: action.to_owned() };
         let digest = Sha256::digest(input).into();
         // What is taken here is given back at once.
-        let found = self.approvals.take(&what, digest);
+        let found = self.client.approvals.take(&what, digest);
         Ok(found.map_or_else(|| Reply::ApprovalWanted(what.request(digest)), |_| Reply::Done))
     }
 
@@ -231,7 +231,7 @@ impl Hsm {
             return Ok(operation);
         };
         let what = Use { object: *object, control, action: action.to_owned() };
-        let approvals = Arc::clone(&self.approvals);
+        let approvals = Arc::clone(&self.client.approvals);
         let in_one_call = matches!(function, Function::Encrypt | Function::Decrypt);
         Ok(Box::new(Controlled { inner: operation, approvals, what, in_one_call, input: Sha256::new(), granted: None }))
     }
@@ -274,10 +274,10 @@ impl Hsm {
         match change {
             Change::UseKey { key, usage } => {
                 usage.check()?;
-                if usage.instance != self.approvals.instance {
+                if usage.instance != self.client.approvals.instance {
                     return Err(Refusal::OtherInstance.into());
                 }
-                self.approvals.add(key.clone(), usage, &command)?;
+                self.client.approvals.add(key.clone(), usage, &command)?;
                 Ok((id, Reply::Done))
             }
             Change::SetDualControl { control, .. } => {
@@ -311,7 +311,7 @@ impl Hsm {
         dual_control::set(&mut key.attributes, control);
         let generation = record.generation.checked_add(1).ok_or(ErrorKind::DeviceError)?;
         let resealed = self.seal(Access::User, key, record.object, generation)?;
-        self.cache.forget(record.sealed.digest());
+        self.core.cache.forget(record.sealed.digest());
         Ok(resealed)
     }
 }

@@ -203,12 +203,12 @@ impl Writing {
 
 impl Hsm {
     pub fn audit_status(&self) -> AuditStatus {
-        self.recorder.status()
+        self.client.recorder.status()
     }
 
     /// Begins this instance's chain, unless it was begun.
     pub(super) fn begin_audit(&self, host: &str, store: &dyn AuditStore) -> Result<Reply> {
-        let recorder = &self.recorder;
+        let recorder = &self.client.recorder;
         let _one = recorder.opening.lock().unwrap_or_else(PoisonError::into_inner);
         if recorder.mode == AuditMode::Off || recorder.writing().is_some() {
             return Ok(Reply::Done);
@@ -229,7 +229,7 @@ impl Hsm {
     }
 
     pub(super) fn flush_audit(&self, flush: AuditFlush, store: &dyn AuditStore) -> Result<Reply> {
-        let Some(writing) = self.recorder.writing() else { return Ok(Reply::Done) };
+        let Some(writing) = self.client.recorder.writing() else { return Ok(Reply::Done) };
         let journal = &writing.journal;
         let (ticket, sign) = match flush {
             AuditFlush::Waiting => (u64::MAX, Sign::WhenDue),
@@ -247,7 +247,7 @@ impl Hsm {
             return Err(ErrorKind::UserNotLoggedIn.with("a login opens the key that signs the head"));
         }
         let opened = self.opened()?;
-        if let Some(writing) = self.recorder.writing() {
+        if let Some(writing) = self.client.recorder.writing() {
             let store = |batch: &Batch<'_>| store.append_audit(&owned(batch));
             writing.journal.flush(u64::MAX, Sign::Now, milliseconds(), &writing.key, store)?;
         }

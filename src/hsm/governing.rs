@@ -14,7 +14,7 @@ impl Hsm {
     pub(super) fn describe_domain(&self) -> Result<Reply> {
         let public = self.public()?;
         let mut described = json::describe(&public, Circumstances::of_system().now);
-        described["instance"] = hex(&self.approvals.instance()).into();
+        described["instance"] = hex(&self.client.approvals.instance()).into();
         Ok(Reply::Text(described.to_string()))
     }
 
@@ -24,7 +24,7 @@ impl Hsm {
         let mut circumstances = Circumstances::of_system();
         let now = circumstances.now;
         let key = key.map(|record| self.controlled_key(ticket, record)).transpose()?.flatten();
-        let about = json::About { key, instance: self.approvals.instance() };
+        let about = json::About { key, instance: self.client.approvals.instance() };
         let proposal = json::request(request, public.state(), public.hash(), now, about, &mut circumstances.entropy)?;
         Ok(Reply::Bytes(SignedCommand::unsigned(proposal).encode()))
     }

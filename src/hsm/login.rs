@@ -1,56 +1,47 @@
 //! Who is logged in, and the domain that the login opened.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::Arc;
 
 use super::command::{DomainToken, DomainView, Log, ObjectId, PinCost, PinRecord, Reply, Role, Ticket};
 use super::domain::{self, Circumstances, Opened, PublicState, State};
 use super::{Access, Hsm, random};
 use crate::error::{ErrorKind, Result};
 
-/// The login of this instance. Reads of who it is cost two atomic loads.
+/// Who a view of an HSM belongs to. Reads of who it is cost two atomic loads.
 #[derive(Default)]
 pub(super) struct Login {
-    /// Numbers of the tickets in force; 0 is none.
+    /// Numbers of the tickets in force at an embedded HSM; 0 is none.
     user: AtomicU64,
     so: AtomicU64,
-    domain: RwLock<Held>,
+    /// Of a fleet's HSM: the one login that this is the view of.
+    seat: Option<Seat>,
 }
 
-/// The domain as this instance holds it.
-#[derive(Default)]
-struct Held {
-    public: Option<Arc<PublicState>>,
-    /// There while somebody is logged in.
-    opened: Option<Arc<Opened>>,
-    /// Who that is.
-    role: Option<Role>,
-    /// The role's name as a principal.
-    principal: Option<Arc<str>>,
-}
-
-impl Held {
-    /// The state of a token, verified against the one held.
-    fn take(&self, token: &DomainToken, log: Log<'_>) -> Result<Arc<PublicState>> {
-        let now = Circumstances::of_system().now;
-        match &self.public {
-            Some(held) => held.adopt_logged(token, log.since(held.state().version), now),
-            None => PublicState::first_seen(token),
-        }
-    }
+/// A login at an HSM of a fleet, whose ticket was verified.
+pub(super) struct Seat {
+    /// As the host shows it.
+    pub(super) ticket: Ticket,
+    pub(super) role: Role,
+    pub(super) principal: Arc<str>,
 }
 
 impl Login {
-    /// Who is logged in.
-    pub(super) fn principal(&self) -> Option<Arc<str>> {
-        let held = self.domain.read().unwrap_or_else(PoisonError::into_inner);
-        held.opened.as_ref().and_then(|_| held.principal.clone())
+    pub(super) fn seated(seat: Option<Seat>) -> Self {
+        Self { seat, ..Self::default() }
     }
 }
 
 impl Hsm {
     /// What the ticket allows. One that was ended by a logout allows what nobody's does.
     pub(super) fn access(&self, ticket: &Ticket) -> Access {
+        if let Some(seat) = &self.login.seat {
+            return match &seat.role {
+                _ if seat.ticket != *ticket => Access::Public,
+                Role::So => Access::So,
+                Role::User | Role::Named(_) => Access::User,
+            };
+        }
         let Some(number) = ticket.0.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes)) else {
             return Access::Public;
         };
@@ -65,15 +56,23 @@ impl Hsm {
         }
     }
 
+    /// Who is logged in.
+    pub(super) fn logged_in(&self) -> Option<Arc<str>> {
+        if self.core.is_member_of_fleet() {
+            return self.login.seat.as_ref().map(|seat| Arc::clone(&seat.principal));
+        }
+        let held = self.core.held();
+        held.opened.as_ref().and_then(|_| held.principal.clone())
+    }
+
     /// The open domain; CKR_USER_NOT_LOGGED_IN if nobody opened it.
     pub(super) fn opened(&self) -> Result<Arc<Opened>> {
-        let held = self.login.domain.read().unwrap_or_else(PoisonError::into_inner);
-        held.opened.clone().ok_or_else(|| ErrorKind::UserNotLoggedIn.into())
+        self.core.opened()
     }
 
     /// Does something while nobody can log out; CKR_USER_NOT_LOGGED_IN if somebody has.
     pub(super) fn while_opened<T>(&self, act: impl FnOnce() -> T) -> Result<T> {
-        let held = self.login.domain.read().unwrap_or_else(PoisonError::into_inner);
+        let held = self.core.held();
         if held.opened.is_none() {
             return Err(ErrorKind::UserNotLoggedIn.into());
         }
@@ -87,13 +86,12 @@ impl Hsm {
 
     /// The state held.
     pub(super) fn public(&self) -> Result<Arc<PublicState>> {
-        let held = self.login.domain.read().unwrap_or_else(PoisonError::into_inner);
-        held.public.clone().ok_or_else(|| ErrorKind::GeneralError.with("no domain was adopted"))
+        self.core.public()
     }
 
     /// Takes a newer state. The login goes on in it, unless the state took its holder's PIN away.
     pub(super) fn adopt(&self, token: &DomainToken, log: Log<'_>) -> Result<Reply> {
-        let mut held = self.held();
+        let mut held = self.core.held_mut();
         let public = held.take(token, log)?;
         if held.public.as_ref().is_some_and(|before| before.hash() == public.hash()) {
             return Ok(Reply::Domain(DomainView::of(&public, false)));
@@ -114,15 +112,15 @@ impl Hsm {
                 }
             }
         }
-        self.approvals.governed_by(&public.state().governance());
+        self.client.approvals.governed_by(&public.state().governance());
         let view = DomainView::of(&public, ended.is_some());
         held.public = Some(public);
         if ended.is_some() {
             self.forget_tickets();
-            self.exchanges.forget();
+            self.client.exchanges.forget();
         }
         // What was opened may be trusted no longer, or revoked.
-        self.cache.clear();
+        self.core.cache.clear();
         drop(held);
         drop(ended);
         Ok(Reply::Domain(view))
@@ -144,16 +142,15 @@ impl Hsm {
     }
 
     fn with_public<T>(&self, look: impl FnOnce(&State) -> T) -> Option<T> {
-        let held = self.login.domain.read().unwrap_or_else(PoisonError::into_inner);
-        held.public.as_ref().map(|public| look(public.state()))
+        self.core.held().public.as_ref().map(|public| look(public.state()))
     }
 
     /// Opens the domain with a PIN. The hash is computed under no lock.
     pub(super) fn log_in(&self, pin: &[u8], record: &PinRecord, token: &DomainToken, log: Log<'_>) -> Result<Reply> {
-        let public = self.held().take(token, log)?;
+        let public = self.core.held_mut().take(token, log)?;
         let mut opened = Opened::with_pin(&public, record, pin)?;
         let number = random::array()?;
-        let mut held = self.held();
+        let mut held = self.core.held_mut();
         // Another thread may have brought the state forward meanwhile.
         match &held.public {
             Some(newer) if newer.state().version > public.state().version => {
@@ -164,7 +161,7 @@ impl Hsm {
                 opened = opened.advance(Arc::clone(newer))?;
             }
             _ => {
-                self.approvals.governed_by(&public.state().governance());
+                self.client.approvals.governed_by(&public.state().governance());
                 held.public = Some(public);
             }
         }
@@ -178,18 +175,18 @@ impl Hsm {
         other.store(0, Ordering::Release);
         mine.store(u64::from_ne_bytes(number), Ordering::Release);
         // What was read without verification is opened anew.
-        self.cache.clear();
+        self.core.cache.clear();
         Ok(Reply::LoggedIn(Ticket(Arc::from(number))))
     }
 
     /// Wipes what the login opened.
     pub(super) fn log_out(&self) -> Result<Reply> {
-        let mut held = self.held();
+        let mut held = self.core.held_mut();
         self.forget_tickets();
         let opened = held.opened.take();
-        self.recorder.forget();
-        self.exchanges.forget();
-        self.cache.clear();
+        self.client.recorder.forget();
+        self.client.exchanges.forget();
+        self.core.cache.clear();
         drop(held);
         drop(opened);
         Ok(Reply::Done)
@@ -229,14 +226,10 @@ impl Hsm {
         (token, log): (&DomainToken, Log<'_>),
         cost: PinCost,
     ) -> Result<Reply> {
-        let public = self.held().take(token, log)?;
+        let public = self.core.held_mut().take(token, log)?;
         let opened = Opened::with_pin(&public, record, old)?;
         let (_, change) = opened.change_pin(&record.role, new, cost, &mut Circumstances::of_system())?;
         Ok(Reply::Changed(change))
-    }
-
-    fn held(&self) -> RwLockWriteGuard<'_, Held> {
-        self.login.domain.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

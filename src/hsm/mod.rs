@@ -9,6 +9,7 @@ mod auditing;
 mod build;
 mod cache;
 mod command;
+mod core;
 mod crypto;
 #[allow(dead_code, reason = "what only a fleet's HSMs do is not reached by a host yet")]
 mod domain;
@@ -61,6 +62,8 @@ pub use params::{HkdfSalt, Mechanism, MechanismType, Oaep, ParamShape, Params, P
 pub use replicating::replication_message;
 pub use value::{AttributeType, Attributes, Raw, Template, Value};
 
+use std::sync::Arc;
+
 use cryptoki_sys as ck;
 
 use crate::error::Result;
@@ -102,30 +105,23 @@ enum Access {
     So,
 }
 
-/// An HSM instance: the command set over the domain's keys and the records it is given.
+/// An HSM as one login of one process sees it: the command set over the domain's keys and the records it
+/// is given.
 pub struct Hsm {
     settings: Settings,
-    /// Seals session objects; lives and dies with this instance.
-    instance: transient::Transient,
+    core: Arc<core::Core>,
+    client: Arc<core::Client>,
     login: login::Login,
-    cache: cache::Cache,
-    clock: permit::Clock,
-    recorder: std::sync::Arc<auditing::Recorder>,
-    approvals: std::sync::Arc<approvals::Approvals>,
-    exchanges: replicating::Exchanges,
 }
 
 impl Hsm {
+    /// An embedded HSM, of this process alone.
     pub fn new(settings: Settings) -> Result<Self> {
         Ok(Self {
             settings,
-            instance: transient::Transient::new()?,
+            core: Arc::default(),
+            client: Arc::new(core::Client::new(None, settings.audit)?),
             login: login::Login::default(),
-            cache: cache::Cache::default(),
-            clock: permit::Clock::default(),
-            recorder: std::sync::Arc::new(auditing::Recorder::new(settings.audit)),
-            approvals: std::sync::Arc::new(approvals::Approvals::new()?),
-            exchanges: replicating::Exchanges::default(),
         })
     }
 

@@ -88,7 +88,7 @@ impl Hsm {
         let key = build::set_attributes(&open.key, template, access == Access::So, &self.settings)?;
         let generation = source.generation.checked_add(1).ok_or(ErrorKind::DeviceError)?;
         let record = self.seal(access, key, source.object, generation)?;
-        self.cache.forget(source.sealed.digest());
+        self.core.cache.forget(source.sealed.digest());
         Ok(one(record))
     }
 
@@ -115,7 +115,7 @@ impl Hsm {
             return self.recorded(&Recorded::of(audit::Action::DeleteKey, &open.key.attributes), refused);
         }
         // It is wiped when the last operation with it ends.
-        self.cache.forget(record.sealed.digest());
+        self.core.cache.forget(record.sealed.digest());
         Ok(Reply::Done)
     }
 
@@ -306,7 +306,7 @@ impl Hsm {
             .and_then(|()| Ok((begin()?, self.principal()?)));
         match begun {
             Ok((inner, principal)) => {
-                let recorder = Arc::clone(&self.recorder);
+                let recorder = Arc::clone(&self.client.recorder);
                 Ok(Box::new(Watched::new(inner, (function, action.named()), Arc::clone(key), principal, recorder)))
             }
             Err(error) => self.recorded(&Recorded::of(action.named(), &key.attributes), Err(error)),
@@ -368,7 +368,7 @@ impl Hsm {
 
     /// The same for whoever asks: the caller decides who may see it.
     pub(super) fn open_any(&self, access: Access, record: &Record) -> Result<Arc<Open>> {
-        if let Some(open) = self.cache.get(record.sealed.digest()) {
+        if let Some(open) = self.core.cache.get(record.sealed.digest()) {
             if open.record != *record {
                 return Err(altered(record));
             }
@@ -377,14 +377,14 @@ impl Hsm {
                 return Ok(open);
             }
         }
-        let epoch = self.cache.epoch();
+        let epoch = self.core.cache.epoch();
         let (mut key, verified) = self.unseal(record)?;
         self.check_row(&key, record)?;
         if verified {
             self.apply_trust(&mut key, &record.object);
         }
         let open = Open::new(key, record.clone(), verified);
-        self.cache.put(Arc::clone(&open), epoch);
+        self.core.cache.put(Arc::clone(&open), epoch);
         Ok(open)
     }
 
@@ -398,7 +398,7 @@ impl Hsm {
     /// while the domain is not open. The flag says whether the object was verified.
     pub(super) fn unseal(&self, record: &Record) -> Result<(Key, bool)> {
         if Transient::made(record) {
-            return Ok((self.instance.open(record)?, true));
+            return Ok((self.client.transient.open(record)?, true));
         }
         let key_id = domain::key_id_of(record.sealed.as_bytes())?;
         match self.opened() {
@@ -456,15 +456,15 @@ impl Hsm {
 
     /// The same for whoever asks: the caller has decided that they may.
     pub(super) fn seal_any(&self, mut key: Key, object: ObjectId, generation: u64) -> Result<Record> {
-        let epoch = self.cache.epoch();
+        let epoch = self.core.cache.epoch();
         self.apply_trust(&mut key, &object);
         let sealed = if key.attributes.flag(ck::CKA_TOKEN) {
             Sealed::new(record::seal(&key, &object, generation, self.opened()?.sealer())?)
         } else {
-            self.instance.seal(&key, &object, generation)?
+            self.client.transient.seal(&key, &object, generation)?
         };
         let record = Record { object, generation, columns: self.columns(&key.attributes)?, sealed };
-        self.cache.put(Open::new(key, record.clone(), true), epoch);
+        self.core.cache.put(Open::new(key, record.clone(), true), epoch);
         Ok(record)
     }
 

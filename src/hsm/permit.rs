@@ -50,12 +50,12 @@ impl<'a> Recorded<'a> {
 
 impl Hsm {
     pub(super) fn now(&self) -> u64 {
-        self.clock.now()
+        self.core.clock.now()
     }
 
     /// Who is logged in: "so", "user" or "user:NAME". CKR_USER_NOT_LOGGED_IN for nobody.
     pub(super) fn principal(&self) -> Result<Arc<str>> {
-        self.login.principal().ok_or_else(|| ErrorKind::UserNotLoggedIn.into())
+        self.logged_in().ok_or_else(|| ErrorKind::UserNotLoggedIn.into())
     }
 
     /// Whether an action with a key is allowed now: by the key's state and usage, then by its policy.
@@ -73,7 +73,7 @@ impl Hsm {
         states::check(key, action, self.now())?;
         let principal = match access {
             Access::Public => None,
-            Access::User | Access::So => self.login.principal(),
+            Access::User | Access::So => self.logged_in(),
         };
         policy::authorise(key, principal.as_deref().unwrap_or_default(), action, context)
     }
@@ -95,7 +95,7 @@ impl Hsm {
         if what.key.is_some_and(|key| !is_managed(key)) {
             return Ok(());
         }
-        let principal = self.login.principal();
-        self.recorder.record(principal.as_deref().unwrap_or_default(), what, outcome)
+        let principal = self.logged_in();
+        self.client.recorder.record(principal.as_deref().unwrap_or_default(), what, outcome)
     }
 }

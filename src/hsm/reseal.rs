@@ -20,7 +20,7 @@ impl Hsm {
         if Transient::made(record) {
             return Ok(Reply::Done);
         }
-        let epoch = self.cache.epoch();
+        let epoch = self.core.cache.epoch();
         let domain = self.opened()?;
         let key_id = key_id_of(record.sealed.as_bytes())?;
         if key_id == *domain.sealer().key_id() {
@@ -34,9 +34,9 @@ impl Hsm {
         let sealed = Sealed::new(record::seal(&key, &record.object, generation, domain.sealer())?);
         let new = Record { generation, sealed, columns: record.columns.clone(), object: record.object };
         // A key in use stays parsed.
-        if let Some(open) = self.cache.get(record.sealed.digest()).filter(|open| open.verified) {
-            self.cache.put(open.resealed(new.clone()), epoch);
-            self.cache.forget(record.sealed.digest());
+        if let Some(open) = self.core.cache.get(record.sealed.digest()).filter(|open| open.verified) {
+            self.core.cache.put(open.resealed(new.clone()), epoch);
+            self.core.cache.forget(record.sealed.digest());
         }
         Ok(Reply::Records(vec![new]))
     }

@@ -59,7 +59,7 @@ fn a_key_encrypts_and_decrypts_and_survives_eviction() {
     let mut sealed = [0; 48];
     let mut op = hsm.begin(&Ticket::public(), Function::Encrypt, &mechanism, Some(&key)).unwrap();
     let Outcome::Written(len) = op.one_shot(b"the quick brown fox jumps", Some(&mut sealed)).unwrap() else { panic!() };
-    hsm.cache.clear();
+    hsm.core.cache.clear();
     let mut plain = [0; 48];
     let mut op = hsm.begin(&Ticket::public(), Function::Decrypt, &mechanism, Some(&key)).unwrap();
     let Outcome::Written(n) = op.one_shot(&sealed[..len], Some(&mut plain)).unwrap() else { panic!() };
@@ -78,7 +78,7 @@ fn a_record_that_was_changed_anywhere_is_refused() {
     }
     let renamed = Record { columns: Columns { label: Some(b"other".to_vec()), ..key.columns.clone() }, ..key.clone() };
     assert!(hsm.call(&Ticket::public(), Command::View { record: &renamed }).is_err());
-    hsm.cache.clear();
+    hsm.core.cache.clear();
     assert!(hsm.call(&Ticket::public(), Command::View { record: &renamed }).is_err());
     let older = Record { generation: 2, ..key };
     assert!(hsm.call(&Ticket::public(), Command::View { record: &older }).is_err());

@@ -127,7 +127,7 @@ impl Hsm {
             }
             Due::Rotate => (Audited::RotateKey, self.rotated(&keys, now)),
         };
-        let recorded = self.recorder.record("", &Recorded::of(action, keys.attributes()), &change);
+        let recorded = self.client.recorder.record("", &Recorded::of(action, keys.attributes()), &change);
         let change = change?;
         recorded?;
         Ok(Reply::Managed { change, told: action.name().to_owned() })

@@ -23,7 +23,7 @@ impl Exchanging<'_> {
         self.check_suite(shipment.suite.number())?;
         check_places(shipment.keys.len(), held.len())?;
         let ids = hash_of_ids(shipment.keys.iter().map(|sealed| &*sealed.key_id));
-        let exchanges = &self.hsm.exchanges;
+        let exchanges = &self.hsm.client.exchanges;
         let parties = (&self.own, &from, kid);
         let agreed = self.hsm.while_opened(|| exchanges.opened(&shipment, &hash, &ids, parties, self.now))??;
         let owner = self.hsm.principal()?;
@@ -106,7 +106,7 @@ impl Exchanging<'_> {
         let Opened { message, hash, .. } = self.open::<Shipment<'_>>(shipment)?;
         let (from, shipment) = (message.from, message.body);
         check_places(shipment.keys.len(), stored.len())?;
-        let agreed = self.hsm.exchanges.open(&shipment.offer, &hash, self.now)?;
+        let agreed = self.hsm.client.exchanges.open(&shipment.offer, &hash, self.now)?;
         let count = stored.len();
         let mut keys = Vec::with_capacity(count);
         for (index, (sealed, stored)) in shipment.keys.iter().zip(stored).enumerate() {
@@ -118,7 +118,7 @@ impl Exchanging<'_> {
         }
         let offer = shipment.offer;
         let message = self.signed(from, Receipt { offer, shipment_hash: hash, keys })?;
-        self.hsm.exchanges.confirmed(&offer, self.now);
+        self.hsm.client.exchanges.confirmed(&offer, self.now);
         let ids: Vec<_> = shipment.keys.iter().map(|sealed| &*sealed.key_id).collect();
         Ok(Reply::Replicated { change: ObjectChange::default(), message: Some(message), told: told(&ids, &[]) })
     }

@@ -54,7 +54,7 @@ impl Exchanging<'_> {
         let kid = self.signer()?.public()?.kid();
         let new = NewOffer { offer, to, kid, hash: sha384(&message), keys: ids, not_after };
         // A logout meanwhile leaves nothing behind.
-        self.hsm.while_opened(|| self.hsm.exchanges.offered(new, secrets, self.now))??;
+        self.hsm.while_opened(|| self.hsm.client.exchanges.offered(new, secrets, self.now))??;
         let ids: Vec<_> = wanted.iter().map(|(key_id, _)| *key_id).collect();
         Ok(Reply::Replicated { change: Default::default(), message: Some(message), told: told(&ids, &[]) })
     }
@@ -65,7 +65,7 @@ impl Exchanging<'_> {
         let (to, offer) = (opened.message.from, opened.message.body);
         self.check_end(offer.not_after)?;
         self.check_suite(offer.suite.number())?;
-        self.hsm.exchanges.check_unanswered(&offer.offer, self.now)?;
+        self.hsm.client.exchanges.check_unanswered(&offer.offer, self.now)?;
         check_places(offer.keys.len(), keys.len())?;
         let most = longest(keys);
         if most > room {
@@ -98,7 +98,7 @@ impl Exchanging<'_> {
         }
         let new = NewShipment { offer: offer.offer, to, hash: sha384(&message), not_after: offer.not_after, expected };
         let answered_until = offer.not_after.saturating_add(TOLERANCE);
-        self.hsm.while_opened(|| self.hsm.exchanges.shipped(new, answered_until, self.now))??;
+        self.hsm.while_opened(|| self.hsm.client.exchanges.shipped(new, answered_until, self.now))??;
         let ids: Vec<_> = offer.keys.iter().map(|wanted| &*wanted.key_id).collect();
         Ok(Reply::Replicated { change: Default::default(), message: Some(message), told: told(&ids, &[]) })
     }

@@ -134,7 +134,7 @@ impl Exchanging<'_> {
 
     fn take_receipt(&self, bytes: &[u8], keys: &[Option<Held<'_>>]) -> Attempt<Reply> {
         let Opened { message: Message { from, body, .. }, .. } = self.open::<Receipt>(bytes)?;
-        let exchanges = &self.hsm.exchanges;
+        let exchanges = &self.hsm.client.exchanges;
         let expected = exchanges.expected(&body.offer, &body.shipment_hash, &from, self.now)?;
         if !expected.iter().map(|expected| &*expected.key_id).eq(body.keys.iter().map(|item| &*item.key_id)) {
             return Err(refused("it is not for the keys that were shipped").into());

@@ -24,7 +24,7 @@ fn every_version_decrypts_what_it_encrypted() {
     assert_eq!(token.records.len(), 4, "the key and three older versions");
     for forget in [false, true] {
         if forget {
-            token.hsm.cache.clear();
+            token.hsm.core.cache.clear();
         }
         for (version, blob) in (1..).zip(&blobs) {
             let plaintext = token.decrypt(&id, context, blob).unwrap();
@@ -96,7 +96,7 @@ fn a_key_goes_through_its_states() {
     assert_eq!(serde_json::from_str::<Json>(&status).unwrap()["RotationPeriodInDays"], 90);
 
     assert_eq!(token.keep_time(&id), None);
-    token.hsm.clock.pass_days(90);
+    token.hsm.core.clock.pass_days(90);
     assert_eq!(token.keep_time(&id).as_deref(), Some("RotateKey"));
     assert_eq!((token.keep_time(&id), &token.describe(&id)["KeyVersion"]), (None, &2.into()));
 
@@ -107,7 +107,7 @@ fn a_key_goes_through_its_states() {
     token.manage(Manage::CancelKeyDeletion, &id, "{}").unwrap();
     assert_eq!(token.describe(&id)["KeyState"], "Disabled");
     token.manage(Manage::ScheduleKeyDeletion, &id, r#"{"PendingWindowInDays":7}"#).unwrap();
-    token.hsm.clock.pass_days(7);
+    token.hsm.core.clock.pass_days(7);
     assert_eq!(kind(token.manage(Manage::CancelKeyDeletion, &id, "{}")), ErrorKind::KmsInvalidState);
     // Whoever is logged in: it is done in the name of nobody.
     token.log_in(&Role::So);
@@ -247,7 +247,7 @@ fn imported_material_comes_and_goes() {
     token.import(&aes, &[1; 32], Some(expiry)).unwrap();
     let blob = token.encrypt(&aes, "", b"x").unwrap();
     assert_eq!(kind(token.manage(Manage::RotateKey, &aes, "{}")), ErrorKind::KmsUnsupported);
-    token.hsm.clock.pass_days(1);
+    token.hsm.core.clock.pass_days(1);
     assert_eq!(kind(token.decrypt(&aes, "", &blob)), ErrorKind::KmsInvalidState);
     assert_eq!(token.keep_time(&aes).as_deref(), Some("ExpireKeyMaterial"));
     assert_eq!(kind(token.import(&aes, &[2; 32], None)), ErrorKind::KmsIncorrectKeyMaterial);

@@ -59,7 +59,7 @@ fn no_damaged_message_is_taken() {
     damaged(&mut a, &taken);
     assert!(a.receive(&taken).unwrap().is_none());
     a.manage(Manage::ScheduleKeyDeletion, &id, &json!({ "PendingWindowInDays": 7 })).unwrap();
-    a.token.hsm.clock.pass_days(7);
+    a.token.hsm.core.clock.pass_days(7);
     let stored = a.stored(&id).unwrap();
     let Ok(Reply::Managed { change, .. }) = a.token.call(Command::KeepTime { keys: stored.held().keys }) else {
         panic!()
@@ -186,9 +186,9 @@ fn what_comes_too_late_or_in_another_suite_is_refused() {
     let offer = b.offer("eu-north", &[&id]).unwrap();
     let shipment = a.receive(&offer).unwrap().unwrap();
     let late = b.offer("eu-north", &[&id]).unwrap();
-    a.token.hsm.clock.pass_days(1);
+    a.token.hsm.core.clock.pass_days(1);
     refuses(&mut a, &late, "an offer that has ended");
-    b.token.hsm.clock.pass_days(1);
+    b.token.hsm.core.clock.pass_days(1);
     refuses(&mut b, &shipment, "a shipment for an offer that has ended");
 
     // Of the suites that are allowed at both.
@@ -228,8 +228,8 @@ fn offers_are_bounded_and_end_with_the_login() {
     let ship = Command::Replicate(Replicate::Ship { offer: &first, keys: &keys, room });
     let Ok(Reply::Replicated { message: Some(shipment), .. }) = a.token.call(ship) else { panic!() };
     refuses(&mut b, &shipment, "an offer that went for a newer one");
-    b.token.hsm.clock.pass_days(1);
-    a.token.hsm.clock.pass_days(1);
+    b.token.hsm.core.clock.pass_days(1);
+    a.token.hsm.core.clock.pass_days(1);
     let offer = b.offer("eu-north", &[&id]).unwrap();
     let stored = a.stored(&id).unwrap();
     let keys = [Some(stored.held())];

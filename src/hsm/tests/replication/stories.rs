@@ -181,7 +181,7 @@ fn a_primary_waits_for_the_deletion_of_its_replicas() {
     a.manage(Manage::ScheduleKeyDeletion, &id, &json!({ "PendingWindowInDays": 7 })).unwrap();
     assert_eq!(a.managed(&id).state_at(0), KeyState::PendingReplicaDeletion);
     b.manage(Manage::ScheduleKeyDeletion, &id, &json!({ "PendingWindowInDays": 7 })).unwrap();
-    b.token.hsm.clock.pass_days(7);
+    b.token.hsm.core.clock.pass_days(7);
     let stored = b.stored(&id).unwrap();
     let Ok(Reply::Managed { change, .. }) = b.token.call(Command::KeepTime { keys: stored.held().keys }) else {
         panic!()
