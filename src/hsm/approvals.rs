@@ -311,7 +311,7 @@ impl Hsm {
         dual_control::set(&mut key.attributes, control);
         let generation = record.generation.checked_add(1).ok_or(ErrorKind::DeviceError)?;
         let resealed = self.seal(Access::User, key, record.object, generation)?;
-        self.core.cache.forget(record.sealed.digest());
+        self.cache_of(record).forget(record.sealed.digest());
         Ok(resealed)
     }
 }

@@ -2,13 +2,15 @@
 //! uses it. The embedded HSM has one of each; an HSM of a fleet keeps the first for all hosts, the
 //! second for each of their processes.
 
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::approvals::Approvals;
 use super::auditing::{AuditMode, Recorder};
 use super::cache::Cache;
-use super::command::{DomainToken, Log, Role};
+use super::command::{DomainKeyId, DomainToken, Log, Role};
 use super::domain::{Circumstances, Opened, OwnKeys, PublicState};
+use super::member::Pins;
 use super::permit::Clock;
 use super::replicating::Exchanges;
 use super::transient::Transient;
@@ -47,6 +49,10 @@ pub(super) struct Core {
     pub(super) clock: Clock,
     /// An HSM of a fleet, with its own keys.
     pub(super) own: Option<Arc<OwnKeys>>,
+    /// Of a fleet.
+    pub(super) pins: Pins,
+    /// Domain keys that an HSM which was expelled knew, or may have known.
+    exposed: RwLock<HashSet<DomainKeyId>>,
 }
 
 impl Core {
@@ -56,6 +62,14 @@ impl Core {
 
     pub(super) fn is_member_of_fleet(&self) -> bool {
         self.own.is_some()
+    }
+
+    pub(super) fn is_exposed(&self, key: &DomainKeyId) -> bool {
+        self.exposed.read().unwrap_or_else(PoisonError::into_inner).contains(key)
+    }
+
+    pub(super) fn expose(&self, keys: impl Iterator<Item = DomainKeyId>) {
+        self.exposed.write().unwrap_or_else(PoisonError::into_inner).extend(keys);
     }
 
     pub(super) fn held(&self) -> RwLockReadGuard<'_, Held> {
@@ -79,11 +93,11 @@ impl Core {
 
 /// Which process uses an HSM of a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Guest {
+pub(super) struct Guest {
     /// The host's id in the domain.
-    pub host: [u8; 16],
+    pub(super) host: [u8; 16],
     /// SHA-256 of the process's secret.
-    pub process: [u8; 32],
+    pub(super) process: [u8; 32],
 }
 
 /// What an HSM keeps for one process that uses it; gone with the HSM.

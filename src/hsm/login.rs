@@ -1,7 +1,7 @@
 //! Who is logged in, and the domain that the login opened.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::command::{DomainToken, DomainView, Log, ObjectId, PinCost, PinRecord, Reply, Role, Ticket};
 use super::domain::{self, Circumstances, Opened, PublicState, State};

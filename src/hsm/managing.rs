@@ -249,7 +249,7 @@ impl Hsm {
     pub(super) fn replacement(&self, old: &Open, new: Key) -> Result<Record> {
         let generation = old.record.generation.checked_add(1).ok_or(ErrorKind::DeviceError)?;
         let record = self.seal_any(new, old.record.object, generation)?;
-        self.core.cache.forget(old.record.sealed.digest());
+        self.cache_of(&old.record).forget(old.record.sealed.digest());
         Ok(record)
     }
 }

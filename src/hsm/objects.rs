@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use cryptoki_sys as ck;
 
-use super::cache::Open;
+use super::cache::{Cache, Open};
 use super::command::{Columns, IndexColumn, ObjectId, Outcome, Place, Record, Reply, Sealed, Ticket, View};
 use super::domain::Circumstances;
-use super::key::Key;
+use super::key::{Key, Secrets};
 use super::managed::attributes::{CKA_KMS_GRANTS, CKA_KMS_POLICY, CKA_KMS_STATE, CKA_KMS_USAGE, KeyState, Usage};
 use super::managed::creation;
 use super::managed::watched::Watched;
 use super::managed::{Action, CKM_KMS_WRAP, Refused, is_managed, lifecycle, requested, states};
 use super::mechanism::{self, Row};
+use super::member::session_object;
 use super::params::{Mechanism, MechanismType, Params};
 use super::permit::Recorded;
 use super::transient::Transient;
@@ -88,7 +89,7 @@ impl Hsm {
         let key = build::set_attributes(&open.key, template, access == Access::So, &self.settings)?;
         let generation = source.generation.checked_add(1).ok_or(ErrorKind::DeviceError)?;
         let record = self.seal(access, key, source.object, generation)?;
-        self.core.cache.forget(source.sealed.digest());
+        self.cache_of(source).forget(source.sealed.digest());
         Ok(one(record))
     }
 
@@ -115,7 +116,7 @@ impl Hsm {
             return self.recorded(&Recorded::of(audit::Action::DeleteKey, &open.key.attributes), refused);
         }
         // It is wiped when the last operation with it ends.
-        self.core.cache.forget(record.sealed.digest());
+        self.cache_of(record).forget(record.sealed.digest());
         Ok(Reply::Done)
     }
 
@@ -368,24 +369,64 @@ impl Hsm {
 
     /// The same for whoever asks: the caller decides who may see it.
     pub(super) fn open_any(&self, access: Access, record: &Record) -> Result<Arc<Open>> {
-        if let Some(open) = self.core.cache.get(record.sealed.digest()) {
+        let cache = self.cache_of(record);
+        if let Some(open) = cache.get(record.sealed.digest()) {
             if open.record != *record {
                 return Err(altered(record));
             }
             // What was read before the login is verified after it.
             if open.verified || access == Access::Public {
-                return Ok(open);
+                return self.without_login(access, open);
             }
         }
-        let epoch = self.core.cache.epoch();
+        let epoch = cache.epoch();
         let (mut key, verified) = self.unseal(record)?;
         self.check_row(&key, record)?;
         if verified {
             self.apply_trust(&mut key, &record.object);
         }
         let open = Open::new(key, record.clone(), verified);
-        self.core.cache.put(Arc::clone(&open), epoch);
-        Ok(open)
+        cache.put(Arc::clone(&open), epoch);
+        self.without_login(access, open)
+    }
+
+    /// What nobody who is not logged in may use of a token object: what is sealed of it. An embedded HSM
+    /// has not opened that; an HSM of a fleet has.
+    fn without_login(&self, access: Access, open: Arc<Open>) -> Result<Arc<Open>> {
+        let key = &open.key;
+        if access != Access::Public || !self.core.is_member_of_fleet() || key.secrets.is_empty() {
+            return Ok(open);
+        }
+        if !key.attributes.flag(ck::CKA_TOKEN) || key.attributes.flag(ck::CKA_PRIVATE) {
+            return Ok(open);
+        }
+        Ok(Open::new(Key::new(key.attributes.clone(), Secrets::new()), open.record.clone(), true))
+    }
+
+    /// Where a record's object is kept opened.
+    pub(super) fn cache_of(&self, record: &Record) -> &Cache {
+        if session_object::made(record.sealed.as_bytes()) { &self.client.cache } else { &self.core.cache }
+    }
+
+    fn session_cache(&self) -> &Cache {
+        if self.client.guest.is_some() { &self.client.cache } else { &self.core.cache }
+    }
+
+    /// One under a key that an expelled HSM knew may be its making: it wraps nothing, and is trusted by
+    /// nobody.
+    fn open_session_object(&self, record: &Record) -> Result<Key> {
+        let guest =
+            self.client.guest.as_ref().ok_or_else(|| ErrorKind::DeviceError.with("a fleet's session object"))?;
+        let opened = self.opened()?;
+        let (mut key, sealed_under) = session_object::open(record, guest, &opened, Circumstances::of_system().now)?;
+        let suspect = [ck::CKA_WRAP, ck::CKA_UNWRAP];
+        let suspect = if self.core.is_exposed(&sealed_under) { &suspect[..] } else { &[] };
+        for claimed in [ck::CKA_TRUSTED].iter().chain(suspect) {
+            if key.attributes.flag(*claimed) {
+                key.attributes.set(*claimed, Value::Bool(false));
+            }
+        }
+        Ok(key)
     }
 
     /// Like [`Self::open`], for a use of the key: what is sealed must have been opened.
@@ -399,6 +440,9 @@ impl Hsm {
     pub(super) fn unseal(&self, record: &Record) -> Result<(Key, bool)> {
         if Transient::made(record) {
             return Ok((self.client.transient.open(record)?, true));
+        }
+        if session_object::made(record.sealed.as_bytes()) {
+            return Ok((self.open_session_object(record)?, true));
         }
         let key_id = domain::key_id_of(record.sealed.as_bytes())?;
         match self.opened() {
@@ -456,15 +500,18 @@ impl Hsm {
 
     /// The same for whoever asks: the caller has decided that they may.
     pub(super) fn seal_any(&self, mut key: Key, object: ObjectId, generation: u64) -> Result<Record> {
-        let epoch = self.core.cache.epoch();
+        let cache = if key.attributes.flag(ck::CKA_TOKEN) { &self.core.cache } else { self.session_cache() };
+        let epoch = cache.epoch();
         self.apply_trust(&mut key, &object);
         let sealed = if key.attributes.flag(ck::CKA_TOKEN) {
             Sealed::new(record::seal(&key, &object, generation, self.opened()?.sealer())?)
+        } else if let Some(guest) = &self.client.guest {
+            session_object::seal(&key, (&object, generation), guest, &*self.opened()?)?
         } else {
             self.client.transient.seal(&key, &object, generation)?
         };
         let record = Record { object, generation, columns: self.columns(&key.attributes)?, sealed };
-        self.core.cache.put(Open::new(key, record.clone(), true), epoch);
+        cache.put(Open::new(key, record.clone(), true), epoch);
         Ok(record)
     }
 

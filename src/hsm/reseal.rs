@@ -2,6 +2,7 @@
 
 use super::command::{Record, Reply, Sealed, Ticket};
 use super::domain::{Circumstances, key_id_of};
+use super::member::session_object;
 use super::transient::Transient;
 use super::{Access, Hsm, record};
 use crate::error::{ErrorKind, Result};
@@ -17,7 +18,7 @@ impl Hsm {
         if self.access(ticket) == Access::Public {
             return Err(ErrorKind::UserNotLoggedIn.into());
         }
-        if Transient::made(record) {
+        if Transient::made(record) || session_object::made(record.sealed.as_bytes()) {
             return Ok(Reply::Done);
         }
         let epoch = self.core.cache.epoch();

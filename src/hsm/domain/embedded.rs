@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::super::command::{DomainChange, PinCost, Role};
+use super::super::command::{DomainChange, ObjectChange, PinCost, Role};
 use super::cbor::{Decoder, Encoder, Malformed};
 use super::execute::Executed;
 use super::keys::{PrivateKey, PublicKey};
@@ -63,6 +63,31 @@ impl Opened {
         change.entries.insert(0, entry);
         change.removed = state.users.iter().map(|user| user.role.clone()).filter(|role| *role != Role::So).collect();
         Ok((opened, change))
+    }
+}
+
+impl Opened {
+    /// Recovers a fleet's domain on a fresh HSM with these keys, which is then its only member. All PINs
+    /// have ended. For the command and the shares see [`Self::recover`].
+    pub(in crate::hsm) fn recover_fleet(
+        public: &PublicState,
+        own: Arc<OwnKeys>,
+        command: &[u8],
+        contributions: &[&[u8]],
+    ) -> Result<DomainChange> {
+        let contributions = contributions
+            .iter()
+            .map(|bytes| Contribution::decode(bytes))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        let circumstances = &mut Circumstances::of_system();
+        let Executed { token, entry, .. } = Self::recover(public, own, command, &contributions, circumstances)?;
+        Ok(DomainChange {
+            domain: token,
+            entries: vec![entry],
+            pins: Vec::new(),
+            removed: public.state().users.iter().map(|user| user.role.clone()).collect(),
+            objects: ObjectChange::default(),
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use super::super::crypto::{Entropy, SecretBytes};
 use super::cbor::{Decoder, Encoder, Malformed};
 use super::execute::{Executed, Made};
 use super::identity::{Claim, Identity, Party};
-use super::keys::PrivateKey;
+use super::keys::{PrivateKey, PublicKey};
 use super::log::Step;
 use super::pin;
 use super::seal::{self, DomainId, IndexKey, KeyId, Sealer};
@@ -90,6 +90,11 @@ impl OwnKeys {
     /// QHSK.
     pub(in crate::hsm) fn signing(&self) -> &PrivateKey {
         &self.signing
+    }
+
+    /// The public halves of QHSK and QHAK.
+    pub(in crate::hsm) fn public(&self) -> Result<[PublicKey; 2]> {
+        Ok([self.signing.public()?, self.agreement.public()?])
     }
 
     /// What an admission or a recovery names this HSM by.

@@ -60,6 +60,8 @@ kinds! {
     DataObject = "data-object";
     Session = "session";
     LoginTicket = "login-ticket";
+    /// A session object of a fleet's host.
+    SessionObject = "session-object";
     PinRecord = "pin-record";
     Import = "import";
     Alias = "alias";

@@ -563,14 +563,14 @@ impl Limits {
 }
 
 /// A role as two items: its number, and the name of a named user.
-pub(super) fn encode_role(e: &mut Encoder, role: &Role) {
+pub(in crate::hsm) fn encode_role(e: &mut Encoder, role: &Role) {
     let (number, name) = order(role);
     e.uint(number).optional(name, |e, name| {
         e.text(name);
     });
 }
 
-pub(super) fn decode_role(d: &mut Decoder<'_>) -> Decoded<Role> {
+pub(in crate::hsm) fn decode_role(d: &mut Decoder<'_>) -> Decoded<Role> {
     match (d.uint()?, d.optional(text)?) {
         (0, None) => Ok(Role::So),
         (1, None) => Ok(Role::User),

@@ -1,0 +1,93 @@
+//! The commands that a fleet's HSM executes otherwise than an embedded one: those about PINs, which open
+//! nothing here, and those that only an embedded HSM has.
+
+use std::sync::Arc;
+
+use super::super::command::{Command, PinCost, PinRecord, Reply, Ticket};
+use super::super::domain::{self, Circumstances, Opened, OwnKeys};
+use super::super::{Access, Hsm};
+use super::ticket::Login;
+use crate::error::{Error, ErrorKind, Result};
+
+impl Hsm {
+    /// Executes a command at a member of a fleet.
+    pub(in crate::hsm) fn call_member(
+        &self,
+        own: &Arc<OwnKeys>,
+        ticket: &Ticket,
+        command: Command<'_>,
+    ) -> Result<Reply> {
+        match command {
+            Command::Login { pin, record, .. } => self.log_in_guest(own, pin, record),
+            Command::Logout => self.log_out_guest(),
+            Command::CheckPin { pin, record } => self.check_guest_pin(ticket, pin, record),
+            Command::SetPin { old, new, record, cost, .. } => self.set_guest_pin((old, new), record, cost),
+            Command::BeginRecovery { .. } => self.claim_recovery(own),
+            Command::FinishRecovery { command, contributions, .. } => self.recover_fleet(own, command, contributions),
+            Command::Found { .. } | Command::InitPin { .. } if !self.is_founded() => Err(governed()),
+            Command::Found { .. } | Command::Adopt { .. } | Command::Import { .. } => Err(governed()),
+            command => self.execute_command(ticket, command),
+        }
+    }
+
+    fn log_in_guest(&self, own: &OwnKeys, pin: &[u8], record: &PinRecord) -> Result<Reply> {
+        let guest = self.client.guest.ok_or_else(governed)?;
+        let opened = self.opened()?;
+        self.check_counted(&opened, record, pin)?;
+        let now = self.now();
+        let login = Login {
+            role: record.role.clone(),
+            guest,
+            issuer: *own.id(),
+            generation: record.generation,
+            issued: now,
+            expires: now.saturating_add(opened.state().limits.login_ticket),
+        };
+        Ok(Reply::LoggedIn(login.seal(&opened)?))
+    }
+
+    /// The member forgets the process's login ([`super::Visit`]); here, what it leaves behind.
+    fn log_out_guest(&self) -> Result<Reply> {
+        self.client.recorder.forget();
+        self.client.exchanges.forget();
+        Ok(Reply::Done)
+    }
+
+    fn check_guest_pin(&self, ticket: &Ticket, pin: &[u8], record: &PinRecord) -> Result<Reply> {
+        if self.access(ticket) == Access::Public {
+            return Err(ErrorKind::UserNotLoggedIn.into());
+        }
+        self.check_counted(&*self.opened()?, record, pin).map(|()| Reply::Done)
+    }
+
+    fn set_guest_pin(&self, (old, new): (&[u8], &[u8]), record: &PinRecord, cost: PinCost) -> Result<Reply> {
+        let opened = self.opened()?;
+        self.check_counted(&opened, record, old)?;
+        let (_, change) = opened.change_pin(&record.role, new, cost, &mut Circumstances::of_system())?;
+        Ok(Reply::Changed(change))
+    }
+
+    fn check_counted(&self, opened: &Opened, record: &PinRecord, pin: &[u8]) -> Result<()> {
+        let user = opened.state().user(&record.role).ok_or(ErrorKind::UserPinNotInitialized)?;
+        let check = || domain::check_pin(opened.public(), record, pin);
+        self.core.pins.attempt(&record.role, user.generation, check)
+    }
+
+    /// What names this HSM in the command "recover domain".
+    fn claim_recovery(&self, own: &OwnKeys) -> Result<Reply> {
+        let public = self.public()?;
+        let claim = own.claim(&public.state().name, &public.state().domain)?;
+        Ok(Reply::Recovering { claim: claim.message().to_vec(), sealed: Vec::new() })
+    }
+
+    /// Opens the domain with the operators' shares: this HSM is then its only member.
+    fn recover_fleet(&self, own: &Arc<OwnKeys>, command: &[u8], contributions: &[&[u8]]) -> Result<Reply> {
+        let public = self.public()?;
+        let change = Opened::recover_fleet(&public, Arc::clone(own), command, contributions)?;
+        Ok(Reply::Changed(change))
+    }
+}
+
+fn governed() -> Error {
+    ErrorKind::TokenWriteProtected.with("a fleet's domain is governed by its operators, from its founding on")
+}
