@@ -89,6 +89,11 @@ macro_rules! kinds {
                 match self { $(Self::$name => codes::$rv,)* }
             }
 
+            /// What a return code says; None for one that is no kind.
+            pub(crate) fn of_rv(rv: ck::CK_RV) -> Option<Self> {
+                match rv { $(codes::$rv => Some(Self::$name),)* _ => None }
+            }
+
             /// The code's name in the standard, or in `conclave.h`.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$name => stringify!($rv),)* }

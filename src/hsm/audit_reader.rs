@@ -8,7 +8,7 @@ use super::Hsm;
 use super::audit::{self, Verifier};
 use super::command::{DomainToken, Reply};
 use super::domain::keys::{Kid, PublicKey};
-use super::domain::{Circumstances, members_ever};
+use super::domain::{Circumstances, PublicState, members_ever};
 use crate::error::Result;
 use crate::text::hex;
 
@@ -80,6 +80,26 @@ pub struct AuditVerifier {
 }
 
 impl AuditVerifier {
+    /// For the log of a domain that the caller knows by the hash of its newest state: needs no HSM.
+    /// `origin` is the token that the domain's log begins with. CKR_TOKEN_NOT_RECOGNIZED if the tokens and
+    /// entries are not of that domain.
+    pub fn of_domain(
+        newest: &DomainToken,
+        hash: &[u8; 48],
+        origin: Option<&DomainToken>,
+        entries: &[Vec<u8>],
+    ) -> Result<Self> {
+        Self::of_state(&*PublicState::of_fingerprint(newest, hash)?, origin, entries)
+    }
+
+    fn of_state(held: &PublicState, origin: Option<&DomainToken>, entries: &[Vec<u8>]) -> Result<Self> {
+        let members = members_ever(held, origin, entries, Circumstances::of_system().now)?;
+        let keys: BTreeMap<Kid, PublicKey> = members.into_iter().map(|key| (key.kid(), key)).collect();
+        let lookup: Lookup = Box::new(move |kid: &Kid| keys.get(kid).copied());
+        let verifier = Verifier::new(held.state().domain, lookup);
+        Ok(Self { verifier, damage: Vec::new(), damage_count: 0, head_checked: false })
+    }
+
     /// Also demands what a head kept elsewhere vouches for; before the first row. CKR_DATA_INVALID,
     /// CKR_SIGNATURE_INVALID.
     pub fn keep(&mut self, head: &[u8]) -> Result<()> {
@@ -142,15 +162,7 @@ impl Hsm {
     /// What verifies the log of this domain, for all HSMs that are or were members of it. `origin` is the
     /// token that the domain's log begins with; None before there is one.
     pub(super) fn audit_verifier(&self, origin: Option<&DomainToken>, entries: &[Vec<u8>]) -> Result<Reply> {
-        let public = self.public()?;
-        let members = members_ever(&public, origin, entries, Circumstances::of_system().now)?;
-        let keys: BTreeMap<Kid, PublicKey> = members.into_iter().map(|key| (key.kid(), key)).collect();
-        let lookup: Lookup = Box::new(move |kid: &Kid| keys.get(kid).copied());
-        Ok(Reply::AuditVerifier(Box::new(AuditVerifier {
-            verifier: Verifier::new(public.state().domain, lookup),
-            damage: Vec::new(),
-            damage_count: 0,
-            head_checked: false,
-        })))
+        let verifier = AuditVerifier::of_state(&*self.public()?, origin, entries)?;
+        Ok(Reply::AuditVerifier(Box::new(verifier)))
     }
 }

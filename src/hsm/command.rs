@@ -34,6 +34,10 @@ impl Sealed {
         Self { bytes: bytes.into(), digest }
     }
 
+    pub(super) fn copied(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.into(), digest: super::digest_of_record(bytes) }
+    }
+
     /// With a name of another kind in the digest's place, as unique as that.
     pub(super) fn named(bytes: Vec<u8>, name: [u8; 32]) -> Self {
         Self { bytes: bytes.into(), digest: name }

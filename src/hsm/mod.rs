@@ -42,6 +42,7 @@ pub mod session;
 mod transient;
 mod users;
 mod value;
+pub mod wire;
 mod wrapping;
 
 pub use audit_reader::{AuditDamage, AuditOpenChain, AuditReport, AuditVerifier, audit_line};

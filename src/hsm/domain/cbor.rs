@@ -128,6 +128,15 @@ impl Encoder<SecretBuffer> {
 }
 
 impl<S: Sink> Encoder<S> {
+    /// Onto what is written already.
+    pub(in crate::hsm) fn onto(out: S) -> Self {
+        Self { out }
+    }
+
+    pub(in crate::hsm) fn into_sink(self) -> S {
+        self.out
+    }
+
     pub(in crate::hsm) fn uint(&mut self, value: u64) -> &mut Self {
         self.head(UNSIGNED, value)
     }
