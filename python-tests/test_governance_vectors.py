@@ -52,17 +52,29 @@ def test_one_of_each_command():
     assert {vector.values[0]["command"] for vector in vectors("command.json")} == set(ARGUMENTS)
 
 
-def log():
-    return json.loads((DIRECTORY / "log.json").read_text())
+def log(name="log.json"):
+    return json.loads((DIRECTORY / name).read_text())
 
 
-def test_a_log_is_verified():
-    data = log()
+@pytest.mark.parametrize("name", ["log.json", "fleet-log.json"])
+def test_a_log_is_verified(name):
+    data = log(name)
     state = State(bytes.fromhex(data["genesis"]))
     for step in data["steps"]:
         entry, encoded, expected_hash = unhex(step, "entry", "state", "hash")
         state, found = follow(state, entry, NOW)
         assert (state.encode(), found.hash, found.persons) == (encoded, expected_hash, step["signers"])
+
+
+def test_an_embedded_domain_becomes_a_fleet():
+    data = log("fleet-log.json")
+    states = [State(bytes.fromhex(data["genesis"])), *[State(bytes.fromhex(step["state"])) for step in data["steps"]]]
+    assert [(len(state.members), state.embedded is not None) for state in states] == [
+        (1, True), (1, True), (2, True), (1, False), (1, False)]
+    assert len({state.serial for state in states}) == 1
+    for token, state in zip(data["tokens"], states[3:]):
+        token = Token(bytes.fromhex(token))
+        assert token.hash == state.hash() and [kid for kid, _ in token.wrapped] == [sha256(state.members[0].agreement)]
 
 
 def test_a_changed_log_is_refused():

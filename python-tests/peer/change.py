@@ -194,7 +194,6 @@ def _set_rule(state, at, new):
 
 
 def _admit_hsm(state, at, claim):
-    require(not state.serial, "an embedded domain has one member")
     found = claimed(claim, state.domain, HSM)
     _new_keys(state, found.signing, found.agreement)
     _insert(state.members, Member(found.id, found.signing, found.agreement), "the HSM")
@@ -203,6 +202,7 @@ def _admit_hsm(state, at, claim):
 def _expel_hsm(state, at, hsm, retain):
     state.members.remove(_known(state.members, hsm, "the HSM"))
     require(state.members, "the last member cannot be expelled")
+    state.embedded = None if state.embedded == hsm else state.embedded
     state.replication_keys = []
 
 
@@ -221,7 +221,7 @@ def _check_enrolment(enrolment, at):
 
 
 def _create_user(state, at, role, enrolment):
-    require(role != (0, None) and role[1] != "", "the SO is not made by command, and a user has a name")
+    require(role[1] != "", "a user has a name")
     require(state.user(role) is None, "the user exists already")
     _check_enrolment(enrolment, at)
     set_user(state, User(*role, 1, None, enrolment))
@@ -300,7 +300,8 @@ def _recover(state, at, claim, version, named):
     state.members = [Member(found.id, found.signing, found.agreement)]
     state.replication_keys = []
     # Nobody has a PIN; the SO of an embedded domain may set one.
-    enrolment = [None, at + 3600] if state.serial else None
+    enrolment = [None, at + 3600] if state.embedded else None
+    state.embedded = found.id if state.embedded else None
     state.users = [
         User(user.role, user.name, user.generation + 1, None, enrolment if user.role == 0 else None)
         for user in state.users

@@ -133,11 +133,20 @@ _state = fields(
 )
 
 
+_EMBEDDED = 28
+
+
 class State:
     """Its fields are attributes, named as the CDDL's comments do."""
 
     def __init__(self, encoded):
-        vars(self).update(decode(encoded, _state))
+        read = decode(encoded)
+        require(type(read) is dict, "a map was expected")
+        alone = _EMBEDDED not in read
+        embedded = optional(identifier)(read.pop(_EMBEDDED, None))
+        vars(self).update(_state(read))
+        self.embedded = self.members[0].id if alone else embedded
+        require(self.alone() == alone, "the embedded member is not said, or said without need")
         self.check()
 
     def check(self):
@@ -149,19 +158,30 @@ class State:
         recovery = self.recovery
         expected = [Recipient(recovery.id, recovery.commitments[0])] if recovery else []
         require(self.recipients == expected, "a recipient is not the recovery set's")
+        require(self.embedded is None or self.embedded_member(), "the embedded member is not a member")
 
     def governed(self):
         """The governance hash."""
         return sha384(encode([self.operators, self.rules, self.trusted_regions, self.limits, self.suites]))
 
     def encode(self):
-        return encode(dict(enumerate(vars(self).values(), 1)))
+        said = dict(enumerate(vars(self).values(), 1))
+        if self.alone():
+            del said[_EMBEDDED]
+        return encode(said)
+
+    def alone(self):
+        """Whether the embedded member is the only one."""
+        return [member.id for member in self.members] == [self.embedded]
 
     def hash(self):
         return sha384(self.encode())
 
     def copy(self):
         return copy.deepcopy(self)
+
+    def embedded_member(self):
+        return next((member for member in self.members if member.id == self.embedded), None)
 
     def user(self, role):
         """The entry of a role (number, name), or None."""
@@ -178,4 +198,4 @@ class State:
     def recipient_keys(self):
         """Everybody's to whom the secrets are encrypted."""
         keys = [member.agreement for member in self.members] + [recipient.agreement for recipient in self.recipients]
-        return keys + [user.agreement for user in self.users if user.agreement]
+        return keys + [user.agreement for user in self.users if user.agreement and self.embedded]

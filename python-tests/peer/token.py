@@ -50,8 +50,8 @@ class Token:
         ids = [key_id("domain key", key) for key in secrets["domain_keys"]]
         require(ids == [key.id for key in state.domain_keys], "a domain key is not the state's")
         require(key_id("index key", secrets["index_key"]) == state.index_key, "the index key is not the state's")
-        if secrets["own"]:
-            own = tuple(spki(private_key(scalar)) for scalar in secrets["own"])
-            require(own in [member[1:] for member in state.members], "the member's keys are not the state's")
+        own = secrets["own"] and tuple(spki(private_key(scalar)) for scalar in secrets["own"])
+        embedded = state.embedded_member()
+        require(own == (embedded and embedded[1:]), "the embedded member's keys are not the state's")
         replication = [spki(private_key(scalar)) for scalar in secrets["replication"]]
         require(replication == state.replication_keys, "a replication key is not the state's")

@@ -145,9 +145,6 @@ pub(super) fn apply(old: &State, hash: &Hash, change: &Change, at: u64, results:
             }
         }
         Change::AdmitHsm { hsm } => {
-            if !state.serial.is_empty() {
-                return Err(Refusal::Embedded);
-            }
             hsm.verify(Party::Hsm, &state.domain)?;
             let member = hsm.member()?;
             check_new_keys(&state, &[member.signing, member.agreement])?;
@@ -162,6 +159,7 @@ pub(super) fn apply(old: &State, hash: &Hash, change: &Change, at: u64, results:
             if state.members.is_empty() {
                 return Err(Refusal::LastMember);
             }
+            state.embedded = state.embedded.filter(|embedded| embedded != id);
             state.replication_keys.clear();
         }
         Change::AdmitHost { host } => {
@@ -178,9 +176,6 @@ pub(super) fn apply(old: &State, hash: &Hash, change: &Change, at: u64, results:
             }
         }
         Change::CreateUser { role, enrolment } => {
-            if *role == Role::So {
-                return Err(Refusal::Arguments("the SO is not made by command"));
-            }
             if state.user(role).is_some() {
                 return Err(Refusal::Exists("the user"));
             }
@@ -294,10 +289,11 @@ pub(super) fn apply(old: &State, hash: &Hash, change: &Change, at: u64, results:
             hsm.verify(Party::Hsm, &state.domain)?;
             let member = hsm.member()?;
             check_new_keys(&state, &[member.signing, member.agreement])?;
-            state.members = vec![member];
             state.replication_keys.clear();
             // Nobody opens an embedded token without a PIN, so the HSM that recovers it sets the SO's.
-            let embedded = !state.serial.is_empty();
+            let embedded = state.embedded.is_some();
+            state.embedded = state.embedded.map(|_| member.id);
+            state.members = vec![member];
             for user in &mut state.users {
                 let until = at.saturating_add(RECOVERED_ENROLMENT);
                 user.generation = user.generation.saturating_add(1);

@@ -1,4 +1,4 @@
-//! Recovery of an embedded domain, whose only HSM is this process: the keys of the fresh HSM wait,
+//! Recovery of an embedded domain, on an HSM that is this process: the keys of the fresh HSM wait,
 //! sealed under the SO PIN to be, until the operators have sent their shares.
 
 use std::sync::Arc;
@@ -92,7 +92,7 @@ impl Opened {
 }
 
 fn check_recoverable(state: &State) -> std::result::Result<(), Refusal> {
-    if state.serial.is_empty() {
+    if state.embedded.is_none() {
         return Err(Refusal::Arguments("the domain is a fleet's, not an embedded one"));
     }
     if state.recovery.is_none() {

@@ -74,6 +74,10 @@ impl Made {
             let key = at.and_then(|at| secrets.replication.get(at)).or(made);
             merged.replication.push(Arc::clone(key.ok_or_else(missing)?));
         }
+        // The embedded member's keys go with it.
+        if new.embedded.is_none() {
+            (merged.signing, merged.agreement) = (None, None);
+        }
         Ok(merged)
     }
 }
@@ -154,8 +158,8 @@ impl Opened {
         let entry = Entry { at: circumstances.now.max(state.changed), step };
         let next = entry.make(state)?;
         let mut secrets = made.merge(state, &secrets, &next)?;
-        // An embedded domain keeps its member's keys itself.
-        let embedded = !next.serial.is_empty();
+        // An embedded member's keys are among the secrets.
+        let embedded = next.embedded.is_some();
         let copy = |key: &PrivateKey| PrivateKey::from_scalar(key.scalar()).map(Arc::new);
         secrets.signing = embedded.then(|| copy(&own.signing)).transpose()?;
         secrets.agreement = embedded.then(|| copy(&own.agreement)).transpose()?;

@@ -16,6 +16,7 @@ use super::seal::{self, DomainId, IndexKey, KeyId, Sealer};
 use super::state::{DomainKey, KeyStatus, Limits, Member, State, User};
 use super::token::{self, PublicState, SUITE};
 use crate::error::{Error, ErrorKind, Result};
+use crate::text::hex;
 
 /// What a new state depends on besides the old one.
 pub(in crate::hsm) struct Circumstances {
@@ -40,7 +41,7 @@ const FRESH_GENERATIONS: u32 = 20;
 pub(in crate::hsm) struct Opened {
     public: Arc<PublicState>,
     secrets: Arc<StateSecrets>,
-    /// The member's own keys, in a fleet; an embedded domain has them among its secrets.
+    /// The member's own keys; those of an embedded member are among the secrets.
     own: Option<Arc<OwnKeys>>,
     sealers: Vec<Arc<Sealer>>,
     active: usize,
@@ -120,6 +121,7 @@ impl Opened {
         let own = OwnKeys::generate(&mut circumstances.entropy)?;
         let (mut state, mut secrets) = first_state(label, &format!("local-{serial}"), &own, circumstances)?;
         serial.clone_into(&mut state.serial);
+        state.embedded = Some(own.id);
         secrets.signing = Some(Arc::new(own.signing));
         secrets.agreement = Some(Arc::new(own.agreement));
         let entropy = &mut circumstances.entropy;
@@ -129,19 +131,28 @@ impl Opened {
         Ok((Self::assemble(public, Arc::new(secrets), None)?, domain, so_pin))
     }
 
-    /// Makes a fleet's domain with this HSM as its only member, to be founded by its operators.
+    /// Makes a fleet's domain with this HSM as its only member, to be founded by its operators. Its
+    /// serial number is the beginning of the domain's id.
     pub(in crate::hsm) fn provision(
         label: &str,
         own: Arc<OwnKeys>,
         circumstances: &mut Circumstances,
     ) -> Result<(Self, DomainToken)> {
-        let (state, secrets) = first_state(label, "local-fleet", &own, circumstances)?;
+        if label.len() > 255 {
+            return Err(ErrorKind::ArgumentsBad.with("the label is too long"));
+        }
+        let (mut state, secrets) = first_state(label, "local-fleet", &own, circumstances)?;
+        state.serial = hex(&state.domain[..8]);
         let (token, public) = token::export(&state, &secrets.encode()?, &own.signing, &mut circumstances.entropy)?;
         Ok((Self::assemble(public, Arc::new(secrets), Some(own))?, token))
     }
 
-    /// Opens a verified state with a PIN. For the errors see [`check_pin`].
+    /// Opens a verified state as its embedded member, with a PIN. For the errors see [`check_pin`].
     pub(in crate::hsm) fn with_pin(public: &Arc<PublicState>, record: &PinRecord, pin: &[u8]) -> Result<Self> {
+        if public.state().embedded.is_none() {
+            let why = "the domain has no embedded member: only the HSMs of its fleet open it";
+            return Err(ErrorKind::TokenNotRecognized.with(why));
+        }
         let key = pin::open(public, record, pin)?;
         Self::with_key(Arc::clone(public), &key, None)
     }
@@ -291,7 +302,10 @@ impl Opened {
         cost: PinCost,
         circumstances: &mut Circumstances,
     ) -> Result<(PinRecord, User)> {
-        let signer = self.signing()?.public()?;
+        let signer = match self.state().embedded_member() {
+            Some(member) => member.signing,
+            None => self.signing()?.public()?,
+        };
         pin::make(self.state(), &signer, role, generation, pin, cost, &mut circumstances.entropy)
     }
 
@@ -459,6 +473,7 @@ fn first_state(
         region: region.to_owned(),
         partition: "local".to_owned(),
         serial: String::new(),
+        embedded: None,
         version: 1,
         previous: None,
         log_head: None,
@@ -499,7 +514,7 @@ pub(in crate::hsm) struct StateSecrets {
     /// In the order of the state's domain keys.
     pub(super) domain_keys: Vec<Arc<SecretBytes>>,
     pub(super) index: Arc<IndexKey>,
-    /// QHSK and QHAK of an embedded domain's one member; a fleet's HSMs keep theirs to themselves.
+    /// QHSK and QHAK of the embedded member; a fleet's HSMs keep theirs to themselves.
     pub(super) signing: Option<Arc<PrivateKey>>,
     pub(super) agreement: Option<Arc<PrivateKey>>,
     /// In the order of the state's replication keys.
@@ -575,10 +590,9 @@ impl StateSecrets {
         for (key, public) in self.replication.iter().zip(&state.replication_keys) {
             same &= key.public()? == *public;
         }
-        if let (Some(signing), Some(agreement)) = (&self.signing, &self.agreement) {
-            let (signing, agreement) = (signing.public()?, agreement.public()?);
-            same &= state.members.iter().any(|m| m.signing == signing && m.agreement == agreement);
-        }
+        let own = self.signing.as_ref().zip(self.agreement.as_ref());
+        let own = own.map(|(signing, agreement)| Ok::<_, Error>((signing.public()?, agreement.public()?)));
+        same &= own.transpose()? == state.embedded_member().map(|member| (member.signing, member.agreement));
         if same { Ok(()) } else { Err(Malformed("the secrets are not those of the state").into()) }
     }
 }

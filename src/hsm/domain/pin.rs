@@ -25,7 +25,7 @@ const LANES: std::ops::RangeInclusive<u32> = 1..=16;
 const MOST_WORK: u64 = 4 * 1024 * 1024;
 
 /// Makes a record for a new agreement key, and the entry that the state must have for it.
-/// `signer` is the member that will sign the state.
+/// `signer` is the embedded member, or in a fleet the one that makes the record.
 pub(super) fn make(
     state: &State,
     signer: &PublicKey,
@@ -55,9 +55,12 @@ pub(super) fn make(
 /// The agreement key that a record wraps.
 ///
 /// Each vouches for the other. The state names the record with its public key, so that nobody gets
-/// the secrets encrypted to a key of his own by swapping the record; the record names the member
-/// that signs the state, so that nobody who lacks the PIN can offer its holder another state, with
-/// secrets of his own, under the same name.
+/// the secrets encrypted to a key of his own by swapping the record; the record names the embedded
+/// member, whose keys must be among the secrets, so that nobody who lacks the PIN can offer its holder
+/// another state, with secrets of his own, under the same name.
+///
+/// An HSM of a fleet holds a state that it has verified, so there the record's signer does not matter,
+/// nor a serial number that another token of the domain once had.
 ///
 /// CKR_PIN_LEN_RANGE and CKR_PIN_INCORRECT speak of the PIN, CKR_USER_PIN_NOT_INITIALIZED of the
 /// state, CKR_TOKEN_NOT_RECOGNIZED of the record.
@@ -68,14 +71,18 @@ pub(super) fn open(public: &PublicState, record: &PinRecord, pin: &[u8]) -> Resu
     let agreement = user.agreement.ok_or(ErrorKind::UserPinNotInitialized)?;
     let sealed = PIN_RECORD.parse(&record.sealed).map_err(|why| refused(why.0))?;
     let parameters = Parameters::decode(sealed.parameters).map_err(|why| refused(why.0))?;
+    let (serial, signer) = match state.embedded_member() {
+        Some(member) => (state.serial.clone(), member.signing.kid()),
+        None => (parameters.serial.clone(), parameters.signer),
+    };
     let expected = Parameters {
         domain: state.domain,
-        serial: state.serial.clone(),
+        serial,
         role: record.role.clone(),
         generation: user.generation,
         cost: parameters.cost,
         agreement,
-        signer: *public.exporter(),
+        signer,
     };
     if parameters != expected || record.generation != user.generation {
         return Err(refused("it is not the one that the domain state names"));

@@ -57,8 +57,6 @@ pub(in crate::hsm) enum Refusal {
     Unknown(&'static str),
     #[error("{0} exists already")]
     Exists(&'static str),
-    #[error("an embedded domain has one member")]
-    Embedded,
     #[error("the last member cannot be expelled")]
     LastMember,
     #[error("an HSM does not carry out its own expulsion")]

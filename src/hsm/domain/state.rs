@@ -24,7 +24,7 @@ pub(in crate::hsm) struct State {
     pub(in crate::hsm) name: String,
     pub(in crate::hsm) region: String,
     pub(in crate::hsm) partition: String,
-    /// The token's serial number; empty in a fleet.
+    /// The token's serial number; it stays when an embedded domain becomes a fleet.
     pub(in crate::hsm) serial: String,
     /// +1 with every change.
     pub(in crate::hsm) version: u64,
@@ -58,6 +58,9 @@ pub(in crate::hsm) struct State {
     /// Objects that count as CKA_TRUSTED once the domain is founded.
     pub(in crate::hsm) trusted_keys: BTreeSet<ObjectId>,
     pub(in crate::hsm) recovery: Option<RecoverySet>,
+    /// The member whose keys are among the secrets, and whom PINs open: the processes of an embedded
+    /// token. None in a fleet.
+    pub(in crate::hsm) embedded: Option<[u8; 16]>,
 }
 
 /// An HSM of the domain.
@@ -102,7 +105,8 @@ pub(in crate::hsm) struct User {
     pub(in crate::hsm) role: Role,
     /// Of the PIN record in force.
     pub(in crate::hsm) generation: u64,
-    /// Of an embedded token: the key that the PIN record wraps, to which the secrets are encrypted.
+    /// The key that the PIN record wraps. While the domain has an embedded member, the secrets are
+    /// encrypted to it.
     pub(in crate::hsm) agreement: Option<PublicKey>,
     /// The holder may set a PIN: there until it is done.
     pub(in crate::hsm) enrolment: Option<Enrolment>,
@@ -240,17 +244,28 @@ impl State {
         Sha384::digest(self.encode()).into()
     }
 
+    fn is_embedded_alone(&self) -> bool {
+        matches!(&self.members[..], [member] if Some(member.id) == self.embedded)
+    }
+
+    /// The embedded member, if the domain has one.
+    pub(super) fn embedded_member(&self) -> Option<&Member> {
+        self.members.iter().find(|member| Some(member.id) == self.embedded)
+    }
+
     /// Everybody the secrets are encrypted to, each once, ordered by `kid`.
     pub(super) fn secrets_recipients(&self) -> BTreeMap<[u8; 32], PublicKey> {
         let members = self.members.iter().map(|m| m.agreement);
         let others = self.recipients.iter().map(|r| r.agreement);
-        let users = self.users.iter().filter_map(|u| u.agreement);
+        let users = self.users.iter().filter(|_| self.embedded.is_some()).filter_map(|u| u.agreement);
         members.chain(others).chain(users).map(|key| (key.kid(), key)).collect()
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut e = Encoder::new();
-        e.map(27);
+        // Not where an embedded member is alone, so that states of release 0.1 keep their hashes.
+        let says_embedded = !self.is_embedded_alone();
+        e.map(if says_embedded { 28 } else { 27 });
         e.uint(1).bytes(&self.domain);
         e.uint(2).text(&self.name);
         e.uint(3).text(&self.region);
@@ -292,6 +307,11 @@ impl State {
             e.bytes(object);
         }
         e.uint(27).optional(self.recovery.as_ref(), |e, set| set.encode(e));
+        if says_embedded {
+            e.uint(28).optional(self.embedded, |e, id| {
+                e.bytes(&id);
+            });
+        }
         e.finish()
     }
 
@@ -307,7 +327,7 @@ impl State {
         let version = m.field(6)?.uint()?;
         let previous = m.field(7)?.optional(Decoder::fixed)?;
         let governance: Hash = m.field(8)?.fixed()?;
-        let state = Self {
+        let mut state = Self {
             domain,
             name,
             region,
@@ -334,7 +354,21 @@ impl State {
             standing_order: m.field(25)?.optional(StandingOrder::decode)?,
             trusted_keys: id_set(m.field(26)?)?,
             recovery: m.field(27)?.optional(RecoverySet::decode)?,
+            embedded: None,
         };
+        match m.next_with(Decoder::uint)? {
+            Some((28, value)) => {
+                state.embedded = value.optional(Decoder::fixed)?;
+                if state.is_embedded_alone() {
+                    return Err(Malformed("a field says what its absence says"));
+                }
+            }
+            Some(_) => return Err(Malformed("an unknown field")),
+            None => match &state.members[..] {
+                [member] => state.embedded = Some(member.id),
+                _ => return Err(Malformed("a field is missing")),
+            },
+        }
         m.end()?;
         d.end()?;
         state.check()?;
@@ -369,6 +403,7 @@ impl State {
             (!self.suites.is_empty(), "no suite is allowed"),
             (self.users.iter().all(|u| u.generation > 0), "generation 0"),
             (self.recipients.iter().eq(&recovery), "a recipient is not the recovery set's"),
+            (self.embedded_member().map(|m| m.id) == self.embedded, "the embedded member is not a member"),
         ];
         match holds.iter().find(|(holds, _)| !holds) {
             Some((_, why)) => Err(Malformed(why)),

@@ -91,7 +91,7 @@ impl PublicState {
             let other = parsed.verify(&signer)?;
             return Err(if other.state.version < held.version { refused(OLDER) } else { self.fork(&other.hash) });
         }
-        let governed_by_so = held.log_head.is_none() && !held.serial.is_empty();
+        let governed_by_so = held.log_head.is_none() && held.embedded.is_some();
         let members = if governed_by_so && log.is_empty() {
             if parsed.state.version - 1 == held.version && parsed.state.previous != Some(self.hash) {
                 return Err(refused("it does not continue the state held"));

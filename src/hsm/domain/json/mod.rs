@@ -125,6 +125,7 @@ fn describe_state(state: &State, now: u64) -> Value {
         "governed_by": if state.log_head.is_some() { "operators" } else { "SO" },
         "log_head": state.log_head.map(|hash| hash.write()),
         "governance": state.governance().write(),
+        "embedded": state.embedded.map(|id| id.write()),
         "members": state.members.iter().map(member).collect::<Value>(),
         "operators": state.operators.iter().map(operator).collect::<Value>(),
         "hosts": state.hosts.iter()

@@ -3,6 +3,7 @@ mod fleet;
 mod governance;
 mod json;
 mod measure;
+mod mixed;
 mod papers;
 mod refusals;
 mod seal;

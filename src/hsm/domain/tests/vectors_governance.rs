@@ -267,6 +267,32 @@ fn history() {
     compare("history.json", json!([{ "history": hex(&file), "hash": hash }]));
 }
 
+/// From an embedded domain to a fleet, with the PIN of a user who stays.
+#[test]
+fn fleet_log() {
+    let mut circumstances = seeded("fleet log");
+    let (first, _, _) = Opened::found("demo", "00112233445566aa", b"so-pin-1", CHEAP, &mut circumstances).unwrap();
+    let people = three(&mut circumstances.entropy);
+    let mut h = History { circumstances, people, entries: Vec::new(), steps: Vec::new() };
+    let founding = founding(first.state(), &h.people, Vec::new());
+    let embedded = h.command(&first, founding, &[0, 1, 2]).opened;
+    let own = Arc::new(OwnKeys::generate(&mut h.circumstances.entropy).unwrap());
+    let hsm = own.claim("rack 1", &embedded.state().domain).unwrap();
+    let admitted = h.command(&embedded, Change::AdmitHsm { hsm }, &[0, 1]).opened;
+    let hsm = Opened::as_member(Arc::clone(admitted.public()), own).unwrap();
+    let expel = Change::ExpelHsm { id: embedded.state().members[0].id, retain: Some(DAY) };
+    let expelled = h.command(&hsm, expel, &[0, 1]);
+    let (after, change) = expelled.opened.set_pin(&Role::So, b"so-pin-2", None, CHEAP, &mut h.circumstances).unwrap();
+    h.keep(&change.entries[0], after.state(), &[]);
+    compare(
+        "fleet-log.json",
+        json!({
+            "genesis": hex(&first.state().encode()), "steps": h.steps,
+            "tokens": [hex(&expelled.token.bytes), hex(&change.domain.bytes)],
+        }),
+    );
+}
+
 #[test]
 fn recovery() {
     let mut circumstances = seeded("recovery");
