@@ -8,7 +8,11 @@ pub mod channel;
 pub mod config;
 pub mod cryptoki;
 pub mod error;
+#[cfg(feature = "conclaved")]
+pub mod fleet;
 pub mod hsm;
 pub mod log;
+#[cfg(any(feature = "conclaved", feature = "proxy"))]
+pub mod notify;
 pub mod store;
 pub mod text;

@@ -24,8 +24,13 @@ use crate::error::Error;
 pub fn install(level: LevelFilter, file: Option<&Path>) -> io::Result<()> {
     file.map(open).transpose()?;
     // An error says that there is one already.
-    let _ = tracing::subscriber::set_global_default(Log { level, file: file.map(Path::to_owned) });
+    let _ = tracing::subscriber::set_global_default(Log { level, file: file.map(Path::to_owned), json: false });
     Ok(())
+}
+
+/// The same, to standard error, with each line a JSON object.
+pub fn install_json(level: LevelFilter) {
+    let _ = tracing::subscriber::set_global_default(Log { level, file: None, json: true });
 }
 
 /// Tells standard error what went wrong before the log was there.
@@ -36,6 +41,7 @@ pub fn early(error: &Error) {
 struct Log {
     level: LevelFilter,
     file: Option<PathBuf>,
+    json: bool,
 }
 
 impl Subscriber for Log {
@@ -48,10 +54,14 @@ impl Subscriber for Log {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut text = Text::default();
-        event.record(&mut text);
         let metadata = event.metadata();
-        let line = line(metadata.level(), metadata.target(), format_args!("{}{}", text.message, text.fields));
+        let line = if self.json {
+            json_line(event)
+        } else {
+            let mut text = Text::default();
+            event.record(&mut text);
+            line(metadata.level(), metadata.target(), format_args!("{}{}", text.message, text.fields))
+        };
         let written = self
             .file
             .as_deref()
@@ -89,6 +99,44 @@ impl Visit for Text {
             name => write!(self.fields, " {name}={value:?}"),
         };
     }
+}
+
+/// An event's fields, by name.
+#[derive(Default)]
+struct Json(serde_json::Map<String, serde_json::Value>);
+
+impl Visit for Json {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}").into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+}
+
+/// One line with an object. JSON has no control characters.
+fn json_line(event: &Event<'_>) -> String {
+    let mut fields = Json::default();
+    event.record(&mut fields);
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    fields.0.insert("time".to_owned(), timestamp(time.as_secs(), time.subsec_millis()).into());
+    fields.0.insert("level".to_owned(), event.metadata().level().as_str().into());
+    fields.0.insert("target".to_owned(), event.metadata().target().into());
+    fields.0.insert("pid".to_owned(), process::id().into());
+    format!("{}\n", serde_json::Value::Object(fields.0))
 }
 
 /// One line, in which control characters are escaped so that no event can pass for two.
@@ -148,7 +196,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         std::fs::write(&path, "before\n").unwrap();
-        let log = Log { level: LevelFilter::INFO, file: Some(path.clone()) };
+        let log = Log { level: LevelFilter::INFO, file: Some(path.clone()), json: false };
         tracing::subscriber::with_default(log, || {
             tracing::info!(slot = 3, "opened");
             tracing::debug!("not shown");

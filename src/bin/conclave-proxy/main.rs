@@ -8,7 +8,6 @@ mod queue;
 mod server;
 mod service;
 mod store;
-mod systemd;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -85,7 +84,7 @@ async fn serve(arguments: Arguments, limits: &Limits, queue: Arc<Queue>) -> Resu
     // A closed output does not matter to a service.
     let _ = writeln!(io::stdout(), "listening on {address}").and_then(|()| io::stdout().flush());
     let service = Arc::new(Service::new(queue, arguments.region, arguments.max_memory));
-    systemd::notify("READY=1");
+    conclave::notify::notify("READY=1");
 
     let sweeping = tokio::spawn(sweep(Arc::clone(&service), limits.ttl.min(SWEEP)));
     let mut broken = false;
@@ -96,7 +95,7 @@ async fn serve(arguments: Arguments, limits: &Limits, queue: Arc<Queue>) -> Resu
             () = service.queue.broken() => broken = true,
         }
         tracing::info!("ending");
-        systemd::notify("STOPPING=1");
+        conclave::notify::notify("STOPPING=1");
     };
     server::serve(listener, Arc::clone(&service), arguments.max_connections, stop).await;
     sweeping.abort();
