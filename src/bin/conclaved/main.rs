@@ -162,6 +162,7 @@ impl conclave::fleet::Service for Nobody {
     }
 }
 
-fn service(_: &Plan) -> Result<Arc<dyn conclave::fleet::Service>, String> {
+fn service(plan: &Plan) -> Result<Arc<dyn conclave::fleet::Service>, String> {
+    tracing::info!(settings = ?plan.settings, any_domain = plan.fingerprint.is_none(), "starting");
     Ok(Arc::new(Nobody))
 }
