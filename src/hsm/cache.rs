@@ -79,6 +79,11 @@ impl Cache {
         drop(evicted);
     }
 
+    /// How many are kept.
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
     pub(super) fn forget(&self, digest: &[u8; 32]) {
         self.shard(digest).write().unwrap_or_else(PoisonError::into_inner).remove(digest);
     }

@@ -49,6 +49,8 @@ pub(super) struct Core {
     pub(super) clock: Clock,
     /// An HSM of a fleet, with its own keys.
     pub(super) own: Option<Arc<OwnKeys>>,
+    /// Of an HSM of a fleet, for people.
+    pub(super) name: String,
     /// Of a fleet.
     pub(super) pins: Pins,
     /// Domain keys that an HSM which was expelled knew, or may have known.
@@ -56,8 +58,8 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn of_member(own: Arc<OwnKeys>) -> Self {
-        Self { own: Some(own), ..Self::default() }
+    pub(super) fn of_member(own: Arc<OwnKeys>, name: &str) -> Self {
+        Self { own: Some(own), name: name.to_owned(), ..Self::default() }
     }
 
     pub(super) fn is_member_of_fleet(&self) -> bool {

@@ -235,7 +235,7 @@ impl Hsm {
 
 /// Whether a user of a later state is the one of an earlier, not another who was given the name of
 /// one that was removed: a PIN is changed at most once in each version.
-fn is_same_user(role: &Role, earlier: &State, later: &State) -> bool {
+pub(super) fn is_same_user(role: &Role, earlier: &State, later: &State) -> bool {
     let generation = |state: &State| state.user(role).map(|user| user.generation);
     let changes = generation(later).zip(generation(earlier)).and_then(|(now, then)| now.checked_sub(then));
     changes.is_some_and(|changes| changes <= later.version.saturating_sub(earlier.version))

@@ -9,7 +9,6 @@ mod auditing;
 mod build;
 mod cache;
 mod command;
-#[allow(dead_code, reason = "what serves a fleet is not there yet")]
 mod core;
 mod crypto;
 #[allow(dead_code, reason = "what only a fleet's HSMs do is not reached by a host yet")]
@@ -20,13 +19,11 @@ mod ephemeral;
 mod governing;
 mod importing;
 mod key;
-#[allow(dead_code, reason = "what serves a fleet is not there yet")]
 mod login;
 #[allow(dead_code, reason = "tests look at what no command does")]
 mod managed;
 mod managing;
 mod mechanism;
-#[allow(dead_code, reason = "what serves a fleet is not there yet")]
 mod member;
 mod objects;
 mod params;
@@ -63,7 +60,9 @@ pub use managed::{
     outstanding_messages, state_at, state_name, usage_name, version_object, wants_managed, wrapped_key_name,
 };
 pub use mechanism::{MechanismInfo, key_type_name, mechanism_info, mechanisms, param_shape};
-pub use member::PinFigures;
+pub use member::{
+    Answer as MemberAnswer, Change as MemberChange, Clear, Connection, Member, MemberFigures, PinFigures, Then,
+};
 pub use params::{HkdfSalt, Mechanism, MechanismType, Oaep, ParamShape, Params, PrfData, Pss, Secret};
 pub use replicating::replication_message;
 pub use value::{AttributeType, Attributes, Raw, Template, Value};

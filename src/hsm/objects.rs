@@ -267,6 +267,9 @@ impl Hsm {
         mechanism: &Mechanism<'_>,
         key: Option<&Record>,
     ) -> Result<Box<dyn Operation>> {
+        if self.core.is_member_of_fleet() && self.client.guest.is_none() {
+            return Err(ErrorKind::FunctionRejected.with("an operators' connection uses no keys"));
+        }
         let row = mechanism::row(mechanism.kind)?;
         let (begin, usage) = match function {
             Function::Digest => return row.digest.ok_or(ErrorKind::MechanismInvalid)?(mechanism),

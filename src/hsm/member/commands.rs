@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::super::command::{Command, PinCost, PinRecord, Reply, Ticket};
+use super::super::command::{Command, PinCost, PinRecord, Reply, Role, Ticket};
+use super::super::core::Guest;
 use super::super::domain::{self, Circumstances, Opened, OwnKeys};
 use super::super::{Access, Hsm};
 use super::ticket::Login;
@@ -17,27 +18,44 @@ impl Hsm {
         ticket: &Ticket,
         command: Command<'_>,
     ) -> Result<Reply> {
-        match command {
-            Command::Login { pin, record, .. } => self.log_in_guest(own, pin, record),
-            Command::Logout => self.log_out_guest(),
-            Command::CheckPin { pin, record } => self.check_guest_pin(ticket, pin, record),
-            Command::SetPin { old, new, record, cost, .. } => self.set_guest_pin((old, new), record, cost),
-            Command::BeginRecovery { .. } => self.claim_recovery(own),
-            Command::FinishRecovery { command, contributions, .. } => self.recover_fleet(own, command, contributions),
-            Command::Found { .. } | Command::InitPin { .. } if !self.is_founded() => Err(governed()),
-            Command::Found { .. } | Command::Adopt { .. } | Command::Import { .. } => Err(governed()),
-            command => self.execute_command(ticket, command),
+        match (command, &self.client.guest) {
+            (Command::Login { pin, record, .. }, Some(guest)) => self.log_in_guest(own, guest, pin, record),
+            (Command::Logout, Some(_)) => self.log_out_guest(),
+            (Command::CheckPin { pin, record }, Some(_)) => self.check_guest_pin(ticket, pin, record),
+            (Command::SetPin { old, new, record, cost, .. }, Some(_)) => self.set_guest_pin((old, new), record, cost),
+            (Command::Found { .. } | Command::Adopt { .. } | Command::Import { .. }, Some(_)) => Err(governed()),
+            (command, Some(_)) => self.execute_command(ticket, command),
+            (Command::Found { label, .. }, None) => self.begin_fleet(own, label),
+            (Command::BeginRecovery { .. }, None) => self.claim(own),
+            (Command::FinishRecovery { command, contributions, .. }, None) => {
+                self.recover_fleet(own, command, contributions)
+            }
+            (command, None) if is_for_operators(&command) => self.execute_command(ticket, command),
+            (_, None) => Err(ErrorKind::FunctionRejected.with("an operators' connection is for the domain alone")),
         }
     }
 
-    fn log_in_guest(&self, own: &OwnKeys, pin: &[u8], record: &PinRecord) -> Result<Reply> {
-        let guest = self.client.guest.ok_or_else(governed)?;
+    /// A new domain with this HSM as its only member, to be founded by its operators.
+    fn begin_fleet(&self, own: &Arc<OwnKeys>, label: &str) -> Result<Reply> {
+        let mut held = self.core.held_mut();
+        if held.public.is_some() {
+            return Err(ErrorKind::FunctionRejected.with("this HSM has a domain; one that was just started has none"));
+        }
+        let (opened, domain) = Opened::provision(label, Arc::clone(own), &mut Circumstances::of_system())?;
+        held.public = Some(Arc::clone(opened.public()));
+        held.opened = Some(Arc::new(opened));
+        // Nobody has a PIN before operators open an enrolment.
+        let so_pin = PinRecord { role: Role::So, generation: 0, sealed: Vec::new() };
+        Ok(Reply::Founded { domain, so_pin })
+    }
+
+    fn log_in_guest(&self, own: &OwnKeys, guest: &Guest, pin: &[u8], record: &PinRecord) -> Result<Reply> {
         let opened = self.opened()?;
         self.check_counted(&opened, record, pin)?;
         let now = self.now();
         let login = Login {
             role: record.role.clone(),
-            guest,
+            guest: *guest,
             issuer: *own.id(),
             generation: record.generation,
             issued: now,
@@ -73,10 +91,10 @@ impl Hsm {
         self.core.pins.attempt(&record.role, user.generation, check)
     }
 
-    /// What names this HSM in the command "recover domain".
-    fn claim_recovery(&self, own: &OwnKeys) -> Result<Reply> {
+    /// What names this HSM in the commands "admit HSM" and "recover domain".
+    fn claim(&self, own: &OwnKeys) -> Result<Reply> {
         let public = self.public()?;
-        let claim = own.claim(&public.state().name, &public.state().domain)?;
+        let claim = own.claim(&self.core.name, &public.state().domain)?;
         Ok(Reply::Recovering { claim: claim.message().to_vec(), sealed: Vec::new() })
     }
 
@@ -86,6 +104,20 @@ impl Hsm {
         let change = Opened::recover_fleet(&public, Arc::clone(own), command, contributions)?;
         Ok(Reply::Changed(change))
     }
+}
+
+/// What operators do by their own signatures, or anybody may read.
+fn is_for_operators(command: &Command<'_>) -> bool {
+    matches!(
+        command,
+        Command::DescribeDomain
+            | Command::Propose { key: None, .. }
+            | Command::DescribeCommand { .. }
+            | Command::AddSignature { .. }
+            | Command::Execute { keys: [], .. }
+            | Command::SetEnrolledPin { code: Some(_), .. }
+            | Command::Housekeeping
+    )
 }
 
 fn governed() -> Error {

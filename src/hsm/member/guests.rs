@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::auditing::AuditMode;
-use super::super::command::{DomainKeyId, PinRecord, Ticket};
+use super::super::command::{DomainKeyId, PinRecord, Role, Ticket};
 use super::super::core::{Client, Core, Guest};
 use super::super::domain::{Opened, OwnKeys};
 use super::super::login::{self, Seat};
+use super::super::wire::Streams;
 use super::super::{Hsm, Settings};
 use super::ticket::{Login, refused};
 use crate::error::{ErrorKind, Result};
@@ -23,6 +24,7 @@ const IDLE: u64 = 24 * 3600;
 /// One process of a host.
 pub(super) struct Visit {
     pub(super) client: Arc<Client>,
+    pub(super) streams: Streams,
     public: Arc<Hsm>,
     seats: Mutex<Vec<Known>>,
     /// Seconds since 1970.
@@ -51,7 +53,14 @@ impl Visit {
         let audit = if guest.is_some() { settings.audit } else { AuditMode::Off };
         let client = Arc::new(Client::new(guest, audit)?);
         let public = view(core, &client, settings, None);
-        Ok(Self { client, public, seats: Mutex::default(), used: AtomicU64::new(0), connections: AtomicU64::new(0) })
+        Ok(Self {
+            client,
+            streams: Streams::default(),
+            public,
+            seats: Mutex::default(),
+            used: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+        })
     }
 
     /// The HSM as the ticket's holder sees it. CKR_USER_NOT_LOGGED_IN if the ticket is not, or no longer,
@@ -182,15 +191,24 @@ impl Guests {
     }
 
     /// Forgets the processes of hosts that are not in the state, and what was opened and approved under
-    /// another.
-    pub(super) fn adopted(&self, opened: &Opened) {
+    /// another. Who `stays` keeps a login though the holder changed its PIN.
+    pub(super) fn adopted(&self, opened: &Opened, stays: impl Fn(&Role) -> bool) {
         let state = opened.state();
         let mut guests = self.guests();
         guests.retain(|guest, _| state.hosts.iter().any(|host| host.id == guest.host));
         for visit in guests.values() {
             visit.client.cache.clear();
             visit.client.approvals.governed_by(&state.governance());
+            for known in visit.seats().iter_mut().filter(|known| stays(&known.login.role)) {
+                if let Some(user) = state.user(&known.login.role) {
+                    known.login.generation = user.generation;
+                }
+            }
         }
+    }
+
+    pub(super) fn streams(&self) -> usize {
+        self.guests().values().map(|visit| visit.streams.len()).sum()
     }
 
     pub(super) fn clear(&self) {

@@ -1,0 +1,1 @@
+//! An HSM of a fleet, over the bytes of its connections.
