@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use cryptoki_sys as ck;
 
+use super::looped::over_a_link;
 use super::real::{process, token};
 use super::{PIN, SO_PIN};
 use crate::cryptoki::SessionHandle;
@@ -114,4 +115,8 @@ fn a_million_records_are_verified_in_memory_that_does_not_grow() {
     let seconds = begun.elapsed().as_secs_f64();
     println!("{} rows verified in {seconds:.1} s; {before} KiB before, at most {most} KiB", report.rows);
     assert!(report.ok && report.events == 1_000_000 && most < before + 8 * 1024);
+}
+
+over_a_link! {
+    a_chain_is_begun_when_first_needed_and_closed_with_the_login,
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
+use super::looped::over_a_link;
 use super::real::{aes, encrypts, process, token};
 use super::{NO, PIN, SO_PIN, YES, padded, refused, template};
 use crate::cryptoki::reseal::Threads;
@@ -393,4 +394,16 @@ fn copy_all(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+over_a_link! {
+    the_so_hands_the_domain_over_for_good,
+    operators_reset_a_pin_and_only_its_holder_sets_it,
+    a_login_does_not_outlast_its_pin,
+    one_operator_cannot_destroy_what_a_domain_key_seals,
+    a_rotation_is_followed_by_all_and_everything_is_sealed_anew,
+    trust_is_what_the_operators_say,
+    proposals_wait_and_collect_signatures,
+    a_domain_whose_pins_are_lost_comes_back_with_enough_shares,
+    an_older_copy_is_brought_forward_by_the_history,
 }

@@ -4,6 +4,7 @@
 use cryptoki_sys as ck;
 use serde_json::{Value, json};
 
+use super::looped::over_a_link;
 use super::real::{aes, process, token};
 use super::{NO, NOTHING, PRIVATE_KEY, SECRET, SO_PIN, YES, padded, refused, template};
 use crate::cryptoki::{KeyQuery, Module, ObjectHandle, SessionHandle};
@@ -363,4 +364,13 @@ fn what_a_part_gave_and_what_was_refused_is_in_the_log() {
         "WrapKey CKR_KEY_FUNCTION_NOT_PERMITTED",
     ];
     assert_eq!(said()[2..], since);
+}
+
+over_a_link! {
+    a_key_is_found_by_its_id_its_label_and_its_aliases_in_every_process,
+    the_so_describes_keys_and_uses_none,
+    every_version_decrypts_and_many_do_not_slow_the_newest,
+    envelopes_by_functions_of_the_standard,
+    an_operation_that_waits_ends_when_its_key_is_disabled,
+    what_a_part_gave_and_what_was_refused_is_in_the_log,
 }

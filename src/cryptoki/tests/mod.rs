@@ -4,6 +4,7 @@
 mod audit;
 mod fake;
 mod governed;
+mod looped;
 mod managed;
 mod real;
 mod users;

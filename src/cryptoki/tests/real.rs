@@ -7,6 +7,7 @@ use std::thread;
 use cryptoki_sys as ck;
 use tempfile::TempDir;
 
+use super::looped::{self, over_a_link};
 use super::{DATA, NO, NOTHING, PIN, PRIVATE_KEY, SECRET, SO_PIN, YES, padded, refused, template};
 use crate::config::PinPolicy;
 use crate::cryptoki::backend::Embedded;
@@ -30,7 +31,7 @@ pub(super) fn process(data: &Path) -> Module {
         max_managed_keys: 100_000,
         leaves_due_keys: false,
     };
-    Module::over(Box::new(Embedded::at(data, hsm, true).unwrap()), settings).unwrap()
+    Module::over(looped::backend(Embedded::at(data, hsm, true).unwrap(), hsm), settings).unwrap()
 }
 
 pub(super) fn token() -> (TempDir, Module) {
@@ -310,4 +311,12 @@ fn right_pins_of_many_at_once_lock_nothing() {
     module.logout(session).unwrap();
     failures(10);
     refused(module.login(session, ck::CKU_USER, Some(PIN), None), ErrorKind::PinLocked);
+}
+
+over_a_link! {
+    both_processes_see_what_either_commits,
+    a_change_of_pin_in_another_process_does_not_end_the_login,
+    the_locked_user_is_unlocked_by_the_so_in_another_process,
+    a_search_finds_by_every_attribute_that_may_be_read,
+    both_halves_of_a_pair_are_committed,
 }

@@ -2,6 +2,7 @@
 
 use cryptoki_sys as ck;
 
+use super::looped::over_a_link;
 use super::real::{aes, encrypts, process, token};
 use super::{DATA, NO, PIN, YES, refused};
 use crate::cryptoki::{Module, SessionHandle};
@@ -76,4 +77,9 @@ fn a_removed_user_is_out_at_the_next_call() {
         );
         two.close_session(there).unwrap();
     }
+}
+
+over_a_link! {
+    a_user_is_made_by_the_so_and_shares_ordinary_keys,
+    a_removed_user_is_out_at_the_next_call,
 }
