@@ -34,4 +34,4 @@ pub(super) use state::{Hash, State, TrustedRegion, decode_role, encode_role};
 pub(super) use token::PublicState;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::hsm) mod tests;

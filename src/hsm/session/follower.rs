@@ -14,8 +14,7 @@ pub struct Follower(Arc<PublicState>);
 /// A first copy, against the fingerprint that an operator gave: the SHA-384 hash of any state on the
 /// way from the origin's to the newest. `log` has all entries between the two. Trusts nothing else.
 pub fn replay(origin: &[u8], newest: &[u8], log: &[Vec<u8>], fingerprint: &[u8; 48]) -> Result<Follower> {
-    let now = Circumstances::of_system().now;
-    PublicState::of_history(origin, newest, log, fingerprint, now).map(Follower)
+    Follower::replay_at(origin, newest, log, fingerprint, Circumstances::of_system().now)
 }
 
 impl Follower {
@@ -24,11 +23,27 @@ impl Follower {
         Self(public)
     }
 
+    /// [`replay`] at this time.
+    pub(in crate::hsm) fn replay_at(
+        origin: &[u8],
+        newest: &[u8],
+        log: &[Vec<u8>],
+        fingerprint: &[u8; 48],
+        now: u64,
+    ) -> Result<Self> {
+        PublicState::of_history(origin, newest, log, fingerprint, now).map(Self)
+    }
+
     /// Goes on to a newer state: `log` has all entries from this copy's state to the token's. The same
     /// state gives the same copy; an older one, another of the same version (an alarm) or one that the
     /// log does not lead to is refused.
     pub fn advance(&self, token: &[u8], log: &[Vec<u8>]) -> Result<Self> {
-        self.0.adopt_bytes(token, log, Circumstances::of_system().now).map(Self)
+        self.advance_at(token, log, Circumstances::of_system().now)
+    }
+
+    /// [`Self::advance`] at this time.
+    pub(in crate::hsm) fn advance_at(&self, token: &[u8], log: &[Vec<u8>], now: u64) -> Result<Self> {
+        self.0.adopt_bytes(token, log, now).map(Self)
     }
 
     pub fn version(&self) -> u64 {

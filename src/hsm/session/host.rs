@@ -46,6 +46,11 @@ impl HostKey {
         Ok(Self { public: key.public()?, key })
     }
 
+    #[cfg(test)]
+    pub(super) fn private(&self) -> &PrivateKey {
+        &self.key
+    }
+
     /// SHA-256 of the public key's SubjectPublicKeyInfo.
     pub fn kid(&self) -> [u8; 32] {
         self.public.kid()

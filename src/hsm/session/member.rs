@@ -226,7 +226,7 @@ impl Seen {
 
     /// Remembers a message until a time. Refuses one that is remembered, and is busy when it has as
     /// many of this host as it remembers at once: a host's messages shut out no other.
-    fn insert(&self, host: &[u8; 16], hash: Hash, until: u64, now: u64) -> Answered<()> {
+    pub(super) fn insert(&self, host: &[u8; 16], hash: Hash, until: u64, now: u64) -> Answered<()> {
         let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = hosts.entry(*host).or_default();
         while let Some((end, old)) = seen.ends.first().copied().filter(|(end, _)| *end < now) {

@@ -17,25 +17,25 @@ use super::super::{Circumstances, Opened};
 use super::CHEAP;
 use crate::error::Result;
 
-pub(super) const NOW: u64 = 1_800_000_000;
-pub(super) const DAY: u64 = 24 * 3600;
-pub(super) const SO_PIN: &[u8] = b"so-pin-1";
+pub(in crate::hsm) const NOW: u64 = 1_800_000_000;
+pub(in crate::hsm) const DAY: u64 = 24 * 3600;
+pub(in crate::hsm) const SO_PIN: &[u8] = b"so-pin-1";
 
-pub(super) fn at(now: u64) -> Circumstances {
+pub(in crate::hsm) fn at(now: u64) -> Circumstances {
     Circumstances { entropy: Entropy::System, now }
 }
 
 /// Somebody with an operator's two keys.
-pub(super) struct Person {
-    pub(super) id: [u8; 16],
-    pub(super) name: String,
-    pub(super) roles: Vec<String>,
-    pub(super) signing: PrivateKey,
-    pub(super) agreement: PrivateKey,
+pub(in crate::hsm) struct Person {
+    pub(in crate::hsm) id: [u8; 16],
+    pub(in crate::hsm) name: String,
+    pub(in crate::hsm) roles: Vec<String>,
+    pub(in crate::hsm) signing: PrivateKey,
+    pub(in crate::hsm) agreement: PrivateKey,
 }
 
 impl Person {
-    pub(super) fn new(entropy: &mut Entropy, name: &str, roles: &[&str]) -> Self {
+    pub(in crate::hsm) fn new(entropy: &mut Entropy, name: &str, roles: &[&str]) -> Self {
         Self {
             id: entropy.array().unwrap(),
             name: name.to_owned(),
@@ -45,11 +45,11 @@ impl Person {
         }
     }
 
-    pub(super) fn both(name: &str) -> Self {
+    pub(in crate::hsm) fn both(name: &str) -> Self {
         Self::new(&mut Entropy::System, name, &["officer", "operator"])
     }
 
-    pub(super) fn claim(&self, domain: &DomainId) -> Claim {
+    pub(in crate::hsm) fn claim(&self, domain: &DomainId) -> Claim {
         let identity = Identity {
             party: Party::Operator,
             id: self.id,
@@ -62,23 +62,23 @@ impl Person {
 }
 
 /// Anna, Ben and Cleo, each officer and operator.
-pub(super) fn three(entropy: &mut Entropy) -> Vec<Person> {
+pub(in crate::hsm) fn three(entropy: &mut Entropy) -> Vec<Person> {
     ["Anna", "Ben", "Cleo"].map(|name| Person::new(entropy, name, &["officer", "operator"])).into()
 }
 
-pub(super) fn propose(state: &State, change: Change, circumstances: &mut Circumstances) -> Proposal {
+pub(in crate::hsm) fn propose(state: &State, change: Change, circumstances: &mut Circumstances) -> Proposal {
     let validity = (circumstances.now - 60, circumstances.now + DAY);
     Proposal::new(state, change, validity, &mut circumstances.entropy).unwrap()
 }
 
-pub(super) fn sign(proposal: Proposal, signers: &[&Person]) -> Vec<u8> {
+pub(in crate::hsm) fn sign(proposal: Proposal, signers: &[&Person]) -> Vec<u8> {
     let mut command = SignedCommand::unsigned(proposal);
     signers.iter().for_each(|person| command.sign(&person.signing).unwrap());
     command.encode()
 }
 
 /// Proposes, signs and executes.
-pub(super) fn run(opened: &Opened, change: Change, signers: &[&Person], now: u64) -> Result<Executed> {
+pub(in crate::hsm) fn run(opened: &Opened, change: Change, signers: &[&Person], now: u64) -> Result<Executed> {
     let mut circumstances = at(now);
     let command = sign(propose(opened.state(), change, &mut circumstances), signers);
     opened.execute(&command, &mut circumstances)
@@ -86,12 +86,12 @@ pub(super) fn run(opened: &Opened, change: Change, signers: &[&Person], now: u64
 
 /// That the command is refused, for this reason.
 #[track_caller]
-pub(super) fn refused<T>(result: Result<T>, why: &Refusal) {
+pub(in crate::hsm) fn refused<T>(result: Result<T>, why: &Refusal) {
     let error = result.err().expect("it was not refused");
     assert_eq!(error.detail().unwrap_or_default(), why.to_string());
 }
 
-pub(super) fn founding(state: &State, persons: &[Person], rules: Vec<Rule>) -> Change {
+pub(in crate::hsm) fn founding(state: &State, persons: &[Person], rules: Vec<Rule>) -> Change {
     Change::FoundDomain {
         region: "eu-north".to_owned(),
         members: state.members.clone(),
@@ -101,35 +101,35 @@ pub(super) fn founding(state: &State, persons: &[Person], rules: Vec<Rule>) -> C
 }
 
 /// An embedded domain, governed by its SO.
-pub(super) struct Embedded {
-    pub(super) opened: Opened,
-    pub(super) token: DomainToken,
-    pub(super) so_pin: PinRecord,
+pub(in crate::hsm) struct Embedded {
+    pub(in crate::hsm) opened: Opened,
+    pub(in crate::hsm) token: DomainToken,
+    pub(in crate::hsm) so_pin: PinRecord,
 }
 
-pub(super) fn embedded() -> Embedded {
+pub(in crate::hsm) fn embedded() -> Embedded {
     let (opened, token, so_pin) = Opened::found("demo", "00112233445566aa", SO_PIN, CHEAP, &mut at(NOW)).unwrap();
     Embedded { opened, token, so_pin }
 }
 
 /// The same, handed over to three people.
-pub(super) struct Governed {
-    pub(super) before: Embedded,
-    pub(super) people: Vec<Person>,
-    pub(super) founded: Executed,
+pub(in crate::hsm) struct Governed {
+    pub(in crate::hsm) before: Embedded,
+    pub(in crate::hsm) people: Vec<Person>,
+    pub(in crate::hsm) founded: Executed,
 }
 
 impl Governed {
-    pub(super) fn opened(&self) -> &Opened {
+    pub(in crate::hsm) fn opened(&self) -> &Opened {
         &self.founded.opened
     }
 
-    pub(super) fn state(&self) -> &State {
+    pub(in crate::hsm) fn state(&self) -> &State {
         self.founded.opened.state()
     }
 }
 
-pub(super) fn governed() -> Governed {
+pub(in crate::hsm) fn governed() -> Governed {
     let before = embedded();
     let people = three(&mut Entropy::System);
     let change = founding(before.opened.state(), &people, Vec::new());
@@ -138,7 +138,7 @@ pub(super) fn governed() -> Governed {
 }
 
 /// An HSM of a fleet with a domain of its own, founded by three people.
-pub(super) fn fleet() -> (Executed, Vec<Person>) {
+pub(in crate::hsm) fn fleet() -> (Executed, Vec<Person>) {
     let mut circumstances = at(NOW);
     let own = Arc::new(OwnKeys::generate(&mut circumstances.entropy).unwrap());
     let (opened, _) = Opened::provision("fleet", own, &mut circumstances).unwrap();

@@ -1,4 +1,4 @@
-mod ceremony;
+pub(in crate::hsm) mod ceremony;
 mod fleet;
 mod governance;
 mod json;
