@@ -26,6 +26,8 @@ pub(super) use change::{Change, RegionKeys};
 pub(super) use command::SignedCommand;
 pub(super) use control::{ControlledKey, KeyControl, KeyUse};
 pub(super) use execute::Executed;
+#[cfg(test)]
+pub(super) use identity::Claim;
 pub(super) use log::{ends_pin, members_ever};
 pub(super) use opened::{Circumstances, Opened, OwnKeys, SigningKey, check_pin};
 pub(super) use refusal::Refusal;

@@ -87,6 +87,12 @@ impl<'a> Signed<'a> {
         Ok(Self { message, kid })
     }
 
+    /// What is signed, and the signature.
+    #[cfg(test)]
+    pub(super) fn covered(&self, domain: &DomainId) -> (Vec<u8>, &'a [u8]) {
+        (self.message.authenticated(domain), self.message.tag)
+    }
+
     /// What it says, if this key signed it in this domain.
     pub(super) fn verify<B: Body<'a>>(&self, key: &PublicKey, domain: &DomainId) -> Decoded<B> {
         if !key.verify(&self.message.authenticated(domain), self.message.tag) {

@@ -21,12 +21,10 @@ fn session_costs() {
         per("message 2", 200, started);
         let started = Instant::now();
         let finished = begun.into_iter().zip(&answers);
-        let sessions: Vec<_> =
-            finished.map(|((n, _), m2)| n.finish_at(&world.follower, m2, NOW).unwrap()).collect();
+        let sessions: Vec<_> = finished.map(|((n, _), m2)| n.finish_at(&world.follower, m2, NOW).unwrap()).collect();
         per("taking message 2", 200, started);
         let started = Instant::now();
-        let requests: Vec<_> =
-            sessions.iter().map(|s| s.connect(&world.follower, &world.hsm(1)).unwrap()).collect();
+        let requests: Vec<_> = sessions.iter().map(|s| s.connect(&world.follower, &world.hsm(1)).unwrap()).collect();
         per("beginning a connection", 200, started);
         let started = Instant::now();
         for (_, request) in &requests {
@@ -36,11 +34,11 @@ fn session_costs() {
         let mut pair = world.connect(&sessions[0], 1).unwrap();
         for len in [100, 4096, 65_536] {
             let (message, count) = (vec![7; len], 2000);
-            let (mut wire, mut arrived) = (Vec::new(), Default::default());
+            let (mut wire, mut arrived) = (Vec::new(), zeroize::Zeroizing::new(Vec::new()));
             let started = Instant::now();
             for _ in 0..count {
                 wire.clear();
-                zeroize::Zeroizing::<Vec<u8>>::clear(&mut arrived);
+                arrived.clear();
                 pair.host.seal(&message, &mut wire).unwrap();
                 pair.hsm.open(&wire[4..], &mut arrived).unwrap();
             }

@@ -106,8 +106,7 @@ impl World {
         let own = Arc::new(OwnKeys::generate(&mut self.entropy).unwrap());
         let hsm = own.claim("another", &self.domain()).unwrap();
         self.run(Change::AdmitHsm { hsm });
-        let follower =
-            Follower::replay_at(&self.origin, &self.newest, &self.log, self.follower.hash(), NOW).unwrap();
+        let follower = Follower::replay_at(&self.origin, &self.newest, &self.log, self.follower.hash(), NOW).unwrap();
         let opened = Opened::as_member(Arc::clone(follower.public()), Arc::clone(&own)).unwrap();
         self.hsms.push(Hsm { own, opened, seen: Seen::default() });
     }
@@ -212,17 +211,20 @@ fn a_session_connects_with_every_member() {
 impl Pair {
     /// That a message arrives at the HSM, and comes back.
     fn crosses(&mut self, message: &[u8]) {
-        for (from, to) in [(&mut self.host, &mut self.hsm), (&mut self.hsm, &mut self.host)] {
-            let (mut wire, mut arrived) = (Vec::new(), Default::default());
-            from.seal(message, &mut wire).unwrap();
-            let frames = frames(&wire);
-            assert_eq!(frames.len(), message.len().div_ceil(65_536).max(1));
-            for (n, frame) in frames.iter().enumerate() {
-                assert_eq!(to.open(frame, &mut arrived).unwrap(), n + 1 == frames.len());
-            }
-            assert_eq!(**arrived, *message);
-        }
+        arrives(&mut self.host, &mut self.hsm, message);
+        arrives(&mut self.hsm, &mut self.host, message);
     }
+}
+
+fn arrives(from: &mut Link, to: &mut Link, message: &[u8]) {
+    let (mut wire, mut arrived) = (Vec::new(), Default::default());
+    from.seal(message, &mut wire).unwrap();
+    let frames = frames(&wire);
+    assert_eq!(frames.len(), message.len().div_ceil(65_536).max(1));
+    for (n, frame) in frames.iter().enumerate() {
+        assert_eq!(to.open(frame, &mut arrived).unwrap(), n + 1 == frames.len());
+    }
+    assert_eq!(**arrived, *message);
 }
 
 #[test]

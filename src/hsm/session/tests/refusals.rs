@@ -19,17 +19,38 @@ fn flipped(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
+/// That no flipped bit and no other length of a message is taken. Each is unreadable, names another
+/// signer, or changes what is signed or the signature; whether the last is noticed is tried for some
+/// of them, as it takes a while.
+fn only_as_it_was(message: &[u8], domain: &[u8; 16], mut takes: impl FnMut(&[u8]) -> bool) {
+    let right = Signed::decode::<SessionRequest>(message).or_else(|_| Signed::decode::<SessionReply<'_>>(message));
+    let right = right.unwrap();
+    for (bit, changed) in flipped(message).enumerate() {
+        let read = Signed::decode::<SessionRequest>(&changed).or_else(|_| Signed::decode::<SessionReply<'_>>(&changed));
+        if let Ok(read) = read {
+            assert!(read.kid != right.kid || read.covered(domain) != right.covered(domain), "bit {bit}");
+            if read.kid == right.kid && bit % 41 != 0 {
+                continue;
+            }
+        }
+        assert!(!takes(&changed), "bit {bit}");
+    }
+    for len in 0..message.len() {
+        assert!(!takes(&message[..len]));
+    }
+    assert!(!takes(&[message, &[0]].concat()));
+}
+
 #[test]
 fn every_flipped_bit_of_message_1_is_refused() {
     let mut world = World::new("flip 1", Suite::P384);
     let (_, message1) = world.begin(0);
-    for changed in flipped(&message1) {
-        assert_eq!(code(world.answer(0, &changed, NOW)), Some(Code::Refused));
-    }
-    for len in 0..message1.len() {
-        assert_eq!(code(world.answer(0, &message1[..len], NOW)), Some(Code::Refused));
-    }
-    assert_eq!(code(world.answer(0, &[&message1[..], &[0]].concat(), NOW)), Some(Code::Refused));
+    let domain = world.domain();
+    only_as_it_was(&message1, &domain, |bytes| {
+        let answered = code(world.answer(0, bytes, NOW));
+        assert!(answered.is_none() || answered == Some(Code::Refused));
+        answered.is_none()
+    });
     // None of them was remembered in place of the right one.
     assert!(world.answer(0, &message1, NOW).is_ok());
 }
@@ -41,17 +62,10 @@ fn every_flipped_bit_of_message_2_is_refused() {
     let message2 = world.answer(0, &message1, NOW).unwrap();
     let member = world.follower.member(&world.hsm(0)).unwrap();
     let domain = world.domain();
-    let open = |bytes: &[u8]| {
+    only_as_it_was(&message2, &domain, |bytes| {
         let signed = Signed::decode::<SessionReply<'_>>(bytes).ok().filter(|signed| signed.kid == member.kid());
         signed.is_some_and(|signed| signed.verify::<SessionReply<'_>>(&member, &domain).is_ok())
-    };
-    assert!(open(&message2));
-    for changed in flipped(&message2) {
-        assert!(!open(&changed));
-    }
-    for len in 0..message2.len() {
-        assert!(!open(&message2[..len]));
-    }
+    });
     assert!(negotiation.finish_at(&world.follower, &message2, NOW).is_ok());
 }
 
@@ -106,7 +120,8 @@ fn nobody_retries_with_a_lower_suite() {
     world.run(Change::AllowSuite { suite: 2, allowed: true });
     assert_eq!(code(world.answer(0, &again, NOW)), Some(Code::Refused));
     assert_eq!(code(world.connect(&session, 0)), Some(Code::Expired));
-    assert_eq!(code(world.connect(&world.session(0), 0)), None);
+    let session = world.session(0);
+    assert_eq!(code(world.connect(&session, 0)), None);
 }
 
 #[test]
@@ -253,7 +268,7 @@ fn what_ends_a_session() {
     let check = |world: &World, now| code(peer.check(world.hsms[0].opened.state(), now));
     assert_eq!((check(&world, NOW), check(&world, NOW + 1800)), (None, Some(Code::Expired)));
     // A rotation.
-    world.run(Change::RotateDomainKey { retire: None });
+    world.run(Change::RotateDomainKey { retain: None });
     assert_eq!(check(&world, NOW), None);
     for hsm in [0, 1] {
         assert_eq!(code(world.connect(&by_0, hsm)), Some(Code::Expired));
@@ -261,7 +276,7 @@ fn what_ends_a_session() {
     // Expulsion of the HSM that issued it, which itself finds out.
     let (by_0, by_1) = (world.session(0), world.session(1));
     let expelled = world.hsm(1);
-    world.run(Change::ExpelHsm { hsm: expelled });
+    world.run(Change::ExpelHsm { id: expelled, retain: None });
     assert_eq!(check(&world, NOW), Some(Code::Expired));
     assert_eq!(code(world.connect(&by_1, 0)), Some(Code::Expired));
     assert!(by_0.connect(&world.follower, &expelled).is_err());
@@ -270,7 +285,7 @@ fn what_ends_a_session() {
     let (id, host) = (world.hsm(0), world.host());
     let (_, message1) = world.begin(0);
     let (_, request) = session.connect(&world.follower, &id).unwrap();
-    world.run(Change::ExpelHost { host });
+    world.run(Change::ExpelHost { id: host });
     assert_eq!(check(&world, NOW), Some(Code::Refused));
     assert_eq!(code(world.answer(0, &message1, NOW)), Some(Code::Refused));
     assert_eq!(code(world.accept(0, &request, NOW)), Some(Code::Refused));
@@ -291,10 +306,14 @@ fn a_connection_is_of_one_process_with_one_hsm() {
     assert!(at_hsm.greet(&hello[4..], &peer, &mut Vec::new()).is_err());
     assert!(!at_hsm.is_open());
     // What was changed on the way: Qs, version, hash.
-    for change in [|reply: &mut [u8; 120], _: &mut u64, _: &mut [u8; 48]| *reply = other_key(),
+    for change in [
+        |reply: &mut [u8; 120], _: &mut u64, _: &mut [u8; 48]| *reply = other_key(),
         |_: &mut [u8; 120], version: &mut u64, _: &mut [u8; 48]| *version += 1,
-        |_: &mut [u8; 120], version: &mut u64, hash: &mut [u8; 48]| { *version += 1; hash[0] ^= 1; }]
-    {
+        |_: &mut [u8; 120], version: &mut u64, hash: &mut [u8; 48]| {
+            *version += 1;
+            hash[0] ^= 1;
+        },
+    ] {
         let (connecting, (reply, mut at_hsm, peer)) = begin(&mut world);
         let Ok(Reply::Connect { mut qs, mut version, mut hash }) = Reply::decode(&reply[4..]) else { unreachable!() };
         change(&mut qs, &mut version, &mut hash);
