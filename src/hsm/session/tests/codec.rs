@@ -103,7 +103,7 @@ proptest! {
         at in any::<prop::sample::Index>(),
     ) {
         let good = good();
-        for message in [&good.0, &good.1, &good.2] {
+        for message in &good.messages {
             let start = at.index(message.len());
             let mut changed = message.clone();
             let end = (start + junk.len() % 8).min(changed.len());
@@ -111,23 +111,29 @@ proptest! {
             for bytes in [&changed, &junk] {
                 let _ = Signed::decode::<SessionRequest>(bytes);
                 let _ = Signed::decode::<SessionReply<'_>>(bytes);
-                if let Ok((terms, _)) = Terms::open(bytes, &good.3.hsms[0].opened, NOW) {
-                    prop_assert!(bytes == &good.2 && terms.host == good.3.host());
+                if let Ok((terms, _)) = Terms::open(bytes, &good.world.hsms[0].opened, NOW) {
+                    prop_assert!(*bytes == good.messages[2] && terms.host == good.world.host());
                 }
             }
         }
     }
 }
 
-/// Message 1, message 2 and an EKT, with the world in which they were made.
-fn good() -> &'static (Vec<u8>, Vec<u8>, Vec<u8>, World) {
-    static GOOD: std::sync::OnceLock<(Vec<u8>, Vec<u8>, Vec<u8>, World)> = std::sync::OnceLock::new();
+/// What one negotiation leaves.
+struct Good {
+    /// Message 1, message 2, the EKT.
+    messages: [Vec<u8>; 3],
+    world: World,
+}
+
+fn good() -> &'static Good {
+    static GOOD: std::sync::OnceLock<Good> = std::sync::OnceLock::new();
     GOOD.get_or_init(|| {
         let mut world = World::new("codec", Suite::P384);
         let (negotiation, message1) = world.begin(0);
         let message2 = world.answer(0, &message1, NOW).unwrap();
         let session = negotiation.finish_at(&world.follower, &message2, NOW).unwrap();
         let ekt = session.for_tests().0.to_vec();
-        (message1, message2, ekt, world)
+        Good { messages: [message1, message2, ekt], world }
     })
 }

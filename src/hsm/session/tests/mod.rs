@@ -93,7 +93,7 @@ impl World {
         for other in (0..self.hsms.len()).filter(|n| *n != hsm) {
             let hsm = &mut self.hsms[other];
             // Whom the change expels stays where it was.
-            let public = hsm.opened.public().adopt_bytes(&self.newest, &[executed.entry.clone()], NOW);
+            let public = hsm.opened.public().adopt_bytes(&self.newest, std::slice::from_ref(&executed.entry), NOW);
             if let Ok(opened) = public.and_then(|public| hsm.opened.advance(public)) {
                 hsm.opened = opened;
             }

@@ -145,7 +145,7 @@ fn session(suite: Suite) -> Value {
             "message": hex(&message2),
         },
         "transcript": hex(negotiated.transcript()),
-        "nk": hex(&*negotiated.key(&shared).unwrap()),
+        "nk": hex(*negotiated.key(&shared).unwrap()),
         "sk": hex(sk),
         "ekt": ekt_vector(ekt, &domain, &state.region),
         "connection": connection(&world, suite, &session, &member),
