@@ -181,7 +181,10 @@ enum Action {
     Adopt,
     Learn,
     Restart,
-    Ask { to: Hsm, ours: bool },
+    Ask {
+        to: Hsm,
+        ours: bool,
+    },
     Answer(Hsm, Message1),
     /// H takes a reply for the answer to its message.
     Take(usize, Message2),

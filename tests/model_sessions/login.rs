@@ -212,10 +212,8 @@ impl Logins {
 
     fn open(&self, state: &mut State, hsm: usize, by: Party, said: Party, object: Object) -> Option<()> {
         let expelled = self.case.change == Change::ExpelX && state.versions[hsm] == 2;
-        let refused = self.refused(&[
-            (Check::ProcessSecret, by != said),
-            (Check::ObjectProcess, object.party.1 != said.1),
-        ]);
+        let refused =
+            self.refused(&[(Check::ProcessSecret, by != said), (Check::ObjectProcess, object.party.1 != said.1)]);
         if refused {
             return None;
         }
@@ -342,9 +340,12 @@ impl Model for Logins {
         if !self.off.is_empty() || self.case.guesses {
             return vec![kept];
         }
-        vec![kept, Property::sometimes("a login outlives the change", |_, state: &State| {
-            state.renewed && state.versions == [2, 2]
-        })]
+        vec![
+            kept,
+            Property::sometimes("a login outlives the change", |_, state: &State| {
+                state.renewed && state.versions == [2, 2]
+            }),
+        ]
     }
 }
 

@@ -41,8 +41,10 @@ trait Judged {
 
 /// What can be explored.
 trait Explored:
-    Model<State: Judged + Clone + Debug + PartialEq + Hash + Send + Sync, Action: Clone + Debug + PartialEq + Send + Sync>
-    + Send
+    Model<
+        State: Judged + Clone + Debug + PartialEq + Hash + Send + Sync,
+        Action: Clone + Debug + PartialEq + Send + Sync,
+    > + Send
     + Sync
     + 'static
 {
