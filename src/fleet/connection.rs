@@ -54,6 +54,8 @@ pub(super) struct Connection {
     hot: u8,
     /// What it takes of the memory for large messages.
     reserved: usize,
+    /// The server's, when the link was made.
+    epoch: u64,
 }
 
 enum Phase {
@@ -75,6 +77,7 @@ impl Connection {
             answered: None,
             hot: 0,
             reserved: 0,
+            epoch: 0,
         }
     }
 
@@ -103,6 +106,9 @@ impl Connection {
             }
             if shared.stopping() {
                 return Next::Close(Closed::Stopping);
+            }
+            if self.epoch != shared.epoch() && matches!(self.phase, Phase::Linked { .. }) {
+                return Next::Close(Closed::Expired);
             }
             if self.complete {
                 if !self.request(shared, slot, fd) {
@@ -207,7 +213,7 @@ impl Connection {
         *frames += 1;
         let started = Instant::now();
         let answer = {
-            let _busy = Busy::new(shared, slot, gate);
+            let _inside = Inside::new(shared, slot, gate);
             let frame = self.io.bytes(range.clone());
             catch_unwind(AssertUnwindSafe(|| shared.service.clear(frame, admin)))
                 .inspect(|answer| shared.metrics.clear(frame, &answer.bytes, started.elapsed()))
@@ -219,19 +225,26 @@ impl Connection {
             self.closing = Some(Closed::Failed);
             return true;
         };
+        if let Some(why) = answer.refused {
+            shared.refused(format_args!("{:?}: {why}", slot.peer));
+        }
         match answer.then {
             Then::Close => self.closing = Some(Closed::Refused),
             Then::KeepOpen => {}
             Then::Linked(party, cipher) => {
                 if let Some((id, name)) = party.host() {
-                    if !shared.slots.assign(slot, id, &shared.limits) {
-                        shared.refused(format_args!("host {name} has too many connections"));
-                        put(&mut self.io.output, &BUSY);
-                        self.closing = Some(Closed::Busy);
-                        return true;
+                    match shared.slots.assign(slot, (id, name), &shared.limits) {
+                        None => {
+                            shared.refused(format_args!("host {name} has too many connections"));
+                            put(&mut self.io.output, &BUSY);
+                            self.closing = Some(Closed::Busy);
+                            return true;
+                        }
+                        Some(1) => tracing::info!(host = name, "a host connected"),
+                        Some(connections) => tracing::debug!(host = name, connections, "a host connected again"),
                     }
-                    tracing::debug!(host = name, "linked");
                 }
+                self.epoch = shared.epoch();
                 shared.slots.no_stranger(slot);
                 shared.metrics.moved(self.state(), 1);
                 self.phase = Phase::Linked { party, cipher };
@@ -243,7 +256,7 @@ impl Connection {
                 self.phase = Phase::Admin { party };
             }
         }
-        put(&mut self.io.output, &answer.bytes);
+        self.io.output.extend_from_slice(&answer.bytes);
         true
     }
 
@@ -261,7 +274,7 @@ impl Connection {
             Phase::Clear { .. } => return true,
         };
         let reply = {
-            let _busy = Busy::new(shared, slot, gate);
+            let _inside = Inside::new(shared, slot, gate);
             let mut calling =
                 Calling { io, fd, cipher: cipher.as_deref_mut().map(Box::as_mut), limits: &shared.limits };
             catch_unwind(AssertUnwindSafe(|| party.request(message, &mut calling)))
@@ -272,7 +285,9 @@ impl Connection {
                 if !reply.message.is_empty() || !reply.close {
                     let sealed = match cipher {
                         Some(cipher) => {
-                            cipher.seal(&reply.message, &mut io.output).and_then(|()| cipher.next_request())
+                            let sealed = cipher.seal(&reply.message, &mut io.output);
+                            cipher.next_request();
+                            sealed
                         }
                         None => {
                             put(&mut io.output, &reply.message);
@@ -392,26 +407,24 @@ impl Phase {
     }
 }
 
-/// While a request is under way. Whoever waited at the gate goes on afterwards.
-struct Busy<'a> {
+/// While a request is executed. Whoever waited at the gate goes on afterwards.
+struct Inside<'a> {
     shared: &'a Shared,
-    slot: &'a Slot,
     gate: Option<&'a Gate>,
 }
 
-impl<'a> Busy<'a> {
-    fn new(shared: &'a Shared, slot: &'a Slot, gate: Option<&'a Gate>) -> Self {
+impl<'a> Inside<'a> {
+    fn new(shared: &'a Shared, slot: &Slot, gate: Option<&'a Gate>) -> Self {
         slot.busy.store(true, Ordering::Release);
-        Self { shared, slot, gate }
+        Self { shared, gate }
     }
 }
 
-impl Drop for Busy<'_> {
+impl Drop for Inside<'_> {
     fn drop(&mut self) {
         if let Some(next) = self.gate.and_then(Gate::leave) {
             self.shared.arm(&next, Interest::Now);
         }
-        self.slot.busy.store(false, Ordering::Release);
     }
 }
 

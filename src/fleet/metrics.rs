@@ -55,8 +55,8 @@ impl Closed {
     }
 }
 
-/// The first element of a request; others are counted with the last name.
-const OPS: [&str; 20] = [
+/// What a request asks; others are counted with the last name.
+const OPS: [&str; 21] = [
     "call",
     "begin",
     "one_shot",
@@ -76,10 +76,11 @@ const OPS: [&str; 20] = [
     "renew_ticket",
     "ping",
     "describe",
+    "random",
     "other",
 ];
-/// The first element of a reply; likewise.
-const RESULTS: [&str; 5] = ["done", "error", "behind", "stale", "other"];
+/// What a reply is; likewise.
+const RESULTS: [&str; 6] = ["done", "error", "behind", "stale", "approval_wanted", "other"];
 /// The first element of a clear frame; likewise.
 const CLEAR: [&str; 6] = ["status", "bring", "negotiate", "connect", "admin", "other"];
 /// The code of a refusal, after "done"; likewise.
@@ -185,7 +186,7 @@ impl Metrics {
     pub(super) fn clear(&self, frame: &[u8], answer: &[u8], took: Duration) {
         let kind = element(frame).min(CLEAR.len() - 1);
         let result = match answer {
-            [0x82, 0x18, 0xff, code] => usize::from(*code).clamp(1, CLEAR_RESULTS.len() - 1),
+            [_, _, _, _, 0x82, 0x18, 0xff, code] => usize::from(*code).clamp(1, CLEAR_RESULTS.len() - 1),
             _ => 0,
         };
         if let Some(results) = self.clear.get(kind) {
@@ -198,9 +199,15 @@ impl Metrics {
 
     /// A request was answered.
     pub(super) fn request(&self, request: &[u8], reply: &[u8], took: Duration) {
-        let op = element(request).min(OPS.len() - 1);
+        let op = inner(request, 5).map_or(usize::MAX, element).min(OPS.len() - 1);
+        let result = match inner(reply, 4).map_or(usize::MAX, element) {
+            0 | 5..=8 | 10 => 0,
+            result @ 1..=3 => result,
+            9 => 4,
+            _ => 5,
+        };
         if let Some(results) = self.requests.get(op) {
-            count(results, element(reply).min(RESULTS.len() - 1));
+            count(results, result);
         }
         if let Some(histogram) = self.took.get(op) {
             histogram.add(took);
@@ -306,6 +313,37 @@ fn element(message: &[u8]) -> usize {
     }
 }
 
+/// What follows the first `before` elements of an array that has one more.
+fn inner(message: &[u8], before: u8) -> Option<&[u8]> {
+    let (head, mut rest) = message.split_first()?;
+    if *head != 0x80 | (before + 1) {
+        return None;
+    }
+    for _ in 0..before {
+        rest = skip(rest, 2)?;
+    }
+    Some(rest)
+}
+
+/// What follows a data item: a number, a string, a simple value, or an array of these.
+fn skip(bytes: &[u8], depth: u8) -> Option<&[u8]> {
+    let (head, rest) = bytes.split_first()?;
+    let (argument, rest) = match head & 0x1f {
+        small @ 0..=23 => (u64::from(small), rest),
+        size @ 24..=27 => {
+            let (argument, rest) = rest.split_at_checked(1 << (size - 24))?;
+            (argument.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)), rest)
+        }
+        _ => return None,
+    };
+    match head >> 5 {
+        0 | 1 | 7 => Some(rest),
+        2 | 3 => rest.get(usize::try_from(argument).ok()?..),
+        4 if depth > 0 && argument < 24 => (0..argument).try_fold(rest, |rest, _| skip(rest, depth - 1)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,9 +360,12 @@ mod tests {
         let metrics = Metrics::new();
         metrics.accepted();
         metrics.moved(0, 1);
-        metrics.request(&[0x86, 17, 0], &[0x85, 0, 1], Duration::from_micros(25));
+        let hash = [&[0x58, 48][..], &[9; 48]].concat();
+        let request = [&[0x86, 1][..], &hash, &[0x19, 1, 0, 0, 0x41, 7, 0x81, 17]].concat();
+        let reply = [&[0x85, 1][..], &hash, &[0, 0x84, 1, 0xf5, 0xf4, 0xf4, 0x81, 0]].concat();
+        metrics.request(&request, &reply, Duration::from_micros(25));
         metrics.request(&[0xff], &[], Duration::from_secs(100));
-        metrics.clear(&[0x82, 2, 0], &[0x82, 0x18, 0xff, 3], Duration::from_millis(1));
+        metrics.clear(&[0x82, 2, 0], &[0, 0, 0, 4, 0x82, 0x18, 0xff, 3], Duration::from_millis(1));
         let text =
             metrics.text(&Standing::default(), &Figures::default(), &[("workers", "Threads.", 4)], Duration::ZERO);
         for wanted in [

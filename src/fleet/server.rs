@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,15 @@ const SELDOM: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Server(Arc<Shared>);
 
+/// A [`Server`] that may be gone.
+pub struct WeakServer(Weak<Shared>);
+
+impl WeakServer {
+    pub fn upgrade(&self) -> Option<Server> {
+        self.0.upgrade().map(Server)
+    }
+}
+
 pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) service: Arc<dyn Service>,
@@ -47,6 +56,7 @@ pub(super) struct Shared {
     tokens: AtomicU64,
     stopping: AtomicBool,
     stopped: AtomicBool,
+    epoch: AtomicU64,
     seldom: Seldom,
 }
 
@@ -79,6 +89,7 @@ impl Server {
             tokens: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
             seldom: Seldom::default(),
         });
         for (token, listening) in (LISTENERS..).zip(&shared.listeners) {
@@ -116,6 +127,21 @@ impl Server {
         if closed > 0 {
             tracing::warn!(connections = closed, "expelled: connections of a host that is not in the domain any more");
         }
+    }
+
+    /// Ends all links: at once those that are idle, the others with the request under way.
+    pub fn end_links(&self) {
+        self.0.epoch.fetch_add(1, Ordering::AcqRel);
+        self.0.slots.for_each(|slot| {
+            if slot.host.get().is_some() && !slot.busy.load(Ordering::Acquire) {
+                slot.doom(Closed::Expired);
+            }
+        });
+    }
+
+    /// A handle that does not keep the server alive.
+    pub fn downgrade(&self) -> WeakServer {
+        WeakServer(Arc::downgrade(&self.0))
     }
 
     /// Accepts nothing more and ends when what is under way is done, or when its time is over.
@@ -162,6 +188,11 @@ impl Shared {
         self.stopped.load(Ordering::Acquire)
     }
 
+    /// Links of another epoch are over.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
     /// Has a connection handled, as far as it can be now.
     pub(super) fn serve(&self, token: u64) {
         let Some(slot) = self.slots.get(token) else { return };
@@ -173,6 +204,9 @@ impl Shared {
                 connection.shrink();
                 slot.overdue.store(why as u8, Ordering::Relaxed);
                 slot.deadline.store(self.milliseconds(at), Ordering::Release);
+                if interest != Interest::Writable {
+                    slot.busy.store(false, Ordering::Release);
+                }
                 drop(held);
                 self.arm(&slot, interest);
             }

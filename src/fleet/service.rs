@@ -3,6 +3,7 @@
 use zeroize::Zeroizing;
 
 use crate::error::Result;
+pub(super) use crate::hsm::wire::Callbacks;
 
 /// Of a host or an HSM.
 pub type Id = [u8; 16];
@@ -16,12 +17,17 @@ pub trait Service: Send + Sync {
     fn standing(&self) -> Standing;
 
     fn figures(&self) -> Figures;
+
+    /// Called now and then, when there is time.
+    fn tidy(&self) {}
 }
 
-/// The answer to a clear frame.
+/// The answer to a clear frame, with its length before it.
 pub struct Clear {
     pub bytes: Vec<u8>,
     pub then: Then,
+    /// Why it is a refusal, for the log.
+    pub refused: Option<String>,
 }
 
 /// What becomes of the connection after a clear answer was sent.
@@ -52,12 +58,6 @@ pub struct Reply {
     pub close: bool,
 }
 
-/// What a request asks of its host meanwhile.
-pub trait Callbacks {
-    /// Sends a message and gives the answer to it. An error means that the connection is over.
-    fn call(&mut self, message: &[u8]) -> Result<Zeroizing<Vec<u8>>>;
-}
-
 /// The keys of a link.
 pub trait Cipher: Send {
     /// Opens a frame (without its length) and appends what is in it. True: it was the message's last.
@@ -68,7 +68,7 @@ pub trait Cipher: Send {
     fn seal(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<()>;
 
     /// A request was answered; the next one begins.
-    fn next_request(&mut self) -> Result<()>;
+    fn next_request(&mut self);
 }
 
 /// Where the HSM stands in its domain.

@@ -34,7 +34,7 @@ pub(super) struct Slot {
     pub(super) overdue: AtomicU8,
     /// Why it was shut down by another thread, plus one; 0 if it was not.
     doomed: AtomicU8,
-    /// A request is under way.
+    /// A request is under way, or its answer.
     pub(super) busy: AtomicBool,
     pub(super) host: OnceLock<Arc<Host>>,
     pub(super) stranger: AtomicBool,
@@ -45,6 +45,7 @@ pub(super) struct Slot {
 /// A host that has connections.
 pub(super) struct Host {
     pub(super) id: Id,
+    name: String,
     pub(super) gate: Gate,
     connections: AtomicUsize,
 }
@@ -173,20 +174,18 @@ impl Slots {
         self.all.write().unwrap_or_else(PoisonError::into_inner).insert(slot.token, slot);
     }
 
-    /// The connection is the host's. False: that has too many.
-    pub(super) fn assign(&self, slot: &Slot, id: Id, limits: &Limits) -> bool {
+    /// The connection is the host's. How many that has now; None: too many.
+    pub(super) fn assign(&self, slot: &Slot, (id, name): (Id, &str), limits: &Limits) -> Option<usize> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         let host = hosts.entry(id).or_insert_with(|| {
-            Arc::new(Host { id, gate: Gate::new(limits.workers_per_host), connections: AtomicUsize::new(0) })
+            let gate = Gate::new(limits.workers_per_host);
+            Arc::new(Host { id, name: name.to_owned(), gate, connections: AtomicUsize::new(0) })
         });
         if host.connections.load(Ordering::Relaxed) >= limits.connections_per_host {
-            return false;
+            return None;
         }
-        let counted = slot.host.set(Arc::clone(host)).is_ok();
-        if counted {
-            host.connections.fetch_add(1, Ordering::Relaxed);
-        }
-        counted
+        slot.host.set(Arc::clone(host)).ok()?;
+        Some(host.connections.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     pub(super) fn remove(&self, slot: &Slot) {
@@ -196,6 +195,7 @@ impl Slots {
             let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
             if host.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
                 hosts.remove(&host.id);
+                tracing::info!(host = host.name, "a host has no connections any more");
             }
         }
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
+use super::service::Callbacks;
 use super::*;
 use crate::error::{ErrorKind, Result};
 
@@ -32,7 +33,7 @@ impl Service for Echo {
             b"close" => Then::Close,
             _ => Then::KeepOpen,
         };
-        Clear { bytes: frame.to_vec(), then }
+        Clear { bytes: [&(frame.len() as u32).to_be_bytes(), frame].concat(), then, refused: None }
     }
 
     fn standing(&self) -> Standing {
@@ -98,9 +99,7 @@ impl Cipher for Plain {
         }
     }
 
-    fn next_request(&mut self) -> Result<()> {
-        Ok(())
-    }
+    fn next_request(&mut self) {}
 }
 
 struct Running {
@@ -365,6 +364,19 @@ fn an_expelled_host_is_closed_at_once() {
     assert!(idle.is_closed() && busy.is_closed());
     assert_eq!(stranger.ask(b"hello"), b"hello");
     running.await_metric("conclaved_connections_closed_total{reason=\"expelled\"} 2");
+}
+
+#[test]
+fn links_that_are_over_end_with_their_request() {
+    let running = Running::new(Limits::default());
+    let (mut idle, mut busy, mut stranger) = (running.link(), running.link(), running.open());
+    busy.frame(b"\x01nap");
+    thread::sleep(Duration::from_millis(50));
+    running.server.end_links();
+    assert!(idle.is_closed());
+    assert_eq!(busy.read(), b"\x01nap");
+    assert!(busy.is_closed());
+    assert_eq!((stranger.ask(b"link"), stranger.request(b"x")), (b"link".to_vec(), b"x".to_vec()));
 }
 
 #[test]

@@ -11,6 +11,8 @@ use super::server::{LISTENERS, Shared};
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// How often there is time to tidy up.
+const TIDY: Duration = Duration::from_secs(10);
 /// How often, while no worker waits, it is seen whether any of them gets on.
 const WATCH: Duration = Duration::from_millis(1);
 /// For how long after that.
@@ -110,13 +112,17 @@ fn work(shared: &Arc<Shared>) {
 
 fn keep(shared: &Arc<Shared>) {
     let pool = &shared.pool;
-    let (mut taken, mut swept, mut busy) = (0, Instant::now(), Instant::now());
+    let (mut taken, mut swept, mut tidied, mut busy) = (0, Instant::now(), Instant::now(), Instant::now());
     while !shared.stopped() {
         let watching = pool.watching.load(Ordering::Acquire);
         pool.await_bell(if watching { WATCH } else { TICK });
         if swept.elapsed() >= TICK {
             swept = Instant::now();
             shared.sweep();
+        }
+        if tidied.elapsed() >= TIDY {
+            tidied = Instant::now();
+            shared.service.tidy();
         }
         if !watching {
             busy = Instant::now();

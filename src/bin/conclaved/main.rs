@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use clap::Parser;
 use conclave::fleet::{Health, Listener, Server, harden, seccomp};
+use conclave::hsm::Member;
 use conclave::notify::notify;
+use conclave::text::hex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use args::{Arguments, Format, Plan};
@@ -41,7 +43,9 @@ fn run(plan: Plan) -> Result<(), String> {
     // From here on they do not kill.
     let mut signals = signals().map_err(|error| format!("signals cannot be awaited: {error}"))?;
 
-    let service = service(&plan)?;
+    let member = Member::new(plan.settings, &plan.name, plan.fingerprint)
+        .map_err(|error| format!("the HSM cannot be made: {error}"))?;
+    let member = Arc::new(member);
     let mut listeners = Vec::new();
     for address in &plan.listen {
         listeners.push(Listener::bind(address, plan.socket_mode)?);
@@ -50,10 +54,20 @@ fn run(plan: Plan) -> Result<(), String> {
         listeners.push(Listener::admin(path)?);
     }
     let health = plan.metrics.as_deref().map(Health::bind).transpose()?;
-    announce(&plan, &listeners, health.as_ref()).map_err(|error| format!("nothing can be printed: {error}"))?;
+    announce(&plan, &member, &listeners, health.as_ref())
+        .map_err(|error| format!("nothing can be printed: {error}"))?;
 
+    let service = Arc::new(Arc::clone(&member));
     let server =
         Server::start(service, listeners, plan.limits.clone()).map_err(|error| format!("no server: {error}"))?;
+    let weak = server.downgrade();
+    member.on_change(move |change| {
+        let Some(server) = weak.upgrade() else { return };
+        server.expel(|host| change.gone_hosts.contains(host));
+        if change.rotated || !change.member {
+            server.end_links();
+        }
+    });
     if let Some(health) = health {
         health.serve(server.clone()).map_err(|error| format!("no thread for --metrics: {error}"))?;
     }
@@ -69,6 +83,7 @@ fn run(plan: Plan) -> Result<(), String> {
     if !server.stop() {
         tracing::warn!("some requests took too long to be waited for");
     }
+    member.wipe();
     tracing::info!("ended");
     Ok(())
 }
@@ -113,9 +128,12 @@ fn signals() -> io::Result<UnixStream> {
 }
 
 /// The first lines of the output.
-fn announce(plan: &Plan, listeners: &[Listener], health: Option<&Health>) -> io::Result<()> {
+fn announce(plan: &Plan, member: &Member, listeners: &[Listener], health: Option<&Health>) -> io::Result<()> {
     let metrics = health.map(|health| health.address().map(|address| address.to_string())).transpose()?;
-    let mut lines = vec![("name", plan.name.clone())];
+    let [signing, agreement] = member.fingerprints().map_err(io::Error::other)?.map(|key| hex(&key));
+    let id = hex(&member.id().map_err(io::Error::other)?);
+    tracing::info!(name = plan.name, id, settings = ?plan.settings, "started");
+    let mut lines = vec![("name", plan.name.clone()), ("id", id), ("signing", signing), ("agreement", agreement)];
     for listener in listeners {
         let kind = if listener.is_admin() { "admin" } else { "listen" };
         tracing::info!(address = %listener.address(), kind, "listening");
@@ -143,26 +161,4 @@ fn announce(plan: &Plan, listeners: &[Listener], health: Option<&Health>) -> io:
         }
     }
     out.flush()
-}
-
-/// Answers that it is no member.
-struct Nobody;
-
-impl conclave::fleet::Service for Nobody {
-    fn clear(&self, _: &[u8], _: bool) -> conclave::fleet::Clear {
-        conclave::fleet::Clear { bytes: vec![0x82, 0x18, 0xff, 3], then: conclave::fleet::Then::KeepOpen }
-    }
-
-    fn standing(&self) -> conclave::fleet::Standing {
-        conclave::fleet::Standing::default()
-    }
-
-    fn figures(&self) -> conclave::fleet::Figures {
-        conclave::fleet::Figures::default()
-    }
-}
-
-fn service(plan: &Plan) -> Result<Arc<dyn conclave::fleet::Service>, String> {
-    tracing::info!(settings = ?plan.settings, any_domain = plan.fingerprint.is_none(), "starting");
-    Ok(Arc::new(Nobody))
 }
