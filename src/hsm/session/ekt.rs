@@ -11,6 +11,9 @@ use crate::error::Result;
 
 const GENERATION: u64 = 1;
 
+/// A domain key's name.
+type KeyId = [u8; 16];
+
 /// What an EKT says besides its session key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Terms {
@@ -93,6 +96,11 @@ pub(super) fn check_parties(state: &State, host: &[u8; 16], issuer: &HsmId) -> s
         return Err(Refused::new(Code::Expired, "the HSM that issued the session is not a member any more"));
     }
     Ok(())
+}
+
+/// The id of the domain key that an EKT says it is sealed under, not verified.
+pub(super) fn key_of(ekt: &[u8]) -> Result<KeyId> {
+    key_id_of(split(ekt)?.1)
 }
 
 fn split(ekt: &[u8]) -> Decoded<(ObjectId, &[u8])> {

@@ -67,6 +67,11 @@ impl Follower {
         self.state().members.iter().map(|member| member.id).collect()
     }
 
+    /// The id of the domain key that seals: when it changes, sessions and links from before are over.
+    pub fn active_key(&self) -> [u8; 16] {
+        self.state().active_key()
+    }
+
     /// The host that has this key. CKR_DEVICE_ERROR if the domain has none.
     pub fn host(&self, kid: &[u8; 32]) -> Result<[u8; 16]> {
         let host = self.state().hosts.iter().find(|host| host.signing.kid() == *kid);

@@ -13,7 +13,7 @@ use super::clear::{Reply, Request};
 use super::link::{End, Link};
 use super::message::{Body, SessionReply, SessionRequest, Signed};
 use super::schedule::{Connection, Negotiated};
-use super::{Failure, Follower, HsmId, SKEW, not_taken, sha384};
+use super::{Failure, Follower, HsmId, SKEW, ekt, not_taken, sha384};
 use crate::error::{Error, ErrorKind, Result};
 
 /// QHOS: the key by which a domain knows a host.
@@ -175,7 +175,8 @@ pub(super) fn negotiate_at(
 }
 
 impl Negotiation {
-    /// Takes the HSM's reply, a clear message. `follower` may be newer than the one it began with.
+    /// Takes the HSM's reply, the whole clear message. `follower` may be newer than the one it began
+    /// with; the HSM must have exactly its state.
     pub fn finish(self, follower: &Follower, reply: &[u8]) -> std::result::Result<Session, Failure> {
         let Reply::Negotiate(message2) = Reply::decode(reply)? else {
             return Err(not_taken("it answers another message").into());
@@ -196,7 +197,17 @@ impl Negotiation {
             return Err(not_taken("another than the HSM signed it").into());
         }
         let reply: SessionReply<'_> = signed.verify(&member, &state.domain)?;
-        self.check(&reply, follower, now)?;
+        self.check(&reply, now)?;
+        if reply.version > follower.version() {
+            return Err(Failure::Outdated);
+        }
+        let lifetime = reply.valid_until - reply.valid_from;
+        let holds = [
+            (reply.version == follower.version(), "the HSM's state is older than the host's"),
+            (reply.state == *follower.hash(), "the HSM has another state of the same version"),
+            (lifetime <= state.limits.session_key, "the session is longer than the domain allows"),
+        ];
+        all_hold(&holds)?;
         let agreed = self.ephemeral.agree(&reply.q2, reply.ct.as_ref())?;
         let agreed = agreed.ok_or_else(|| not_taken("it is of another suite"))?;
         let nk = Negotiated {
@@ -218,36 +229,39 @@ impl Negotiation {
         let (key, iv) = nk.split_at(32);
         let sk = gcm_open(key, iv, &sha384(reply.ekt), &reply.esk)?;
         let sk = sk.ok_or_else(|| not_taken("its session key does not decrypt"))?;
-        Ok(Session {
+        let session = Session {
             suite: self.suite,
             ekt: reply.ekt.to_vec(),
             ekt_hash: sha384(reply.ekt),
+            domain_key: ekt::key_of(reply.ekt)?,
             sk,
             host: self.host,
             issuer: self.hsm,
             valid_until: reply.valid_until,
-        })
+        };
+        session.check(follower)?;
+        Ok(session)
     }
 
-    fn check(&self, reply: &SessionReply<'_>, follower: &Follower, now: u64) -> Result<()> {
-        let lifetime = reply.valid_until.saturating_sub(reply.valid_from);
-        let limit = self.lifetime.min(follower.state().limits.session_key);
-        let (version, hash) = (follower.version(), follower.hash());
-        let holds = [
+    fn check(&self, reply: &SessionReply<'_>, now: u64) -> Result<()> {
+        all_hold(&[
             (reply.request == self.request, "it answers another message"),
             (reply.hsm == self.hsm && reply.host == self.host, "it is between others"),
-            (reply.version >= version, "the HSM's state is older than the host's"),
-            (reply.version != version || reply.state == *hash, "the HSM has another state of the same version"),
             (reply.valid_from <= now.saturating_add(SKEW), "the session begins in the future"),
             (now < reply.valid_until, "the session is over"),
-            // A newer state may have another limit, which the host does not know yet.
-            (lifetime > 0 && (lifetime <= limit || reply.version > version), "the session is too long"),
-            (lifetime <= self.lifetime, "the session is longer than was asked for"),
-        ];
-        match holds.iter().find(|(holds, _)| !holds) {
-            Some((_, why)) => Err(not_taken(why)),
-            None => Ok(()),
-        }
+            (reply.valid_from < reply.valid_until, "the session ends before it begins"),
+            (
+                reply.valid_until.saturating_sub(reply.valid_from) <= self.lifetime,
+                "the session is longer than was asked for",
+            ),
+        ])
+    }
+}
+
+fn all_hold(holds: &[(bool, &'static str)]) -> Result<()> {
+    match holds.iter().find(|(holds, _)| !holds) {
+        Some((_, why)) => Err(not_taken(why)),
+        None => Ok(()),
     }
 }
 
@@ -256,6 +270,8 @@ pub struct Session {
     suite: Suite,
     ekt: Vec<u8>,
     ekt_hash: Hash,
+    /// That the EKT is sealed under.
+    domain_key: [u8; 16],
     sk: SecretBytes,
     host: [u8; 16],
     issuer: HsmId,
@@ -280,6 +296,20 @@ impl Session {
         self.valid_until
     }
 
+    /// Whether the session counts in this state: who was expelled since may know its key. When it does
+    /// not any more, its links are to be closed, and another one negotiated.
+    pub fn is_current(&self, follower: &Follower) -> bool {
+        let suite = Suite::highest(&follower.state().suites);
+        self.domain_key == follower.active_key() && suite == Some(self.suite) && follower.member(&self.issuer).is_ok()
+    }
+
+    fn check(&self, follower: &Follower) -> Result<()> {
+        if self.is_current(follower) {
+            return Ok(());
+        }
+        Err(ErrorKind::DeviceError.with("the session is from before the domain's last rotation: negotiate anew"))
+    }
+
     /// Begins a connection with any member: what waits for the answer, and the [`Request::Connect`].
     pub fn connect(&self, follower: &Follower, hsm: &HsmId) -> Result<(Connecting, Vec<u8>)> {
         self.connect_at(follower, hsm, &mut Entropy::System)
@@ -291,6 +321,7 @@ impl Session {
         hsm: &HsmId,
         entropy: &mut Entropy,
     ) -> Result<(Connecting, Vec<u8>)> {
+        self.check(follower)?;
         follower.member(hsm)?;
         let key = PrivateKey::generate(entropy)?;
         let qc = key.public()?;
@@ -320,6 +351,8 @@ impl Connecting {
         let Reply::Connect { qs, version, hash } = Reply::decode(reply)? else {
             return Err(not_taken("it answers another message").into());
         };
+        session.check(follower)?;
+        follower.member(&self.hsm)?;
         if version == follower.version() && hash != *follower.hash() {
             return Err(not_taken("the HSM has another state of the same version").into());
         }

@@ -127,6 +127,8 @@ impl From<Error> for Refused {
 pub enum Failure {
     /// The HSM said so.
     Refused(Code),
+    /// It knows a newer state than the host: advance the follower by the store's newest, begin anew.
+    Outdated,
     /// What it sent is not to be trusted or not to be read, or something failed on this side.
     Invalid(Error),
 }
@@ -147,6 +149,7 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Refused(code) => ErrorKind::DeviceError.with(code.text()),
+            Failure::Outdated => ErrorKind::DeviceError.with(OUTDATED),
             Failure::Invalid(error) => error,
         }
     }
@@ -156,10 +159,13 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(code) => f.write_str(code.text()),
+            Self::Outdated => f.write_str(OUTDATED),
             Self::Invalid(error) => error.fmt(f),
         }
     }
 }
+
+const OUTDATED: &str = "the HSM has a newer state of the domain than the host";
 
 /// The error of a message from an HSM that a host does not take.
 fn not_taken(why: impl fmt::Display) -> Error {

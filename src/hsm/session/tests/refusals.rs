@@ -117,9 +117,11 @@ fn nobody_retries_with_a_lower_suite() {
     let answer = world.answer(0, &in_suite_1, NOW).unwrap();
     let session = negotiation.finish_at(&world.follower, &answer, NOW).unwrap();
     let (_, again) = world.begin(0);
+    let (_, request) = session.connect(&world.follower, &world.hsm(0)).unwrap();
     world.run(Change::AllowSuite { suite: 2, allowed: true });
     assert_eq!(code(world.answer(0, &again, NOW)), Some(Code::Refused));
-    assert_eq!(code(world.connect(&session, 0)), Some(Code::Expired));
+    assert_eq!(code(world.accept(0, &request, NOW)), Some(Code::Expired));
+    assert!(session.connect(&world.follower, &world.hsm(0)).is_err());
     let session = world.session(0);
     assert_eq!(code(world.connect(&session, 0)), None);
 }
@@ -268,20 +270,22 @@ fn what_ends_a_session() {
     let check = |world: &World, now| code(peer.check(world.hsms[0].opened.state(), now));
     assert_eq!((check(&world, NOW), check(&world, NOW + 1800)), (None, Some(Code::Expired)));
     // A rotation.
+    let requests = [0, 1].map(|hsm| by_0.connect(&world.follower, &world.hsm(hsm)).unwrap().1);
     world.run(Change::RotateDomainKey { retain: None });
     assert_eq!(check(&world, NOW), None);
-    for hsm in [0, 1] {
-        assert_eq!(code(world.connect(&by_0, hsm)), Some(Code::Expired));
+    for (hsm, request) in requests.iter().enumerate() {
+        assert_eq!(code(world.accept(hsm, request, NOW)), Some(Code::Expired));
     }
     // Expulsion of the HSM that issued it, which itself finds out.
-    let (by_0, by_1) = (world.session(0), world.session(1));
+    let by_1 = world.session(1);
+    let (_, request) = by_1.connect(&world.follower, &world.hsm(0)).unwrap();
     let expelled = world.hsm(1);
     world.run(Change::ExpelHsm { id: expelled, retain: None });
     assert_eq!(check(&world, NOW), Some(Code::Expired));
-    assert_eq!(code(world.connect(&by_1, 0)), Some(Code::Expired));
-    assert!(by_0.connect(&world.follower, &expelled).is_err());
-    // Expulsion of the host.
+    assert_eq!(code(world.accept(0, &request, NOW)), Some(Code::Expired));
     let session = world.session(0);
+    assert!(session.connect(&world.follower, &expelled).is_err());
+    // Expulsion of the host.
     let (id, host) = (world.hsm(0), world.host());
     let (_, message1) = world.begin(0);
     let (_, request) = session.connect(&world.follower, &id).unwrap();
@@ -289,6 +293,30 @@ fn what_ends_a_session() {
     assert_eq!(check(&world, NOW), Some(Code::Refused));
     assert_eq!(code(world.answer(0, &message1, NOW)), Some(Code::Refused));
     assert_eq!(code(world.accept(0, &request, NOW)), Some(Code::Refused));
+}
+
+#[test]
+fn a_host_gives_up_what_an_expelled_hsm_may_know() {
+    let mut world = World::new("gives up", Suite::P384);
+    let session = world.session(0);
+    let id = world.hsm(0);
+    // The expelled HSM answers as another one, which it can: it opens the EKT.
+    let (connecting, request) = session.connect(&world.follower, &id).unwrap();
+    let (reply, ..) = world.accept(0, &request, NOW).unwrap();
+    let (negotiation, message1) = world.begin(0);
+    let message2 = world.answer(0, &message1, NOW).unwrap();
+    let before = world.follower.clone();
+    let expelled = world.hsm(1);
+    world.run(Change::ExpelHsm { id: expelled, retain: None });
+    assert!(session.is_current(&before) && !session.is_current(&world.follower));
+    assert!(session.connect(&world.follower, &id).is_err());
+    assert!(connecting.finish(&session, &world.process, &world.follower, &reply[4..]).is_err());
+    assert!(negotiation.finish_at(&world.follower, &message2, NOW).is_err());
+    // A host that does not know of it yet learns that there is something to be learnt.
+    let mut at = world.at(NOW);
+    let (negotiation, message1) = negotiate_at(&world.key, &world.process, &before, &id, 1800, &mut at).unwrap();
+    let message2 = world.answer(0, &message1, NOW).unwrap();
+    assert!(matches!(negotiation.finish_at(&before, &message2, NOW), Err(Failure::Outdated)));
 }
 
 #[test]
