@@ -315,6 +315,13 @@ macro_rules! wire_lists {
             fn take(d: &mut Decoder<'a>, room: &'a Room<'a>) -> Decoded<Self> {
                 take_list(d, room)
             }
+        }
+
+        #[cfg(test)]
+        impl<'a> super::tests::Sample<'a> for Vec<$ty> {
+            fn sample(s: &mut super::tests::Sampler<'a>) -> Self {
+                s.list()
+            }
         })*
     };
 }
@@ -349,6 +356,13 @@ macro_rules! wire_struct {
             fn take(d: &mut Decoder<'a>, room: &'a Room<'a>) -> Decoded<Self> {
                 d.array_of(count!($($field)*))?;
                 Ok(Self { $($field: Wire::take(d, room)?,)* })
+            }
+        }
+
+        #[cfg(test)]
+        impl<'a> super::tests::Sample<'a> for $ty {
+            fn sample(s: &mut super::tests::Sampler<'a>) -> Self {
+                Self { $($field: s.make(),)* }
             }
         })*
     };
@@ -391,6 +405,18 @@ macro_rules! wire_enum {
                 !matches!(self, $(Self::$other { .. })|*)
             })?
         }
+
+        #[cfg(test)]
+        impl<'a> super::tests::Sample<'a> for $ty {
+            fn sample(s: &mut super::tests::Sampler<'a>) -> Self {
+                match s.one_of(&[$($number),*]) {
+                    $($number => Self::$variant
+                        $(($({ let $item = s.make(); $item }),*))?
+                        $({ $($field: s.make(),)* $($($local: Local::of(s.room),)*)? })?,)*
+                    _ => unreachable!(),
+                }
+            }
+        }
     };
 }
 pub(super) use wire_enum;
@@ -407,6 +433,16 @@ macro_rules! wire_codes {
                 match d.uint()? {
                     $($number => Ok(Self::$variant),)*
                     _ => Err(Malformed(concat!("an unknown ", stringify!($ty)))),
+                }
+            }
+        }
+
+        #[cfg(test)]
+        impl<'a> super::tests::Sample<'a> for $ty {
+            fn sample(s: &mut super::tests::Sampler<'a>) -> Self {
+                match s.one_of(&[$($number),*]) {
+                    $($number => Self::$variant,)*
+                    _ => unreachable!(),
                 }
             }
         })*

@@ -21,6 +21,8 @@ mod codec;
 mod message;
 mod serve;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use codec::Room;
 pub use message::{
