@@ -30,7 +30,7 @@ part() {
 }
 
 part "packages" status scripts/apt.sh build-essential clang valgrind libp11-kit-dev p11-kit opensc softhsm2 \
-    openssl faketime libengine-pkcs11-openssl gnutls-bin openssh-client openssh-server libnss3-tools \
+    openssl faketime postgresql libengine-pkcs11-openssl gnutls-bin openssh-client openssh-server libnss3-tools \
     default-jdk-headless python3-venv
 part "python packages" status scripts/venv.sh
 part "format" status cargo fmt --check

@@ -242,7 +242,7 @@ impl Module {
         *place = None;
         // Another process may have made one since.
         has_managed()?;
-        token.store.reset(label, &founded.serial, &founded.domain, &founded.so_pin)
+        token.store.reset(label, &founded.serial, &founded.domain, Some(&founded.so_pin))
     }
 
     /// One counted attempt at the SO PIN, in an HSM instance of its own.

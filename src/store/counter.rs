@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use super::io_error;
+use super::write::Changed;
 use crate::error::{ErrorKind, Result};
 use crate::hsm::ObjectId;
 
@@ -65,12 +66,6 @@ struct Shared {
 
 const LENGTH: usize = 9 * PAGE;
 const _: () = assert!(size_of::<Shared>() == LENGTH);
-
-/// What a commit changes of what others may remember.
-pub(super) enum Changed {
-    Anything,
-    Objects(Vec<ObjectId>),
-}
 
 /// The mapped memory of one token.
 pub(super) struct Sidecar {

@@ -10,9 +10,14 @@
 //! reopens them when next needed. In the child every store of the parent is abandoned: it answers
 //! CKR_CRYPTOKI_NOT_INITIALIZED and is never freed, since other threads of the parent may have been
 //! inside its caches at the fork.
+//!
+//! A store in a database elsewhere has no such locks. Its connections stay with the parent, and the
+//! child closes its copies of their sockets.
 
 use std::cell::Cell;
 use std::mem::{self, ManuallyDrop};
+#[cfg(feature = "fleet")]
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
@@ -36,6 +41,10 @@ thread_local! {
 pub(super) trait Connections: Send + Sync {
     /// Called by whoever holds the gate; neither this nor the drop of `self` may ask for it.
     fn close(&self);
+
+    /// Called in the child: closes the sockets that it shares with its parent, and touches nothing else,
+    /// for any lock may be held by a thread that is not there.
+    fn abandon(&self) {}
 }
 
 /// The right to use SQLite and lock files. A thread must not ask for a second one while it holds
@@ -115,10 +124,22 @@ pub fn parent() {
 pub fn child() {
     if let Some(held) = HELD.take() {
         EPOCH.fetch_add(1, Ordering::Relaxed);
-        mem::forget(mem::take(&mut *stores()));
+        let abandoned = mem::take(&mut *stores());
+        for store in abandoned.iter().filter_map(Weak::upgrade) {
+            store.abandon();
+            mem::forget(store);
+        }
+        mem::forget(abandoned);
         HELD.set(Some(held));
         release();
     }
+}
+
+/// Closes a descriptor that a child inherited and nobody in it uses.
+#[cfg(feature = "fleet")]
+pub(super) fn close_inherited(fd: RawFd) {
+    // SAFETY: an open descriptor, which its owner, who is abandoned, closes no more.
+    unsafe { libc::close(fd) };
 }
 
 extern "C" fn on_prepare() {

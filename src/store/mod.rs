@@ -5,13 +5,20 @@ use std::path::Path;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::{AuditStore, DomainChange, DomainKeyId, DomainToken, ObjectChange, ObjectId, PinRecord, Record, Role};
 
+mod cache;
 mod counter;
 mod directory;
 pub mod fork;
+mod group;
 mod lock;
+#[cfg(feature = "fleet")]
+mod postgres;
 mod sqlite;
+mod write;
 
 pub use directory::{Directory, Slot};
+#[cfg(feature = "fleet")]
+pub use postgres::{PostgresStore, RECHECK, is_url};
 pub use sqlite::SqliteStore;
 
 /// SHA-256 of what the operators sign.
@@ -81,7 +88,7 @@ pub struct Found {
 /// the call may be tried again.
 pub trait Store: AuditStore {
     /// The commit counter: moves with every commit of every process, but for one of audit rows alone.
-    /// Costs no database read.
+    /// Costs no database read, but now and then where others cannot tell of their commits.
     ///
     /// What was read while it had an even value is still true as long as it has that same value.
     /// It is odd while a commit is under way, and after a process died in one until the next
@@ -94,13 +101,23 @@ pub trait Store: AuditStore {
         (self.counter() == since).then_some(since)
     }
 
+    /// Somebody says that the counter has come to this value, as [`Self::stamp`] gave it there. If that is
+    /// news, [`Self::counter`] says so from now on. Nothing is believed that the store does not confirm.
+    fn hint(&self, _counter: u64) {}
+
+    /// The highest even value of the counter that is known, to tell others. Never looks.
+    fn stamp(&self) -> u64 {
+        self.counter() & !1
+    }
+
     fn meta(&self) -> Result<Meta>;
 
     /// Forgets what it remembers of [`Self::meta`], in case the counter does not tell.
     fn forget(&self) {}
 
-    /// Erases everything and starts the token anew (C_InitToken).
-    fn reset(&self, label: &str, serial: &str, domain: &DomainToken, so_pin: &PinRecord) -> Result<()>;
+    /// Erases everything and starts the token anew (C_InitToken). A domain that was founded by a quorum
+    /// has no SO PIN.
+    fn reset(&self, label: &str, serial: &str, domain: &DomainToken, so_pin: Option<&PinRecord>) -> Result<()>;
 
     /// Commits a new domain token with its entries of the log, its PIN records and, as
     /// [`Self::commit_change`] does, its change of keys: all or nothing, and only if the store still has

@@ -3,10 +3,16 @@
 use std::borrow::Cow;
 
 use conclave::error::{ErrorKind, Result};
-use conclave::hsm::{AuditBatch, AuditStore, AuditTip};
-use conclave::store::{SqliteStore, Store};
+use conclave::hsm::{AuditBatch, AuditTip};
+use conclave::store::Store;
 
-use crate::{by_label, new_token, record};
+use crate::home::{Home, over_both};
+use crate::{by_label, record};
+
+over_both! {
+    a_chain_is_begun_with_the_tips_of_those_that_moved_and_rows_are_stored_once
+    audit_rows_disturb_nobody_who_remembers_objects
+}
 
 fn tip(chain: u8, seq: u64) -> AuditTip {
     AuditTip { instance: [chain; 16], seq, hash: [seq as u8; 48] }
@@ -19,7 +25,7 @@ fn batch(chain: u8, first: u64, rows: u64, closed: bool) -> AuditBatch<'static> 
 }
 
 /// Begins a chain of two rows and answers the tips that it was given.
-fn open(store: &SqliteStore, chain: u8) -> Result<Vec<AuditTip>> {
+fn open(store: &dyn Store, chain: u8) -> Result<Vec<AuditTip>> {
     let (tell, told) = std::sync::mpsc::channel();
     store.open_audit(Box::new(move |seen| {
         tell.send(seen).unwrap();
@@ -28,20 +34,18 @@ fn open(store: &SqliteStore, chain: u8) -> Result<Vec<AuditTip>> {
     Ok(told.recv().unwrap())
 }
 
-#[test]
-fn a_chain_is_begun_with_the_tips_of_those_that_moved_and_rows_are_stored_once() {
-    let data = tempfile::tempdir().unwrap();
-    let (_directory, store) = new_token(data.path());
-    assert_eq!(open(&store, 7).unwrap(), []);
-    assert_eq!(open(&store, 5).unwrap(), [tip(7, 1)]);
+fn a_chain_is_begun_with_the_tips_of_those_that_moved_and_rows_are_stored_once(home: &Home) {
+    let store = home.create();
+    assert_eq!(open(&*store, 7).unwrap(), []);
+    assert_eq!(open(&*store, 5).unwrap(), [tip(7, 1)]);
     // What nobody knows to be stored is stored again, with what came since.
     store.append_audit(&batch(7, 2, 3, false)).unwrap();
     store.append_audit(&batch(7, 2, 3, false)).unwrap();
     store.append_audit(&batch(7, 2, 4, true)).unwrap();
-    assert_eq!(open(&store, 9).unwrap(), [tip(5, 1), tip(7, 5)]);
+    assert_eq!(open(&*store, 9).unwrap(), [tip(5, 1), tip(7, 5)]);
     // One that was named as closed, and is stored once more, has not moved.
     store.append_audit(&batch(7, 2, 4, true)).unwrap();
-    assert_eq!(open(&store, 1).unwrap(), [tip(9, 1)]);
+    assert_eq!(open(&*store, 1).unwrap(), [tip(9, 1)]);
     let rows = store.audit(0, 100).unwrap();
     let names: Vec<_> = rows.iter().map(|row| String::from_utf8_lossy(&row.bytes).into_owned()).collect();
     assert_eq!(names, ["7 0", "7 1", "5 0", "5 1", "7 2", "7 3", "7 4", "7 5", "9 0", "9 1", "1 0", "1 1"]);
@@ -51,18 +55,16 @@ fn a_chain_is_begun_with_the_tips_of_those_that_moved_and_rows_are_stored_once()
 
     let refused = store.open_audit(Box::new(|_| Err(ErrorKind::UserNotLoggedIn.into()))).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::UserNotLoggedIn);
-    assert_eq!(open(&store, 2).unwrap(), [tip(1, 1)]);
+    assert_eq!(open(&*store, 2).unwrap(), [tip(1, 1)]);
 }
 
-#[test]
-fn audit_rows_disturb_nobody_who_remembers_objects() {
-    let data = tempfile::tempdir().unwrap();
-    let (directory, store) = new_token(data.path());
-    let other = directory.store(0).unwrap();
+fn audit_rows_disturb_nobody_who_remembers_objects(home: &Home) {
+    let store = home.create();
+    let other = home.open();
     store.insert(&[record(1, "a")]).unwrap();
     assert_eq!(other.find(&by_label("a"), 0, 10).unwrap().len(), 1);
     let before = other.counter();
-    open(&store, 7).unwrap();
+    open(&*store, 7).unwrap();
     for first in 2..100 {
         store.append_audit(&batch(7, first, 1, false)).unwrap();
     }

@@ -6,11 +6,22 @@ use std::thread;
 
 use conclave::error::{ErrorKind, Result};
 use conclave::hsm::{DomainChange, DomainToken, ObjectChange, PinRecord, Record, Role};
-use conclave::store::{Directory, PROPOSALS, SqliteStore, Store};
+use conclave::store::{PROPOSALS, Store};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use super::{change, domain, domain_key, entry, new_token, object, pin, record, sealed_under};
+use super::home::{Home, over_both};
+use super::{change, domain, domain_key, entry, object, pin, record, sealed_under};
+
+over_both! {
+    commits_of_the_domain_are_as_a_model_says
+    a_chain_is_committed_whole_or_not_at_all
+    proposals_keep_their_order_and_their_number_is_bounded
+    the_keys_that_wait_for_a_recovery_are_one_row
+    a_sweep_finds_what_is_under_other_keys
+    what_another_changed_is_not_replaced
+    of_two_sweeps_at_once_each_record_is_of_one
+}
 
 fn refused<T>(result: Result<T>, kind: ErrorKind) {
     assert_eq!(result.err().map(|error| error.kind()), Some(kind));
@@ -58,7 +69,7 @@ impl Model {
         Ok(())
     }
 
-    fn check(&self, store: &SqliteStore) {
+    fn check(&self, store: &dyn Store) {
         let meta = store.meta().unwrap();
         assert_eq!(meta.domain, self.domain);
         let roles = roles();
@@ -91,16 +102,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..20)
 }
 
-#[test]
-fn commits_of_the_domain_are_as_a_model_says() {
-    let data = tempfile::tempdir().unwrap();
-    let (directory, store) = new_token(data.path());
-    let other = directory.store(0).unwrap();
+fn commits_of_the_domain_are_as_a_model_says(home: &Home) {
+    let store = home.create();
+    let other = home.open();
     let mut runner = TestRunner::new(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() });
     let runs = runner.run(&steps(), |steps| {
-        store.reset("label", "0123456789abcdef", &domain(1), &pin(Role::So, 1)).unwrap();
+        store.reset("label", "0123456789abcdef", &domain(1), Some(&pin(Role::So, 1))).unwrap();
         let mut model = Model::new();
-        model.check(&other);
+        model.check(&*other);
         for (number, step) in steps.iter().enumerate() {
             let version = (model.domain.version + step.entries.max(1)).saturating_add_signed(step.off).max(1);
             let change = DomainChange {
@@ -112,17 +121,15 @@ fn commits_of_the_domain_are_as_a_model_says() {
             };
             let done = store.commit_domain(&change).map_err(|error| error.kind());
             assert_eq!(done, model.commit(step, &change), "{step:?}");
-            model.check(&other);
+            model.check(&*other);
         }
         Ok(())
     });
     runs.unwrap();
 }
 
-#[test]
-fn a_chain_is_committed_whole_or_not_at_all() {
-    let data = tempfile::tempdir().unwrap();
-    let (_, store) = new_token(data.path());
+fn a_chain_is_committed_whole_or_not_at_all(home: &Home) {
+    let store = home.create();
     assert_eq!(store.origin().unwrap(), None);
     store.commit_domain(&change(2, 0, vec![pin(Role::User, 1)])).unwrap();
     assert_eq!(store.log(0, u64::MAX).unwrap(), Vec::<Vec<u8>>::new());
@@ -155,14 +162,12 @@ fn a_chain_is_committed_whole_or_not_at_all() {
     assert_eq!(store.log(7, 3).unwrap(), Vec::<Vec<u8>>::new());
     assert_eq!(store.log(u64::MAX, u64::MAX).unwrap(), Vec::<Vec<u8>>::new());
     assert_eq!(store.origin().unwrap(), Some(domain(2)), "it stays while later tokens go");
-    store.reset("again", "0123456789abcdef", &domain(1), &pin(Role::So, 1)).unwrap();
+    store.reset("again", "0123456789abcdef", &domain(1), Some(&pin(Role::So, 1))).unwrap();
     assert_eq!((store.origin().unwrap(), store.log(0, u64::MAX).unwrap()), (None, vec![]));
 }
 
-#[test]
-fn proposals_keep_their_order_and_their_number_is_bounded() {
-    let data = tempfile::tempdir().unwrap();
-    let (directory, store) = new_token(data.path());
+fn proposals_keep_their_order_and_their_number_is_bounded(home: &Home) {
+    let store = home.create();
     let id = |number: u64| {
         let mut id = [0xff; 32];
         // Ids do not come in order.
@@ -181,7 +186,7 @@ fn proposals_keep_their_order_and_their_number_is_bounded() {
     assert_ne!(store.counter(), before);
     let mut expected: Vec<_> = (0..PROPOSALS).map(bytes).collect();
     expected[7] = b"signed".to_vec();
-    let other = directory.store(0).unwrap();
+    let other = home.open();
     assert_eq!(other.proposals().unwrap(), expected);
     assert!(store.delete_proposal(&id(7)).unwrap());
     assert!(!store.delete_proposal(&id(7)).unwrap());
@@ -189,14 +194,12 @@ fn proposals_keep_their_order_and_their_number_is_bounded() {
     expected.remove(7);
     expected.push(bytes(7));
     assert_eq!(other.proposals().unwrap(), expected);
-    store.reset("again", "0123456789abcdef", &domain(1), &pin(Role::So, 1)).unwrap();
+    store.reset("again", "0123456789abcdef", &domain(1), Some(&pin(Role::So, 1))).unwrap();
     assert_eq!(other.proposals().unwrap(), Vec::<Vec<u8>>::new());
 }
 
-#[test]
-fn the_keys_that_wait_for_a_recovery_are_one_row() {
-    let data = tempfile::tempdir().unwrap();
-    let (_, store) = new_token(data.path());
+fn the_keys_that_wait_for_a_recovery_are_one_row(home: &Home) {
+    let store = home.create();
     assert_eq!(store.recovery().unwrap(), None);
     store.put_recovery(b"one").unwrap();
     store.put_recovery(b"two").unwrap();
@@ -205,7 +208,7 @@ fn the_keys_that_wait_for_a_recovery_are_one_row() {
     store.put_recovery(&[]).unwrap();
     assert_eq!(store.recovery().unwrap(), None);
     store.put_recovery(b"three").unwrap();
-    store.reset("again", "0123456789abcdef", &domain(1), &pin(Role::So, 1)).unwrap();
+    store.reset("again", "0123456789abcdef", &domain(1), Some(&pin(Role::So, 1))).unwrap();
     assert_eq!(store.recovery().unwrap(), None);
 }
 
@@ -213,10 +216,8 @@ fn under(number: u64, generation: u64, key: u8) -> Record {
     Record { generation, sealed: sealed_under(key, number), ..record(number, "swept") }
 }
 
-#[test]
-fn a_sweep_finds_what_is_under_other_keys() {
-    let data = tempfile::tempdir().unwrap();
-    let (_, store) = new_token(data.path());
+fn a_sweep_finds_what_is_under_other_keys(home: &Home) {
+    let store = home.create();
     let records: Vec<_> = (1..=30)
         .map(|number| match number % 3 {
             0 => record(number, "of no key"),
@@ -250,11 +251,9 @@ fn a_sweep_finds_what_is_under_other_keys() {
     assert_eq!(store.count_by_domain_key().unwrap(), [count(Some(1), 1), count(Some(3), 29)]);
 }
 
-#[test]
-fn what_another_changed_is_not_replaced() {
-    let data = tempfile::tempdir().unwrap();
-    let (directory, store) = new_token(data.path());
-    let other = directory.store(0).unwrap();
+fn what_another_changed_is_not_replaced(home: &Home) {
+    let store = home.create();
+    let other = home.open();
     store.insert(&(1..=5).map(|number| under(number, 1, 1)).collect::<Vec<_>>()).unwrap();
     other.replace(&under(2, 2, 9)).unwrap();
     other.delete(&object(3)).unwrap();
@@ -269,15 +268,13 @@ fn what_another_changed_is_not_replaced() {
     assert_eq!(store.replace_all(&[]).unwrap(), Vec::<bool>::new());
 }
 
-#[test]
-fn of_two_sweeps_at_once_each_record_is_of_one() {
+fn of_two_sweeps_at_once_each_record_is_of_one(home: &Home) {
     const RECORDS: u64 = 240;
-    let data = tempfile::tempdir().unwrap();
-    let (_, store) = new_token(data.path());
+    let store = home.create();
     store.insert(&(0..RECORDS).map(|number| under(number, 1, 1)).collect::<Vec<_>>()).unwrap();
     let won: Vec<Vec<u64>> = thread::scope(|scope| {
         let sweeps = [2, 3].map(|key| {
-            let store = Directory::open(data.path()).unwrap().store(0).unwrap();
+            let store = home.open();
             scope.spawn(move || {
                 let mut won = Vec::new();
                 for chunk in (0..RECORDS).collect::<Vec<_>>().chunks(20) {

@@ -1,12 +1,19 @@
-//! The store, through its public interface: in one process, in many, and across forks.
+//! The store, through its public interface: in one process, in many, and across forks. What holds for
+//! both stores is tested over both.
 
 mod audit;
 mod fork;
 mod governed;
+mod home;
 mod managed;
 mod one_process;
+#[cfg(feature = "fleet")]
+mod postgres;
 mod processes;
 mod schema_1;
+#[cfg(feature = "fleet")]
+#[path = "../support/postgres.rs"]
+mod support;
 
 use std::path::Path;
 

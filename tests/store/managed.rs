@@ -4,7 +4,17 @@ use conclave::error::ErrorKind;
 use conclave::hsm::{CKO_KMS_ALIAS, Columns, DomainChange, ObjectChange, Record};
 use conclave::store::{Filter, Store};
 
-use super::{SECRET_KEY, change, new_token, object, record};
+use super::home::{Home, over_both};
+use super::{SECRET_KEY, change, object, record};
+
+over_both! {
+    a_change_is_all_or_nothing
+    the_limit_counts_keys_and_holds_while_many_are_made_at_once
+    the_count_is_right_after_every_kind_of_change
+    a_command_of_the_domain_changes_keys_with_it_or_nothing
+    what_is_to_be_told_comes_in_pages
+    what_is_due_comes_first_and_what_is_hidden_is_never_found
+}
 
 const PUBLIC_KEY: u64 = 2;
 const PRIVATE_KEY: u64 = 3;
@@ -23,10 +33,8 @@ fn generations(store: &dyn Store, numbers: std::ops::RangeInclusive<u64>) -> Vec
     numbers.map(|number| store.get(&object(number)).unwrap().map(|record| record.generation)).collect()
 }
 
-#[test]
-fn a_change_is_all_or_nothing() {
-    let data = tempfile::tempdir().unwrap();
-    let (directory, store) = new_token(data.path());
+fn a_change_is_all_or_nothing(home: &Home) {
+    let store = home.create();
     let (public, private) = (managed(1, PUBLIC_KEY, None), managed(2, PRIVATE_KEY, Some(Columns::NEVER)));
     let made = ObjectChange { insert: vec![public.clone(), private.clone()], ..ObjectChange::default() };
     store.commit_change(&made).unwrap();
@@ -44,9 +52,9 @@ fn a_change_is_all_or_nothing() {
     };
     let since = store.counter();
     store.commit_change(&change).unwrap();
-    assert_eq!(generations(&store, 1..=4), [Some(2), Some(2), None, Some(1)]);
-    let other = directory.store(0).unwrap();
-    assert_eq!(generations(&other, 1..=4), [Some(2), Some(2), None, Some(1)]);
+    assert_eq!(generations(&*store, 1..=4), [Some(2), Some(2), None, Some(1)]);
+    let other = home.open();
+    assert_eq!(generations(&*other, 1..=4), [Some(2), Some(2), None, Some(1)]);
     for number in 1..=4 {
         assert_eq!(store.is_unchanged(&object(number), since), None, "{number}");
     }
@@ -72,19 +80,17 @@ fn a_change_is_all_or_nothing() {
         (too_many, ErrorKind::TokenResourceExceeded),
     ] {
         assert_eq!(store.commit_change(&change).unwrap_err().kind(), expected, "{change:?}");
-        assert_eq!(generations(&store, 1..=4), [Some(2), Some(2), None, Some(1)], "{change:?}");
+        assert_eq!(generations(&*store, 1..=4), [Some(2), Some(2), None, Some(1)], "{change:?}");
         assert_eq!(store.get(&object(9)).unwrap(), None);
     }
     store.commit_change(&good).unwrap();
-    assert_eq!(generations(&store, 1..=2), [Some(3), Some(3)]);
+    assert_eq!(generations(&*store, 1..=2), [Some(3), Some(3)]);
 }
 
-#[test]
-fn the_limit_counts_keys_and_holds_while_many_are_made_at_once() {
-    let data = tempfile::tempdir().unwrap();
-    let (directory, store) = new_token(data.path());
-    let other = directory.store(0).unwrap();
-    let stores: [&dyn Store; 2] = [&store, &other];
+fn the_limit_counts_keys_and_holds_while_many_are_made_at_once(home: &Home) {
+    let store = home.create();
+    let other = home.open();
+    let stores: [&dyn Store; 2] = [&*store, &*other];
     let made: usize = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..2)
             .map(|thread| {
@@ -112,10 +118,8 @@ fn the_limit_counts_keys_and_holds_while_many_are_made_at_once() {
     assert_eq!((first.len(), second.len()), (6, 4));
 }
 
-#[test]
-fn the_count_is_right_after_every_kind_of_change() {
-    let data = tempfile::tempdir().unwrap();
-    let (directory, store) = new_token(data.path());
+fn the_count_is_right_after_every_kind_of_change(home: &Home) {
+    let store = home.create();
     let count = |expected: u64| {
         assert_eq!(store.count_managed().unwrap(), expected);
         assert_eq!(store.managed(0, 100).unwrap().len() as u64, expected);
@@ -148,39 +152,35 @@ fn the_count_is_right_after_every_kind_of_change() {
     store.delete(&object(6)).unwrap();
     count(2);
     drop(store);
-    let store = directory.store(0).unwrap();
+    let store = home.open();
     assert_eq!(store.count_managed().unwrap(), 2);
-    store.reset("again", "0123456789abcdef", &super::domain(1), &super::pin(conclave::hsm::Role::So, 1)).unwrap();
+    store.reset("again", "0123456789abcdef", &super::domain(1), Some(&super::pin(conclave::hsm::Role::So, 1))).unwrap();
     assert_eq!(store.count_managed().unwrap(), 0);
     store.insert(&[managed(1, SECRET_KEY, None)]).unwrap();
     assert_eq!(store.count_managed().unwrap(), 1);
 }
 
-#[test]
-fn a_command_of_the_domain_changes_keys_with_it_or_nothing() {
-    let data = tempfile::tempdir().unwrap();
-    let (_, store) = new_token(data.path());
+fn a_command_of_the_domain_changes_keys_with_it_or_nothing(home: &Home) {
+    let store = home.create();
     store.insert(&[managed(1, SECRET_KEY, None)]).unwrap();
     let with = |version, objects| DomainChange { objects, ..change(version, 1, Vec::new()) };
     let replace = |record: &Record| ObjectChange { replace: vec![next(record)], ..ObjectChange::default() };
     // The key was changed meanwhile: the domain is not, either.
     let stale = store.commit_domain(&with(2, replace(&next(&managed(1, SECRET_KEY, None)))));
     assert_eq!(stale.unwrap_err().kind(), ErrorKind::FunctionFailed);
-    assert_eq!((store.meta().unwrap().domain.version, generations(&store, 1..=1)), (1, vec![Some(1)]));
+    assert_eq!((store.meta().unwrap().domain.version, generations(&*store, 1..=1)), (1, vec![Some(1)]));
     let since = store.counter();
     store.commit_domain(&with(2, replace(&managed(1, SECRET_KEY, None)))).unwrap();
-    assert_eq!((store.meta().unwrap().domain.version, generations(&store, 1..=1)), (2, vec![Some(2)]));
+    assert_eq!((store.meta().unwrap().domain.version, generations(&*store, 1..=1)), (2, vec![Some(2)]));
     assert_eq!(store.is_unchanged(&object(1), since), None);
     // The domain was changed meanwhile: the key is not.
     let late = store.commit_domain(&with(2, replace(&next(&managed(1, SECRET_KEY, None)))));
     assert_eq!(late.unwrap_err().kind(), ErrorKind::FunctionFailed);
-    assert_eq!(generations(&store, 1..=1), [Some(2)]);
+    assert_eq!(generations(&*store, 1..=1), [Some(2)]);
 }
 
-#[test]
-fn what_is_to_be_told_comes_in_pages() {
-    let data = tempfile::tempdir().unwrap();
-    let (_, store) = new_token(data.path());
+fn what_is_to_be_told_comes_in_pages(home: &Home) {
+    let store = home.create();
     let told = |number, class, managed| {
         let mut record = record(number, "told");
         (record.columns.class, record.columns.managed, record.columns.replicating) = (class, managed, true);
@@ -201,10 +201,8 @@ fn what_is_to_be_told_comes_in_pages() {
     assert!(store.get(&object(5)).unwrap().unwrap().columns.replicating);
 }
 
-#[test]
-fn what_is_due_comes_first_and_what_is_hidden_is_never_found() {
-    let data = tempfile::tempdir().unwrap();
-    let (_, store) = new_token(data.path());
+fn what_is_due_comes_first_and_what_is_hidden_is_never_found(home: &Home) {
+    let store = home.create();
     let mut hidden = managed(5, CKO_KMS_ALIAS, None);
     hidden.columns.managed = false;
     store

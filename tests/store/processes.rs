@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,19 +12,26 @@ use conclave::error::ErrorKind;
 use conclave::hsm::Role;
 use conclave::store::{Directory, Store};
 
+use super::home::{self, Home, over_both};
 use super::schema_1::put_token;
-use super::{by_label, change, domain, entry, new_token, object, pin, record};
+use super::{by_label, change, domain, entry, object, pin, record};
+
+over_both! {
+    acknowledged_writes_survive_a_kill
+    the_token_and_the_log_agree_after_a_kill
+    no_writer_starves_among_eight
+}
 
 const ROLE: &str = "STORE_TEST_ROLE";
 const DATA: &str = "STORE_TEST_DATA";
 const NUMBER: &str = "STORE_TEST_NUMBER";
 const MARK: &str = "#";
 
-fn spawn(role: &str, data: &Path, number: u64) -> Child {
+fn spawn(role: &str, home: &str, number: u64) -> Child {
     Command::new(env::current_exe().unwrap())
         .args(["--exact", "processes::child", "--nocapture"])
         .env(ROLE, role)
-        .env(DATA, data)
+        .env(DATA, home)
         .env(NUMBER, number.to_string())
         .stdout(Stdio::piped())
         .spawn()
@@ -41,20 +48,20 @@ fn lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
 #[test]
 fn child() {
     let Ok(role) = env::var(ROLE) else { return };
-    let data = PathBuf::from(env::var_os(DATA).unwrap());
+    let data = env::var(DATA).unwrap();
     let number: u64 = env::var(NUMBER).unwrap().parse().unwrap();
     match role.as_str() {
         "write until killed" => write_until_killed(&data, number),
         "commit until killed" => commit_until_killed(&data),
-        "take over a token" => take_over_a_token(&data, number),
-        "create a token" => create_a_token(&data),
+        "take over a token" => take_over_a_token(Path::new(&data), number),
+        "create a token" => create_a_token(Path::new(&data)),
         "write for two seconds" => write_for_two_seconds(&data, number),
         _ => unreachable!("{role}"),
     }
 }
 
-fn write_until_killed(data: &Path, number: u64) {
-    let store = Directory::open(data).unwrap().store(0).unwrap();
+fn write_until_killed(name: &str, number: u64) {
+    let store = home::open(name);
     thread::scope(|scope| {
         for thread in 0..2 {
             let store = &store;
@@ -69,13 +76,11 @@ fn write_until_killed(data: &Path, number: u64) {
     });
 }
 
-#[test]
-fn acknowledged_writes_survive_a_kill() {
-    let data = tempfile::tempdir().unwrap();
-    let (_, store) = new_token(data.path());
+fn acknowledged_writes_survive_a_kill(home: &Home) {
+    let store = home.create();
     let mut acknowledged = BTreeSet::new();
     for round in 0..8 {
-        let mut child = spawn("write until killed", data.path(), round);
+        let mut child = spawn("write until killed", &home.name(), round);
         let mut said = lines(&mut child);
         acknowledged.extend(said.next());
         thread::sleep(Duration::from_millis(20 + 17 * round));
@@ -97,8 +102,8 @@ fn acknowledged_writes_survive_a_kill() {
 }
 
 /// Chains of one to three entries, with a PIN whose generation is the version.
-fn commit_until_killed(data: &Path) {
-    let store = Directory::open(data).unwrap().store(0).unwrap();
+fn commit_until_killed(name: &str) {
+    let store = home::open(name);
     loop {
         let held = store.meta().unwrap().domain.version;
         let (entries, version) = (1 + held % 3, held + 1 + held % 3);
@@ -110,13 +115,11 @@ fn commit_until_killed(data: &Path) {
     }
 }
 
-#[test]
-fn the_token_and_the_log_agree_after_a_kill() {
-    let data = tempfile::tempdir().unwrap();
-    let (_, store) = new_token(data.path());
+fn the_token_and_the_log_agree_after_a_kill(home: &Home) {
+    let store = home.create();
     let mut acknowledged: u64 = 1;
     for round in 0..8 {
-        let mut children = [(); 2].map(|()| spawn("commit until killed", data.path(), round));
+        let mut children = [(); 2].map(|()| spawn("commit until killed", &home.name(), round));
         let mut said: Vec<_> = children.iter_mut().map(lines).collect();
         let first: Vec<_> = said.iter_mut().filter_map(Iterator::next).collect();
         thread::sleep(Duration::from_millis(10 + 13 * round));
@@ -150,7 +153,7 @@ fn two_processes_migrate_a_token_at_once() {
     for _ in 0..6 {
         let data = tempfile::tempdir().unwrap();
         put_token(data.path());
-        let mut children = [1, 2].map(|number| spawn("take over a token", data.path(), number));
+        let mut children = [1, 2].map(|number| spawn("take over a token", data.path().to_str().unwrap(), number));
         for child in &mut children {
             assert!(lines(child).last().is_some(), "the child opened and used it");
             assert!(child.wait().unwrap().success());
@@ -181,7 +184,8 @@ fn create_a_token(data: &Path) {
 #[test]
 fn eight_processes_create_tokens_at_once() {
     let data = tempfile::tempdir().unwrap();
-    let mut children: Vec<_> = (0..8).map(|number| spawn("create a token", data.path(), number)).collect();
+    let mut children: Vec<_> =
+        (0..8).map(|number| spawn("create a token", data.path().to_str().unwrap(), number)).collect();
     let slots: BTreeSet<u32> = children
         .iter_mut()
         .map(|child| {
@@ -199,8 +203,8 @@ fn eight_processes_create_tokens_at_once() {
 }
 
 /// Says how many writes it made, and the 99th percentile and the maximum of their times in µs.
-fn write_for_two_seconds(data: &Path, number: u64) {
-    let store = Directory::open(data).unwrap().store(0).unwrap();
+fn write_for_two_seconds(name: &str, number: u64) {
+    let store = home::open(name);
     let begin = Instant::now();
     let mut times = Vec::new();
     while begin.elapsed() < Duration::from_secs(2) {
@@ -212,11 +216,9 @@ fn write_for_two_seconds(data: &Path, number: u64) {
     println!("{MARK}{} {} {}", times.len(), times[times.len() * 99 / 100], times[times.len() - 1]);
 }
 
-#[test]
-fn no_writer_starves_among_eight() {
-    let data = tempfile::tempdir().unwrap();
-    let (_, store) = new_token(data.path());
-    let mut children: Vec<_> = (0..8).map(|number| spawn("write for two seconds", data.path(), number)).collect();
+fn no_writer_starves_among_eight(home: &Home) {
+    let store = home.create();
+    let mut children: Vec<_> = (0..8).map(|number| spawn("write for two seconds", &home.name(), number)).collect();
     let mut written = Vec::new();
     for child in &mut children {
         let said = lines(child).last().expect("no write failed");

@@ -55,7 +55,7 @@ impl Backend for FakeBackend {
         so_pin: &PinRecord,
     ) -> Result<Arc<dyn Store>> {
         let store = Arc::new(MemoryStore::default());
-        store.reset(label, serial, domain, so_pin)?;
+        store.reset(label, serial, domain, Some(so_pin))?;
         if self.0.tokens.lock().unwrap().insert(slot, store.clone()).is_some() {
             return Err(ErrorKind::FunctionFailed.into());
         }
@@ -366,9 +366,9 @@ impl Store for MemoryStore {
         Ok(self.rows.lock().unwrap().meta.clone().unwrap())
     }
 
-    fn reset(&self, label: &str, serial: &str, domain: &DomainToken, so_pin: &PinRecord) -> Result<()> {
+    fn reset(&self, label: &str, serial: &str, domain: &DomainToken, so_pin: Option<&PinRecord>) -> Result<()> {
         self.commit(|rows| {
-            let pins = vec![Pin { record: so_pin.clone(), failures: 0 }];
+            let pins = so_pin.map(|pin| Pin { record: pin.clone(), failures: 0 }).into_iter().collect();
             *rows = Rows {
                 meta: Some(Meta { label: label.into(), serial: serial.into(), domain: domain.clone(), pins }),
                 ..Rows::default()

@@ -2,9 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension, Result as SqlResult, params};
 
-use super::write::{Failure, apply_change, changed, put_pin, role_columns};
+use super::write::{Failure, apply_change, put_pin};
 use crate::error::ErrorKind;
 use crate::hsm::{DomainChange, DomainToken};
+use crate::store::write::{changed, role_columns};
 use crate::store::{PROPOSALS, ProposalId};
 
 type Written = std::result::Result<(), Failure>;

@@ -1,9 +1,7 @@
 //! The store in a SQLite file: write-ahead log, each commit synced, one file per token.
 
 mod audit;
-mod cache;
 mod domain;
-mod group;
 mod query;
 mod schema;
 mod write;
@@ -16,14 +14,14 @@ use std::time::Instant;
 
 use rusqlite::Connection;
 
-use self::cache::Cache;
-use self::group::{Batch, Group};
-use self::write::{Answer, Write};
+use super::cache::Cache;
 use super::counter::{Sidecar, now};
 use super::fork::{self, Connections, Epoch, Pass};
+use super::group::{Batch, Group};
 use super::lock::{WRITE_WAIT, WriteLock, try_lock};
+use super::write::{self as writes, Answer, Write, other_answer};
 use super::{AuditRow, Filter, Found, Meta, ProposalId, Store};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::hsm::{
     AuditBatch, AuditOpening, AuditStore, DomainChange, DomainKeyId, DomainToken, ObjectChange, ObjectId, PinRecord,
     Record, Role,
@@ -181,15 +179,15 @@ impl Store for SqliteStore {
                 cache.put_meta(counter, meta);
             }
         };
-        self.read_and_remember(query::meta, remember)?.ok_or_else(write::removed)
+        self.read_and_remember(query::meta, remember)?.ok_or_else(writes::removed)
     }
 
     fn forget(&self) {
         lock(&self.inner.cache).forget_meta();
     }
 
-    fn reset(&self, label: &str, serial: &str, domain: &DomainToken, so_pin: &PinRecord) -> Result<()> {
-        self.write(first_content(label, serial, domain, so_pin)).map(drop)
+    fn reset(&self, label: &str, serial: &str, domain: &DomainToken, so_pin: Option<&PinRecord>) -> Result<()> {
+        self.write(Write::first(label, serial, domain, so_pin)).map(drop)
     }
 
     fn commit_domain(&self, change: &DomainChange) -> Result<()> {
@@ -337,7 +335,7 @@ impl Inner {
             None => schema::open(&self.database)?,
         };
         let writes = batch.take();
-        let mark = || write::changed_by(&writes).map(|changed| self.sidecar.begin_commit(&changed));
+        let mark = || writes::changed_by(&writes).map(|changed| self.sidecar.begin_commit(&changed));
         let results = write::commit(&mut connection, &self.database, &writes, mark)?;
         *lock(&self.writer) = Some(connection);
         drop(held);
@@ -384,16 +382,8 @@ pub(super) fn create(
     domain: &DomainToken,
     so_pin: &PinRecord,
 ) -> Result<()> {
-    schema::create(&directory.join(DATABASE), &first_content(label, serial, domain, so_pin))?;
+    schema::create(&directory.join(DATABASE), &Write::first(label, serial, domain, Some(so_pin)))?;
     Sidecar::open(&directory.join(COUNTER)).map(drop)
-}
-
-fn first_content(label: &str, serial: &str, domain: &DomainToken, so_pin: &PinRecord) -> Write {
-    Write::Reset { label: label.to_owned(), serial: serial.to_owned(), domain: domain.clone(), so_pin: so_pin.clone() }
-}
-
-fn other_answer() -> Error {
-    ErrorKind::GeneralError.with("the store answered another write")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

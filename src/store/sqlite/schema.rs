@@ -8,9 +8,9 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::write::Write;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::io_error;
+use crate::store::write::Write;
 
 /// "CNCV": tells our files from other SQLite databases.
 const APPLICATION_ID: i32 = 0x434e_4356;

@@ -1,64 +1,15 @@
-//! The writes, as data: what one transaction can do to a token.
+//! How SQLite carries out the writes.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::schema::sql_error;
 use super::{audit, domain, query};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hsm::{
-    AuditBatch, AuditOpening, DomainChange, DomainToken, ObjectChange, ObjectId, PinRecord, Record, Role,
-};
-use crate::store::ProposalId;
-use crate::store::counter::Changed;
-
-/// One write. Owned, since it may be carried out by the thread that commits for others.
-pub(super) enum Write {
-    Reset {
-        label: String,
-        serial: String,
-        domain: DomainToken,
-        so_pin: PinRecord,
-    },
-    /// Deletes everything; the token is gone.
-    Erase,
-    CommitDomain(DomainChange),
-    PutProposal {
-        id: ProposalId,
-        bytes: Vec<u8>,
-    },
-    DeleteProposal(ProposalId),
-    PutRecovery(Vec<u8>),
-    BeginAttempt {
-        role: Role,
-        limit: u32,
-    },
-    EndAttempt {
-        role: Role,
-    },
-    Insert(Vec<Record>),
-    Replace(Record),
-    ReplaceAll(Vec<Record>),
-    Change(ObjectChange),
-    Delete(ObjectId),
-    /// Taken by whoever commits it.
-    OpenAudit(Mutex<Option<AuditOpening>>),
-    AppendAudit(AuditBatch<'static>),
-}
-
-/// What a write tells whoever asked for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
-    Done,
-    /// The failures of a PIN, with this attempt.
-    Failures(u32),
-    /// Whether there was something to delete.
-    Deleted(bool),
-    /// For each record whether it was replaced.
-    Replaced(Vec<bool>),
-}
+use crate::hsm::{ObjectChange, ObjectId, PinRecord, Record, Role};
+use crate::store::write::{Answer, Write, changed, gone, removed, role_columns};
 
 /// The write was refused, or SQLite failed.
 pub(super) enum Failure {
@@ -116,39 +67,6 @@ pub(super) fn commit<M>(
     committed.map(|()| results)
 }
 
-/// What these writes change of what others may remember; None if nobody remembers anything of it, as
-/// of audit rows.
-pub(super) fn changed_by(writes: &[Write]) -> Option<Changed> {
-    if writes.iter().all(|write| matches!(write, Write::OpenAudit(_) | Write::AppendAudit(_))) {
-        return None;
-    }
-    let mut objects = Vec::new();
-    for write in writes {
-        match write {
-            Write::Replace(record) => objects.push(record.object),
-            Write::ReplaceAll(records) => objects.extend(records.iter().map(|record| record.object)),
-            Write::Change(change) => {
-                objects.extend(change.replace.iter().map(|record| record.object));
-                objects.extend(change.delete.iter().map(|(object, _)| *object));
-                objects.extend(&change.purge);
-            }
-            Write::Delete(object) => objects.push(*object),
-            // The domain's state decides what an object is seen as; keys may be changed with it.
-            Write::Reset { .. } | Write::Erase | Write::CommitDomain(_) => return Some(Changed::Anything),
-            // Nobody knows a new object.
-            Write::Insert(_)
-            | Write::PutProposal { .. }
-            | Write::DeleteProposal(_)
-            | Write::PutRecovery(_)
-            | Write::BeginAttempt { .. }
-            | Write::EndAttempt { .. }
-            | Write::OpenAudit(_)
-            | Write::AppendAudit(_) => {}
-        }
-    }
-    Some(Changed::Objects(objects))
-}
-
 impl Write {
     /// Commits this write by itself.
     pub(super) fn commit_alone(&self, connection: &mut Connection) -> Applied {
@@ -174,7 +92,7 @@ impl Write {
                 erase(on)?;
                 on.execute("INSERT INTO meta (one, label, serial) VALUES (1, ?1, ?2)", params![label, serial])?;
                 domain::insert_token(on, domain)?;
-                put_pin(on, so_pin)?;
+                so_pin.iter().try_for_each(|pin| put_pin(on, pin))?;
             }
             Self::Erase => erase(on)?,
             Self::CommitDomain(change) => domain::commit(on, change)?,
@@ -336,15 +254,6 @@ fn not_replaced(on: &Connection, object: &ObjectId) -> rusqlite::Result<Error> {
     Ok(if known.is_some() { changed("the object") } else { gone() })
 }
 
-/// The two columns that name a role.
-pub(super) fn role_columns(role: &Role) -> (i64, &str) {
-    match role {
-        Role::So => (0, ""),
-        Role::User => (1, ""),
-        Role::Named(name) => (2, name),
-    }
-}
-
 /// An error after which the rest of the transaction cannot go on.
 fn is_fatal(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode as Code;
@@ -361,17 +270,4 @@ fn is_fatal(error: &rusqlite::Error) -> bool {
                 | Code::OperationInterrupted
         )
     )
-}
-
-/// No `meta` row: the token was destroyed while this process had it open.
-pub(super) fn removed() -> Error {
-    ErrorKind::DeviceRemoved.with("the token was destroyed")
-}
-
-fn gone() -> Error {
-    ErrorKind::ObjectHandleInvalid.with("the object was deleted")
-}
-
-pub(super) fn changed(what: &str) -> Error {
-    ErrorKind::FunctionFailed.with(format!("{what} was changed by another in between"))
 }

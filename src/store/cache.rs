@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-use crate::store::{Filter, Found, Meta};
+use super::{Filter, Found, Meta};
 
 /// How many searches with at most one result are remembered: 7/8 of 2^17, where the table of
 /// 5 MiB would double.
