@@ -233,8 +233,11 @@ fn hosts_learn_of_each_others_commits_by_hints_and_by_looking() {
     }
 
     // A database that was put back to an older state: everybody sees the counter move on.
-    server().sql(&url, "UPDATE state SET counter = counter - 3;
-        DELETE FROM commits WHERE counter > (SELECT counter FROM state)");
+    server().sql(
+        &url,
+        "UPDATE state SET counter = counter - 3;
+        DELETE FROM commits WHERE counter > (SELECT counter FROM state)",
+    );
     other.hint(u64::MAX);
     let (before, since) = (other.stamp(), other.counter());
     other.hint(u64::MAX);
