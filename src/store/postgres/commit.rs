@@ -15,7 +15,7 @@ use super::query::{self, damaged, number};
 use super::schema::KEPT;
 use super::seen::Look;
 use super::write::{self, Opened, Work};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::store::write::{Answer, Changed, Write, changed_by};
 
 /// How much longer one tries to learn how a commit ended.
@@ -289,7 +289,7 @@ impl Next {
         let Look { counter, anything, meta, objects, .. } = self.look;
         let mut name = Name::default();
         getrandom::fill(&mut name)
-            .map_err(|error| Error::from(ErrorKind::GeneralError.with(format!("no randomness: {error}"))))?;
+            .map_err(|error| ErrorKind::GeneralError.with(format!("no randomness: {error}")))?;
         let number = counter.cast_signed();
         let changed: Vec<&[u8]> = self.changed.iter().map(|object| object.as_slice()).collect();
         if !changed.is_empty() {
@@ -321,7 +321,7 @@ impl Next {
             client.batch_execute("COMMIT"),
         );
         let failed = [updated.err(), named.err()].into_iter().flatten().next();
-        match failed.or(committed.err()).map(Failure::from) {
+        match failed.or_else(|| committed.err()).map(Failure::from) {
             None => Ok(self.look),
             Some(failure) => {
                 if !failure.is_lost() {

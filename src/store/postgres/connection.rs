@@ -128,7 +128,7 @@ impl Connection {
         let mut failure = Failure::Lost("no host".into());
         for (index, host) in target.config.get_hosts().iter().enumerate() {
             let deadline = deadline.min(Instant::now() + limit);
-            let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+            let port = ports.get(index).or_else(|| ports.first()).copied().unwrap_or(5432);
             match Self::open_at(target, host, port, sockets, deadline) {
                 Ok(connection) => return Ok(connection),
                 Err(unusable) => failure = unusable,

@@ -8,7 +8,7 @@ use super::connection::Session;
 use super::failure::Failure;
 use super::schema::KEPT;
 use super::seen::Look;
-use crate::error::{Error, ErrorKind};
+use crate::error::ErrorKind;
 use crate::hsm::{Columns, DomainKeyId, DomainToken, HIDDEN_CLASSES, ObjectId, PinRecord, Record, Role, Sealed};
 use crate::store::{Filter, Found, Meta, Pin};
 
@@ -283,5 +283,5 @@ pub(super) fn bound(limit: usize) -> i64 {
 
 /// Somebody changed the tables by hand.
 pub(super) fn damaged(what: &str) -> Failure {
-    Error::from(ErrorKind::TokenNotRecognized.with(format!("the database is damaged: {what}"))).into()
+    ErrorKind::TokenNotRecognized.with(format!("the database is damaged: {what}")).into()
 }

@@ -12,7 +12,7 @@
 
 use super::connection::Session;
 use super::failure::Failure;
-use crate::error::{Error, ErrorKind};
+use crate::error::ErrorKind;
 
 pub(super) const VERSION: i64 = 1;
 /// Of how many commits it is kept what they were.
@@ -137,5 +137,5 @@ pub(super) async fn check(session: &mut Session) -> Result<(), Failure> {
 }
 
 fn unknown(why: String) -> Failure {
-    Error::from(ErrorKind::TokenNotRecognized.with(format!("the database: {why}"))).into()
+    ErrorKind::TokenNotRecognized.with(format!("the database: {why}")).into()
 }

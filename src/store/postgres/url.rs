@@ -101,7 +101,7 @@ impl fmt::Display for Target {
                 Host::Unix(path) => write!(f, "{}", path.display())?,
             }
             let ports = self.config.get_ports();
-            if let Some(port) = ports.get(index).or(ports.first()) {
+            if let Some(port) = ports.get(index).or_else(|| ports.first()) {
                 write!(f, ":{port}")?;
             }
         }
