@@ -288,8 +288,7 @@ impl Next {
     ) -> std::result::Result<Look, Failure> {
         let Look { counter, anything, meta, objects, .. } = self.look;
         let mut name = Name::default();
-        getrandom::fill(&mut name)
-            .map_err(|error| ErrorKind::GeneralError.with(format!("no randomness: {error}")))?;
+        getrandom::fill(&mut name).map_err(|error| ErrorKind::GeneralError.with(format!("no randomness: {error}")))?;
         let number = counter.cast_signed();
         let changed: Vec<&[u8]> = self.changed.iter().map(|object| object.as_slice()).collect();
         if !changed.is_empty() {
