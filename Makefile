@@ -18,7 +18,7 @@ FUZZ_MINUTES ?= 10
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-build: ## target/release/libconclave.so, the command-line tool and conclave-proxy
+build: ## target/release/libconclave.so, the command-line tool, conclaved and conclave-proxy
 	cargo build --release --locked
 
 demo: ## Build the module and put it to work with pkcs11-tool, openssl, Python and C

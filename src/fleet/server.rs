@@ -67,8 +67,8 @@ struct Listening {
 }
 
 impl Server {
-    /// Begins to serve.
-    pub fn start(service: Arc<dyn Service>, listeners: Vec<Listener>, limits: Limits) -> io::Result<Self> {
+    /// A server that accepts nothing yet.
+    pub fn new(service: Arc<dyn Service>, listeners: Vec<Listener>, limits: Limits) -> io::Result<Self> {
         let cores = thread::available_parallelism().map_or(2, usize::from);
         let shared = Arc::new(Shared {
             strangers: Gate::new(limits.workers_for_strangers),
@@ -95,8 +95,12 @@ impl Server {
         for (token, listening) in (LISTENERS..).zip(&shared.listeners) {
             shared.poller.add(&listening.listener, token)?;
         }
-        workers::start(&shared)?;
         Ok(Self(shared))
+    }
+
+    /// Begins to serve. To be called once.
+    pub fn start(&self) -> io::Result<()> {
+        workers::start(&self.0)
     }
 
     pub fn standing(&self) -> Standing {

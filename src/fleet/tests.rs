@@ -113,7 +113,9 @@ impl Running {
         let path = |name| dir.path().join(name);
         let listeners =
             vec![Listener::bind(&Address::Unix(path("s")), 0o660).unwrap(), Listener::admin(&path("admin")).unwrap()];
-        Self { server: Server::start(Arc::new(Echo), listeners, limits).unwrap(), dir }
+        let server = Server::new(Arc::new(Echo), listeners, limits).unwrap();
+        server.start().unwrap();
+        Self { server, dir }
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -58,8 +58,7 @@ fn run(plan: Plan) -> Result<(), String> {
         .map_err(|error| format!("nothing can be printed: {error}"))?;
 
     let service = Arc::new(Arc::clone(&member));
-    let server =
-        Server::start(service, listeners, plan.limits.clone()).map_err(|error| format!("no server: {error}"))?;
+    let server = Server::new(service, listeners, plan.limits.clone()).map_err(|error| format!("no server: {error}"))?;
     let weak = server.downgrade();
     member.on_change(move |change| {
         let Some(server) = weak.upgrade() else { return };
@@ -74,6 +73,7 @@ fn run(plan: Plan) -> Result<(), String> {
     if plan.seccomp {
         seccomp::confine()?;
     }
+    server.start().map_err(|error| format!("no threads: {error}"))?;
     notify("READY=1");
 
     // Nobody writes but a signal's handler.
