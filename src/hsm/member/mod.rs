@@ -18,11 +18,11 @@ pub use self::connection::{Answer, Clear, Connection, Then};
 use self::guests::{Guests, Visit};
 pub use self::pins::PinFigures;
 pub(super) use self::pins::Pins;
-use super::Settings;
 use super::core::Core;
 use super::crypto::Entropy;
 use super::domain::OwnKeys;
 use super::session::{Seen, Status};
+use super::{Settings, random};
 use crate::error::Result;
 
 /// An HSM of a fleet.
@@ -42,7 +42,7 @@ pub struct Member {
 type Watcher = Box<dyn Fn(&Change) + Send + Sync>;
 
 /// What hosts announced of the store.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Told {
     /// The highest stamp.
     stamp: u64,
@@ -76,7 +76,8 @@ impl Member {
             guests: Guests::default(),
             admin,
             seen: Seen::default(),
-            told: Mutex::default(),
+            // No two HSMs count from the same number, nor one that was restarted.
+            told: Mutex::new(Told { stamp: 0, heard: u64::from_ne_bytes(random::array()?) }),
             watcher: OnceLock::new(),
         })
     }
