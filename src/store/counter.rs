@@ -144,6 +144,16 @@ impl Sidecar {
         CommitMark { shared: self.shared(), even: odd.wrapping_add(1) }
     }
 
+    /// Lets the counter of a token in the making start above another's.
+    #[cfg(feature = "fleet")]
+    pub(super) fn start_above(&self, counter: u64) {
+        let Shared { page, changes } = self.shared();
+        let even = (counter | 1).wrapping_add(1);
+        changes.anything.store(even, Ordering::Relaxed);
+        changes.accounted.store(even, Ordering::Relaxed);
+        page.counter.store(even, Ordering::Release);
+    }
+
     /// Ends what a dead process began. The caller holds the write lock.
     pub(super) fn repair(&self) {
         if !self.counter().is_multiple_of(2) {

@@ -118,6 +118,22 @@ impl Directory {
         Ok(())
     }
 
+    /// Whether a token can be put there: the parent directory exists, and neither the token nor the marker
+    /// of one that was destroyed.
+    #[cfg(feature = "fleet")]
+    pub(super) fn check_new(path: &Path) -> Result<()> {
+        let mut marker = path.as_os_str().to_owned();
+        marker.push(DESTROYED);
+        if path.exists() || Path::new(&marker).exists() {
+            let detail = format!("{}: there is, or was, a token; take the next free slot", path.display());
+            return Err(ErrorKind::FunctionRejected.with(detail));
+        }
+        match path.parent().is_some_and(Path::is_dir) {
+            true => Ok(()),
+            false => Err(ErrorKind::TokenNotPresent.with(format!("{}: there is no directory for it", path.display()))),
+        }
+    }
+
     fn token(&self, slot: Slot) -> PathBuf {
         self.path.join(slot.to_string())
     }
@@ -184,6 +200,6 @@ fn number(name: &str) -> Option<Slot> {
 }
 
 /// Makes the entries of a directory durable.
-fn sync(directory: &Path) -> Result<()> {
+pub(super) fn sync(directory: &Path) -> Result<()> {
     File::open(directory).and_then(|file| file.sync_all()).map_err(|error| io_error(directory, &error))
 }

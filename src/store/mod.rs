@@ -12,11 +12,15 @@ pub mod fork;
 mod group;
 mod lock;
 #[cfg(feature = "fleet")]
+mod migrate;
+#[cfg(feature = "fleet")]
 mod postgres;
 mod sqlite;
 mod write;
 
 pub use directory::{Directory, Slot};
+#[cfg(feature = "fleet")]
+pub use migrate::{Location, Report, migrate};
 #[cfg(feature = "fleet")]
 pub use postgres::{PostgresStore, RECHECK, is_url};
 pub use sqlite::SqliteStore;

@@ -6,6 +6,8 @@ mod fork;
 mod governed;
 mod home;
 mod managed;
+#[cfg(feature = "fleet")]
+mod migrate;
 mod one_process;
 #[cfg(feature = "fleet")]
 mod postgres;

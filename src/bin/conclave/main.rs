@@ -34,6 +34,8 @@ mod proposal;
 mod propose;
 mod region;
 mod session;
+#[cfg(feature = "fleet")]
+mod store;
 mod times;
 mod token;
 mod user;
@@ -60,6 +62,8 @@ fn main() -> ExitCode {
         Command::Proposal(command) => proposal::run(command, arguments.json),
         Command::User(command) => user::run(command, arguments.json),
         Command::Audit(command) => audit::run(command, arguments.json),
+        #[cfg(feature = "fleet")]
+        Command::Store(command) => store::run(command, arguments.json),
         Command::Mechanisms => mechanism::list(arguments.json),
         Command::Doctor => return doctor::run(arguments.json),
     };

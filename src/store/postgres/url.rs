@@ -33,6 +33,15 @@ pub fn is_url(location: &str) -> bool {
     SCHEMES.iter().any(|scheme| location.starts_with(scheme))
 }
 
+/// The address without user, password and parameters.
+pub(in crate::store) fn without_secrets(url: &str) -> String {
+    let address = url.split_once('?').map_or(url, |(address, _)| address);
+    match (address.split_once("://"), address.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
+        _ => address.to_owned(),
+    }
+}
+
 /// The parameters that the client knows of libpq's, besides those of `Config`.
 #[derive(Default)]
 struct Ssl {

@@ -2,6 +2,8 @@
 
 mod audit;
 mod domain;
+#[cfg(feature = "fleet")]
+mod import;
 mod query;
 mod schema;
 mod write;
@@ -26,6 +28,9 @@ use crate::hsm::{
     AuditBatch, AuditOpening, AuditStore, DomainChange, DomainKeyId, DomainToken, ObjectChange, ObjectId, PinRecord,
     Record, Role,
 };
+
+#[cfg(feature = "fleet")]
+pub(super) use import::Import;
 
 const DATABASE: &str = "token.db";
 const LOCK: &str = "lock";

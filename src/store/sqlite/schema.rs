@@ -113,6 +113,14 @@ const PRAGMAS: &str = "
 
 /// Makes the file with its first content. The directory is the caller's alone, and is not synced.
 pub(super) fn create(path: &Path, content: &Write) -> Result<()> {
+    let mut connection = make(path)?;
+    content.commit_alone(&mut connection).map_err(|failure| failure.into_error(path))?;
+    connection.close().map_err(|(_, error)| sql_error(path, error))?;
+    File::open(path).and_then(|file| file.sync_all()).map_err(|error| io_error(path, &error))
+}
+
+/// Makes the file with its tables.
+pub(super) fn make(path: &Path) -> Result<Connection> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| io_error(path, &error))?;
     let mut connection = connect(path)?;
     let mode: String = connection
@@ -123,9 +131,7 @@ pub(super) fn create(path: &Path, content: &Write) -> Result<()> {
         return Err(ErrorKind::DeviceError.with(detail));
     }
     migrate(&mut connection, path, MIGRATIONS)?;
-    content.commit_alone(&mut connection).map_err(|failure| failure.into_error(path))?;
-    connection.close().map_err(|(_, error)| sql_error(path, error))?;
-    File::open(path).and_then(|file| file.sync_all()).map_err(|error| io_error(path, &error))
+    Ok(connection)
 }
 
 /// Opens the file, which must have the schema of this release.

@@ -10,6 +10,8 @@ mod operator;
 mod proposal;
 mod propose;
 mod region;
+#[cfg(feature = "fleet")]
+mod store;
 mod user;
 
 use clap::{Args, Parser, Subcommand};
@@ -24,6 +26,8 @@ pub(crate) use operator::*;
 pub(crate) use proposal::*;
 pub(crate) use propose::*;
 pub(crate) use region::*;
+#[cfg(feature = "fleet")]
+pub(crate) use store::*;
 pub(crate) use user::*;
 
 /// Conclave: a PKCS#11 token backed by a software HSM.
@@ -92,6 +96,10 @@ pub(crate) enum Command {
     /// The audit log of managed keys: list, verify, export, a head to keep elsewhere.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// The store of a token: move it.
+    #[cfg(feature = "fleet")]
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// List the mechanisms.
     #[command(after_help = "Example:\n  conclave mechanisms --json")]
     Mechanisms,
