@@ -10,7 +10,7 @@ use super::pool::Pool;
 use super::query::{damaged, number};
 use super::url::Target as Address;
 use super::{PostgresStore, READ_WAIT, schema};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::store::lock::WRITE_WAIT;
 use crate::store::migrate::{Kind, Row, Source, TABLES, Table, Target, Value};
 
@@ -85,7 +85,7 @@ impl Target for Import {
 }
 
 fn taken() -> Failure {
-    Error::from(ErrorKind::FunctionRejected.with("there is a token in the database already")).into()
+    ErrorKind::FunctionRejected.with("there is a token in the database already").into()
 }
 
 const COUNT_UP: &str = "UPDATE state SET counter = $1, anything = $1, meta = $1, objects = $1,
