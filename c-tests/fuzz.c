@@ -295,6 +295,34 @@ static CK_BYTE *letter(CK_ULONG *n) {
     return one_in(30) ? NULL : copy;
 }
 
+/* A key pair under a managed key, mostly with room enough for its three parts; rarely one of RSA, which
+ * takes its time. */
+static void data_key_pair(CK_SESSION_HANDLE s, CK_FLAGS flags, CK_BYTE *key, CK_ULONG key_len, CK_BYTE *text, CK_ULONG n) {
+    static const char *const specs[] = {"ECC_NIST_P256", "ECC_NIST_P384", "ECC_ED25519", "ECC_SECG_P256K1", "ECC_", "RSA_2048"};
+    static const CK_ULONG enough[] = {KMS_MAX_PUBLIC_KEY_LEN, KMS_MAX_PRIVATE_KEY_LEN,
+                                      KMS_MAX_PRIVATE_KEY_LEN + KMS_MAX_BLOB_OVERHEAD};
+    static CK_BYTE parts[3][KMS_MAX_PRIVATE_KEY_LEN + KMS_MAX_BLOB_OVERHEAD + 1];
+    CK_BYTE *part[3];
+    CK_ULONG room[3], lens[3], *len[3];
+    const char *spec = specs[below(one_in(20) ? COUNT(specs) : COUNT(specs) - 1)];
+    CK_UTF8CHAR *name = (CK_UTF8CHAR *)(uintptr_t)spec;
+    CK_ULONG spec_len = one_in(20) ? length(strlen(spec)) : strlen(spec);
+    if (one_in(2)) text = NULL, n = 0;
+    for (int i = 0; i < 3; i++) {
+        lens[i] = room[i] = one_in(10) ? below(64) : enough[i];
+        parts[i][room[i]] = 0xc7;
+        part[i] = maybe_null(parts[i]);
+        len[i] = one_in(60) ? NULL : &lens[i];
+    }
+    if (one_in(2))
+        (void)kms->KMS_GenerateDataKeyPair(s, flags, key, key_len, name, spec_len, text, n, part[0], len[0], part[1], len[1],
+                                           part[2], len[2]);
+    else
+        (void)kms->KMS_GenerateDataKeyPairWithoutPlaintext(s, flags, key, key_len, name, spec_len, text, n, part[0], len[0],
+                                                           part[2], len[2]);
+    for (int i = 0; i < 3; i++) CHECK(parts[i][room[i]] == 0xc7);
+}
+
 static void key_call(CK_SESSION_HANDLE s, CK_BYTE *data, CK_ULONG len) {
     const KMS_CHANGE changes[] = {
         kms->KMS_EnableKey, kms->KMS_DisableKey, kms->KMS_ScheduleKeyDeletion, kms->KMS_CancelKeyDeletion,
@@ -313,7 +341,7 @@ static void key_call(CK_SESSION_HANDLE s, CK_BYTE *data, CK_ULONG len) {
     CK_BYTE *text = asking(&n), *key = (CK_BYTE *)key_ids[below(COUNT(key_ids))];
     CK_FLAGS flags = one_in(4) ? below(4) : 0;
     CK_ULONG key_len = one_in(20) ? length(KMS_ID_LEN) : strlen((char *)key);
-    switch (below(16)) {
+    switch (below(17)) {
     case 0:
     case 1:
     case 2: (void)changes[below(COUNT(changes))](s, flags, text, n); break;
@@ -321,9 +349,10 @@ static void key_call(CK_SESSION_HANDLE s, CK_BYTE *data, CK_ULONG len) {
     case 4: (void)queries[below(COUNT(queries))](s, text, n, out(), out_len()); break;
     case 5: {
         CK_ULONG id_len = KMS_ID_LEN;
-        char *id = key_ids[below(COUNT(key_ids))];
+        CK_BYTE id[KMS_ID_LEN];
         if (one_in(2)) (void)kms->KMS_CreateGrant(s, flags, text, n, out(), out_len());
-        else if (one_in(4) && kms->KMS_CreateKey(s, 0, text, n, (CK_BYTE *)id, &id_len) != CKR_OK) id[0] = 0;
+        else if (one_in(4) && kms->KMS_CreateKey(s, 0, text, n, id, &id_len) == CKR_OK)
+            snprintf(key_ids[below(COUNT(key_ids))], sizeof key_ids[0], "%.*s", (int)id_len, (char *)id);
         break;
     }
     case 6: {
@@ -366,6 +395,7 @@ static void key_call(CK_SESSION_HANDLE s, CK_BYTE *data, CK_ULONG len) {
         if (one_in(2)) (void)kms->KMS_AuditHead(s, out(), out_len());
         else (void)kms->KMS_ReadAudit(s, one_in(2) ? 0 : any(), out(), out_len(), one_in(9) ? NULL : &valid_to);
         break;
+    case 15: data_key_pair(s, flags, key, key_len, text, n); break;
     default:
         if (one_in(50)) (void)kms->KMS_CreateUser(s, data, length(8), block(), length(16));
         else if (one_in(2)) (void)kms->KMS_RemoveUser(s, data, length(8));
