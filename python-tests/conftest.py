@@ -34,9 +34,16 @@ pathlib.Path(_home, "conclave.toml").write_text("")
 pathlib.Path(_home, "softhsm2.conf").write_text(f"directories.tokendir = {_home}/data\nlog.level = ERROR\n")
 
 
+# Whole modules are dealt out to processes that run side by side (scripts/python-tests.sh). Other programs
+# come first, before there are many tokens: GnuTLS looks at 48 slots at most. Then those that take longest,
+# so that all processes end at about the same time.
+FIRST = ("tools", "replication_faults", "replication_hostile", "region_cli", "readme", "domain_refusals", "domain_cli",
+         "managed_states")
+
+
 def pytest_collection_modifyitems(items):
-    """Other programs come first, before there are many tokens: GnuTLS looks at 48 slots at most."""
-    items.sort(key=lambda item: item.path.name != "test_tools.py")
+    rank = {f"test_{name}.py": at for at, name in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 def pytest_sessionfinish():

@@ -16,39 +16,34 @@ wanted() { [[ " ${programs[*]} " == *" $1 "* ]]; }
 flags="-std=c99 -g -O1 -Wall -Wextra -Wno-missing-field-initializers -Werror -Iinclude"
 sanitizers="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 
-build() { # WAY COMPILER FLAGS...
-    local way=$1
-    shift
-    for program in "${programs[@]}"; do
-        # shellcheck disable=SC2086  # words
-        "$@" $flags "c-tests/$program.c" -o "$out/$program-$way" -pthread -ldl
-    done
-}
-build gcc gcc
-build clang clang
-# shellcheck disable=SC2086
-build asan clang $sanitizers
+# One line per compilation; all of clang's warnings come with ASan's, too.
+for program in "${programs[@]}"; do
+    echo "gcc $flags c-tests/$program.c -o $out/$program-gcc -pthread -ldl"
+    echo "clang $flags $sanitizers c-tests/$program.c -o $out/$program-asan -pthread -ldl"
+    [ "$program" != smoke ] || echo "clang $flags c-tests/$program.c -o $out/$program-clang -pthread -ldl"
+done | xargs -d '\n' -P "$(nproc)" -I LINE bash -c LINE
 
 gcc -shared -fPIC c-tests/linger.c -o "$out/linger.so"
 export TEST_LINGER="$PWD/$out/linger.so"
 
-# One line per run: WAY PROGRAM SLOWNESS COMMAND...
+# One line per run: WAY PROGRAM SLOWNESS COMMAND... What takes longest comes first.
 plan="$out/plan"
-: >"$plan"
-for program in "${programs[@]}"; do
-    echo "gcc $program 1 $out/$program-gcc" >>"$plan"
-    echo "asan $program 2 $out/$program-asan" >>"$plan"
-done
-! wanted smoke || echo "clang smoke 1 $out/smoke-clang" >>"$plan"
-for program in smoke lengths domain managed; do
-    ! wanted $program || echo "valgrind $program 20 valgrind --quiet --error-exitcode=99 --leak-check=no $out/$program-gcc" >>"$plan"
-done
-! wanted threads || echo "helgrind threads 60 valgrind --quiet --tool=helgrind --history-level=approx \
---error-exitcode=99 --suppressions=c-tests/helgrind.supp $out/threads-gcc" >>"$plan"
+{
+    ! wanted threads || echo "helgrind threads 60 valgrind --quiet --tool=helgrind --history-level=approx" \
+        "--error-exitcode=99 --suppressions=c-tests/helgrind.supp $out/threads-gcc"
+    for program in domain managed lengths smoke; do
+        ! wanted $program || echo "valgrind $program 20 valgrind --quiet --error-exitcode=99 --leak-check=no $out/$program-gcc"
+    done
+    for program in "${programs[@]}"; do
+        echo "asan $program 2 $out/$program-asan"
+        echo "gcc $program 1 $out/$program-gcc"
+    done
+    ! wanted smoke || echo "clang smoke 1 $out/smoke-clang"
+} >"$plan"
 
 run_one() {
     read -r way program slow command <<<"$1"
-    local log="$out/$program-$way.log" status=0 line
+    local log="$out/$program-$way.log" status=0 start=$SECONDS line
     # detect_leaks: what a library keeps until the process ends is no leak of the test.
     # shellcheck disable=SC2086
     TEST_SLOWNESS=$slow ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
@@ -62,10 +57,10 @@ run_one() {
         echo "FAILED $program ($way): ended with status $status" >>"$log"
     fi
     if [ "$status" -ne 0 ]; then tail -40 "$log" | sed "s|^|  \| |"; fi
-    echo "$way $program:${line#*:}"
+    echo "$way $program:${line#*:} ($((SECONDS - start)) s)"
     return 0
 }
 export -f run_one
 export out module
-xargs -d '\n' -P 2 -I LINE bash -c 'run_one "LINE"' <"$plan" | tee "$out/result"
-! grep -qE "[1-9][0-9]* failed$" "$out/result"
+xargs -d '\n' -P "$(nproc)" -I LINE bash -c 'run_one "LINE"' <"$plan" | tee "$out/result"
+! grep -qE "[1-9][0-9]* failed \(" "$out/result"
