@@ -401,6 +401,10 @@ impl Operation for Controlled {
         self.with_approval(Some(input), verify).map(drop)
     }
 
+    fn held(&self) -> usize {
+        self.inner.held()
+    }
+
     fn is_private(&self) -> bool {
         self.inner.is_private()
     }

@@ -788,6 +788,11 @@ pub trait Operation: Send {
         Ok(None)
     }
 
+    /// How many bytes of input it keeps until it ends.
+    fn held(&self) -> usize {
+        0
+    }
+
     /// Whether it uses a private object.
     fn is_private(&self) -> bool {
         true

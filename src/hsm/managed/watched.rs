@@ -144,6 +144,10 @@ impl Operation for Watched {
         self.end(outcome)
     }
 
+    fn held(&self) -> usize {
+        self.inner.held()
+    }
+
     fn is_private(&self) -> bool {
         self.inner.is_private()
     }

@@ -214,6 +214,10 @@ impl Operation for GcmOperation {
         Ok(true)
     }
 
+    fn held(&self) -> usize {
+        if let Parts::Held(held) = &self.parts { held.len() } else { 0 }
+    }
+
     fn is_private(&self) -> bool {
         self.key.attributes.flag(ck::CKA_PRIVATE)
     }

@@ -105,6 +105,10 @@ impl<S: Scheme> Operation for Collected<S> {
         Ok(Outcome::Written(0))
     }
 
+    fn held(&self) -> usize {
+        self.message.len()
+    }
+
     fn finish(&mut self, output: Option<&mut [u8]>) -> Result<Outcome> {
         let message = std::mem::take(&mut self.message);
         let outcome = self.one_shot(&message, output);

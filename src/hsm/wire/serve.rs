@@ -12,7 +12,7 @@ use super::message::{
     Answer, Callback, Description, ReplyHeader, Request, RequestHeader, Response, StreamId, decode_request,
     decode_response, encode_reply,
 };
-use super::{MAX_MESSAGE, MAX_RANDOM, MAX_STREAMS};
+use super::{MAX_HELD, MAX_MESSAGE, MAX_RANDOM, MAX_STREAMS};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The longest output of an operation: a reply has it, and a head.
@@ -58,16 +58,32 @@ pub trait Party: Sync {
 }
 
 /// The operations that one host process has open.
-#[derive(Default)]
-pub struct Streams(Mutex<Open>);
+pub struct Streams {
+    open: Mutex<Open>,
+    most_held: usize,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self::keeping(MAX_HELD)
+    }
+}
 
 #[derive(Default)]
 struct Open {
     last: StreamId,
     operations: HashMap<StreamId, Stream>,
+    /// Of all operations.
+    held: usize,
 }
 
-type Stream = Arc<Mutex<Box<dyn Operation>>>;
+struct Stream {
+    operation: Shared,
+    /// Bytes of input that it keeps.
+    held: usize,
+}
+
+type Shared = Arc<Mutex<Box<dyn Operation>>>;
 
 /// Executes one request and writes the reply to `out`. An error is for closing the link: what came is no
 /// request, or the link broke during a callback.
@@ -243,7 +259,10 @@ impl Serving<'_> {
         if operation.is_private() && self.party.view(self.ticket)?.access(self.ticket) == Access::Public {
             return Err(ErrorKind::UserNotLoggedIn.into());
         }
-        let worked = work(&mut **operation);
+        let worked = work(&mut **operation).and_then(|done| {
+            self.streams.hold(stream, operation.held())?;
+            Ok(done)
+        });
         if worked.as_ref().map_or(true, |done| ends && done.is_done()) {
             self.streams.end(stream);
         }
@@ -310,7 +329,7 @@ fn write<'o>(
 }
 
 /// A stream that another call works on is busy for this one.
-fn enter(stream: &Stream) -> Result<MutexGuard<'_, Box<dyn Operation>>> {
+fn enter(stream: &Shared) -> Result<MutexGuard<'_, Box<dyn Operation>>> {
     match stream.try_lock() {
         Ok(operation) => Ok(operation),
         Err(TryLockError::WouldBlock) => Err(ErrorKind::OperationActive.with("the operation is busy")),
@@ -322,6 +341,11 @@ fn enter(stream: &Stream) -> Result<MutexGuard<'_, Box<dyn Operation>>> {
 struct Free<'s>(&'s Streams);
 
 impl Streams {
+    /// The operations keep at most so many bytes of input together until they end.
+    pub fn keeping(most_held: usize) -> Self {
+        Self { open: Mutex::default(), most_held }
+    }
+
     pub fn len(&self) -> usize {
         self.lock().operations.len()
     }
@@ -331,7 +355,7 @@ impl Streams {
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To be asked before an operation is begun. CKR_DEVICE_MEMORY.
@@ -339,13 +363,32 @@ impl Streams {
         if self.len() >= MAX_STREAMS { Err(full()) } else { Ok(Free(self)) }
     }
 
-    fn get(&self, stream: StreamId) -> Result<Stream> {
-        let open = self.lock().operations.get(&stream).cloned();
+    fn get(&self, stream: StreamId) -> Result<Shared> {
+        let open = self.lock().operations.get(&stream).map(|stream| Arc::clone(&stream.operation));
         open.ok_or_else(|| ErrorKind::OperationNotInitialized.with("the HSM has no such operation"))
     }
 
     fn end(&self, stream: StreamId) {
-        drop(self.lock().operations.remove(&stream));
+        let mut open = self.lock();
+        let ended = open.operations.remove(&stream);
+        open.held -= ended.as_ref().map_or(0, |stream| stream.held);
+        // Its end may be recorded.
+        drop(open);
+        drop(ended);
+    }
+
+    /// An operation keeps so much now. CKR_DEVICE_MEMORY if that is too much for all together.
+    fn hold(&self, stream: StreamId, held: usize) -> Result<()> {
+        let open = &mut *self.lock();
+        let Some(stream) = open.operations.get_mut(&stream).filter(|stream| stream.held != held) else { return Ok(()) };
+        open.held = open.held - stream.held + held;
+        stream.held = held;
+        if open.held > self.most_held {
+            let most = self.most_held;
+            let why = format!("operations of one process keep at most {most} bytes of input at one HSM");
+            return Err(ErrorKind::DeviceMemory.with(why));
+        }
+        Ok(())
     }
 }
 
@@ -364,7 +407,7 @@ impl Free<'_> {
         }
         open.last += 1;
         let stream = open.last;
-        open.operations.insert(stream, Arc::new(Mutex::new(operation)));
+        open.operations.insert(stream, Stream { operation: Arc::new(Mutex::new(operation)), held: 0 });
         Ok(Answer::Stream { stream, private })
     }
 }

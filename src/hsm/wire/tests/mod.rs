@@ -1,5 +1,6 @@
 //! What is encoded is decoded as it was, and nothing else is decoded.
 
+mod hostile;
 mod sample;
 mod serve;
 

@@ -17,9 +17,9 @@ use crate::hsm::{
     PinRecord, Place, Raw, Record, Reply, Role, Settings, Template, Ticket,
 };
 
-struct One {
-    hsm: Arc<Hsm>,
-    streams: Streams,
+pub(super) struct One {
+    pub(super) hsm: Arc<Hsm>,
+    pub(super) streams: Streams,
     heard: AtomicU64,
     announced: Mutex<Vec<u64>>,
 }
@@ -87,12 +87,17 @@ impl AuditStore for Nowhere {
 }
 
 impl One {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let hsm = Arc::new(Hsm::new(Settings::default()).unwrap());
-        Self { hsm, streams: Streams::default(), heard: AtomicU64::new(1), announced: Mutex::default() }
+        Self { hsm, streams: Streams::keeping(MOST_HELD), heard: AtomicU64::new(1), announced: Mutex::default() }
     }
 
-    fn with_header<T>(&self, header: &RequestHeader, request: &Request<'_>, look: impl FnOnce(Answer<'_>) -> T) -> T {
+    pub(super) fn with_header<T>(
+        &self,
+        header: &RequestHeader,
+        request: &Request<'_>,
+        look: impl FnOnce(Answer<'_>) -> T,
+    ) -> T {
         let (mut message, mut reply) = (Buffer::default(), Buffer::default());
         encode_request(header, request, &mut message).unwrap();
         serve_request(self, &self.streams, &message, &mut Answers(Vec::new()), &mut reply).unwrap();
@@ -100,7 +105,7 @@ impl One {
         look(decode_reply(&reply, &room).unwrap().1)
     }
 
-    fn ask(&self, request: &Request<'_>) -> String {
+    pub(super) fn ask(&self, request: &Request<'_>) -> String {
         self.with_header(&header(), request, |answer| format!("{answer:?}"))
     }
 
@@ -124,12 +129,19 @@ impl One {
         let template = Template(vec![(ck::CKA_VALUE_LEN, Raw::Bytes(&len)), (ck::CKA_PRIVATE, Raw::Bytes(&[0]))]);
         let mechanism = Mechanism::new(ck::CKM_AES_KEY_GEN);
         let command = Command::GenerateKey { mechanism: &mechanism, template: &template, place: Place::Session };
+        self.records(command).remove(0)
+    }
+
+    pub(super) fn records(&self, command: Command<'_>) -> Vec<Record> {
         self.with_header(&header(), &Request::Call(command), |answer| match answer {
-            Answer::Reply(Reply::Records(mut records)) => records.remove(0),
+            Answer::Reply(Reply::Records(records)) => records,
             other => panic!("{other:?}"),
         })
     }
 }
+
+/// What the operations of a test may keep.
+const MOST_HELD: usize = 1 << 20;
 
 const SHA256: Mechanism<'static> = Mechanism { kind: ck::CKM_SHA256, params: Params::None };
 
@@ -183,12 +195,30 @@ fn an_operation_is_one_process_s_and_ends_once() {
     assert_eq!(one.ask(&whole), digest);
     assert!(one.streams.is_empty());
 
+    // What a decryption keeps until its tag is checked counts.
+    let key = one.key();
+    let mechanism = Mechanism { kind: ck::CKM_AES_GCM, params: Params::Gcm { iv: &[7; 12], aad: &[], tag_bits: 128 } };
+    let streams: Vec<_> = (0..5).map(|_| one.begin(Function::Decrypt, &mechanism, Some(&key))).collect();
+    let input = vec![0; MOST_HELD / 4];
+    let feed = |stream| one.ask(&Request::Update { stream, input: &input, room: Some(0) });
+    for stream in &streams[..4] {
+        assert_eq!(feed(*stream), "Written([])");
+    }
+    assert!(feed(streams[4]).contains("DeviceMemory"));
+    one.ask(&Request::End { stream: streams[0] });
+    assert!(feed(streams[4]).contains("OperationNotInitialized"), "its error ended it");
+    let another = one.begin(Function::Decrypt, &mechanism, Some(&key));
+    assert_eq!(feed(another), "Written([])");
+    for stream in streams.into_iter().chain([another]) {
+        one.ask(&Request::End { stream });
+    }
+
     for _ in 0..MAX_STREAMS {
         one.begin(Function::Digest, &SHA256, None);
     }
     let full = Request::Begin { function: Function::Digest, mechanism: &SHA256, record: None };
     assert_eq!(one.refused(&full), ErrorKind::DeviceMemory);
-    assert_eq!(one.ask(&Request::End { stream: 2 }), "Done");
+    assert_eq!(one.ask(&Request::End { stream: another + 1 }), "Done");
     one.begin(Function::Digest, &SHA256, None);
 }
 
