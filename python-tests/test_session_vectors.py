@@ -1,23 +1,19 @@
 """The peer's reading of sessions, checked against tests/vectors/session, and both its ends with each other."""
 
-import hmac
 import json
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from peer import cose
-from peer.encoding import Refused, decode, encode, octets, require, row
-from peer.keys import agree, hkdf, key_id, new_key, private_key, sha256, sha384, spki
+from peer.encoding import Refused, decode, encode
+from peer.keys import agree, new_key, private_key, sha256, sha384, spki
 from peer.session import (
     BRING, CONNECT, NEGOTIATE, P384_MLKEM, REPLIES, REQUESTS, Domain, Host, Hsm, Link, Reply, Request, clear,
-    connection_keys, connection_transcript, decrypt_sk, encrypt_sk, framed, negotiation_key, open_reply, open_request,
-    read_clear, read_terms, sign_reply, sign_request, transcript, unframed,
+    connection_keys, connection_transcript, decrypt_sk, encrypt_sk, framed, negotiation_key, open_ekt, open_reply,
+    open_request, read_clear, read_terms, seal_ekt, sign_reply, sign_request, transcript, unframed,
 )
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "tests" / "vectors" / "session"
-SEALED = "application/vnd.conclave.sealed.session"
 NOW = 1_800_000_000
 
 
@@ -46,35 +42,6 @@ def test_clear_messages(vector):
     if vector["fields"][0] == BRING:
         with pytest.raises(Refused):
             read_clear(frame, REPLIES)
-
-
-def sealing(domain_key, domain, object_id, salt):
-    """Key, IV, commitment and AAD of an EKT."""
-    keys = hkdf(domain_key, 76, ["session", domain.id], salt)
-    aad = encode([key_id("domain key", domain_key), domain.region, object_id, 1])
-    return keys[:32], keys[32:44], keys[44:], aad
-
-
-def seal_ekt(domain_key, domain, plaintext, object_id, salt):
-    key, iv, commitment, aad = sealing(domain_key, domain, object_id, salt)
-    protected = encode({
-        cose.ALG: cose.A256GCM, cose.CONTENT_TYPE: SEALED, cose.KID: key_id("domain key", domain_key),
-        cose.SALT: salt, cose.COMMITMENT: commitment,
-    })
-    ciphertext = AESGCM(key).encrypt(iv, plaintext, encode(["Encrypt0", protected, aad]))
-    sealed = b"\xd0\x83" + b"".join(encode(each) for each in [protected, {}, ciphertext])
-    return encode([object_id, sealed])
-
-
-def open_ekt(domain_key, domain, ekt):
-    object_id, sealed = decode(ekt, row(octets(16), lambda each: each))
-    header, protected, (ciphertext,) = cose.message(sealed, cose.ENCRYPT0, {cose.KID, cose.SALT, cose.COMMITMENT})
-    require(header[cose.ALG] == cose.A256GCM and header[cose.CONTENT_TYPE] == SEALED, "not an EKT")
-    require(header[cose.KID] == key_id("domain key", domain_key), "another domain key")
-    key, iv, commitment, aad = sealing(domain_key, domain, object_id, header[cose.SALT])
-    require(hmac.compare_digest(commitment, header[cose.COMMITMENT]), "another key was committed to")
-    plaintext = AESGCM(key).decrypt(iv, ciphertext, encode(["Encrypt0", protected, aad]))
-    return decode(plaintext, read_terms)
 
 
 @pytest.mark.parametrize("vector", load("session.json"), ids=["suite-1", "suite-2"])
@@ -120,9 +87,10 @@ def test_sessions(vector):
         decrypt_sk(nk, reply.esk, reply.ekt[1:])
 
     # An EKT.
-    sealed = seal_ekt(ekt["domain_key"], domain, ekt["plaintext"], ekt["object"], ekt["salt"])
-    assert sealed == ekt["ekt"]
-    assert encode(open_ekt(ekt["domain_key"], domain, sealed)) == ekt["plaintext"]
+    terms = decode(ekt["plaintext"], read_terms)
+    place = ekt["domain_key"], domain.id, domain.region
+    assert seal_ekt(*place, terms, ekt["object"], ekt["salt"]) == ekt["ekt"]
+    assert open_ekt(*place, ekt["ekt"]) == terms
 
     check_connection(vector["connection"], domain, host, session)
 
@@ -181,11 +149,11 @@ def test_both_ends_of_the_peer(suite):
     domain, domain_key = Domain(bytes(16), "eu-north", 5, bytes(48)), bytes(range(32))
     host_key, hsm_key = new_key(), new_key()
     host = Host(host_key, b"h" * 16)
-    issuer = Hsm(hsm_key, b"i" * 16, lambda terms: seal_ekt(domain_key, domain, encode(terms), bytes(16), bytes(32)))
+    issuer = Hsm(hsm_key, b"i" * 16, lambda terms: seal_ekt(domain_key, domain.id, domain.region, terms))
     message1, begun = host.begin(domain, issuer.hsm, suite, now=NOW)
     message2 = issuer.answer(domain, message1, spki(host_key), NOW)
     session = host.finish(domain, begun, message2, spki(hsm_key), NOW)
-    terms = open_ekt(domain_key, domain, session.ekt)
+    terms = open_ekt(domain_key, domain.id, domain.region, session.ekt)
     assert (terms.sk, terms.process, terms.issuer) == (session.sk, host.process, issuer.hsm)
     assert (begun[2].ek is not None) == (suite == P384_MLKEM)
     # For another message 1, by another HSM, in another domain or version.

@@ -1,5 +1,6 @@
 """Sessions between a host and the HSMs of a fleet, from either end: clear messages, negotiation, frames."""
 
+import hmac
 import os
 import struct
 import time
@@ -13,9 +14,10 @@ from . import cose
 from .encoding import (
     Refused, boolean, bstr, decode, encode, listed, octets, one_of, optional, record, require, row, uint,
 )
-from .keys import agree, hkdf, new_key, public, sha256, sha384, spki, verify
+from .keys import agree, hkdf, key_id, new_key, public, sha256, sha384, spki, verify
 
 REQUEST, REPLY = ("application/vnd.conclave.session." + name for name in ("request", "reply"))
+SEALED = "application/vnd.conclave.sealed.session"
 P384, P384_MLKEM = 1, 2
 CLEAR_MAX, BRING_MAX, PLAIN_MAX, MESSAGE_MAX = 64 << 10, 16 << 20, 64 << 10, 64 << 20
 SKEW = 60
@@ -167,6 +169,36 @@ def decrypt_sk(nk, esk, ekt):
         return AESGCM(nk[:32]).decrypt(nk[32:], esk, sha384(ekt))
     except InvalidTag:
         raise Refused("the session key does not decrypt") from None
+
+
+def _sealing(domain_key, domain, region, object_id, salt):
+    """Key, IV, commitment and AAD of an EKT; `region` is that of the domain key."""
+    keys = hkdf(domain_key, 76, ["session", domain], salt)
+    return keys[:32], keys[32:44], keys[44:], encode([key_id("domain key", domain_key), region, object_id, 1])
+
+
+def seal_ekt(domain_key, domain, region, terms, object_id=None, salt=None):
+    object_id, salt = object_id or os.urandom(16), salt or os.urandom(32)
+    key, iv, commitment, aad = _sealing(domain_key, domain, region, object_id, salt)
+    protected = encode({
+        cose.ALG: cose.A256GCM, cose.CONTENT_TYPE: SEALED, cose.KID: key_id("domain key", domain_key),
+        cose.SALT: salt, cose.COMMITMENT: commitment,
+    })
+    ciphertext = AESGCM(key).encrypt(iv, encode(terms), encode(["Encrypt0", protected, aad]))
+    return encode([object_id, b"\xd0\x83" + b"".join(encode(each) for each in [protected, {}, ciphertext])])
+
+
+def open_ekt(domain_key, domain, region, ekt):
+    object_id, sealed = decode(ekt, row(identifier, bstr))
+    header, protected, (ciphertext,) = cose.message(sealed, cose.ENCRYPT0, {cose.KID, cose.SALT, cose.COMMITMENT})
+    require(header[cose.ALG] == cose.A256GCM and header[cose.CONTENT_TYPE] == SEALED, "not an EKT")
+    require(header[cose.KID] == key_id("domain key", domain_key), "another domain key")
+    key, iv, commitment, aad = _sealing(domain_key, domain, region, object_id, octets(32)(header[cose.SALT]))
+    require(hmac.compare_digest(commitment, octets(32)(header[cose.COMMITMENT])), "another key was committed to")
+    try:
+        return decode(AESGCM(key).decrypt(iv, ciphertext, encode(["Encrypt0", protected, aad])), read_terms)
+    except InvalidTag:
+        raise Refused("an EKT does not verify") from None
 
 
 def connection_transcript(ekt, qc, qs, hsm, host, domain):
