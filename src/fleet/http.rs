@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::server::Server;
+use super::server::WeakServer;
 
 /// For a request's head, and for all of a connection.
 const HEAD: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ impl Health {
     }
 
     /// Answers in a thread of its own, for as long as the process is there.
-    pub fn serve(self, server: Server) -> io::Result<()> {
+    pub fn serve(self, server: WeakServer) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _inside = runtime.enter();
@@ -56,7 +56,8 @@ impl Health {
     }
 }
 
-async fn serve(listener: tokio::net::TcpListener, server: Server) {
+async fn serve(listener: tokio::net::TcpListener, server: WeakServer) {
+    let server = Arc::new(server);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         // Never closed.
@@ -65,7 +66,7 @@ async fn serve(listener: tokio::net::TcpListener, server: Server) {
             sleep(PAUSE).await;
             continue;
         };
-        let server = server.clone();
+        let server = Arc::clone(&server);
         tokio::spawn(async move {
             let answering = service_fn(|request| {
                 let answer = answer(&request, &server);
@@ -83,7 +84,10 @@ async fn serve(listener: tokio::net::TcpListener, server: Server) {
     }
 }
 
-fn answer(request: &Request<Incoming>, server: &Server) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, server: &WeakServer) -> Response<Full<Bytes>> {
+    let Some(server) = server.upgrade() else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "not a member: it has ended\n".to_owned());
+    };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned());
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));

@@ -35,7 +35,7 @@ impl Service for Arc<Member> {
             streams: figures.streams,
             clients: figures.guests,
             cached_records: figures.cached,
-            imported_expiry: None,
+            imported_expiry: figures.imported_expiry,
         }
     }
 

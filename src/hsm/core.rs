@@ -11,7 +11,7 @@ use super::cache::Cache;
 use super::command::{DomainKeyId, DomainToken, Log, Role};
 use super::domain::{Circumstances, Opened, OwnKeys, PublicState};
 use super::member::Pins;
-use super::permit::Clock;
+use super::permit::{Clock, Expiries};
 use super::replicating::Exchanges;
 use super::transient::Transient;
 use crate::error::{ErrorKind, Result};
@@ -47,6 +47,8 @@ pub(super) struct Core {
     /// Opened token objects; in an embedded HSM session objects too.
     pub(super) cache: Cache,
     pub(super) clock: Clock,
+    /// Of an HSM of a fleet, for its figures.
+    pub(super) expiries: Expiries,
     /// An HSM of a fleet, with its own keys.
     pub(super) own: Option<Arc<OwnKeys>>,
     /// Of an HSM of a fleet, for people.

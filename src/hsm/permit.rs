@@ -3,12 +3,13 @@
 //! A command about a managed key opens its record, asks [`Hsm::permit`], does what was asked, and
 //! tells [`Hsm::record`] how it ended; also a refusal is recorded.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::audit;
 use super::domain::Circumstances;
-use super::managed::{Action, Context, Refused, is_managed, policy, states};
+use super::managed::{Action, CKA_KMS_KEY_ID, CKA_KMS_VALID_TO, Context, Refused, is_managed, policy, states};
 use super::value::Attributes;
 use super::{Access, Hsm, Reply};
 use crate::error::{ErrorKind, Result};
@@ -28,6 +29,33 @@ impl Clock {
     #[cfg(test)]
     pub(super) fn pass_days(&self, days: u64) {
         self.0.store(self.now() + days * 86_400, Ordering::Relaxed);
+    }
+}
+
+/// When imported key material ends that was used lately, by key id.
+#[derive(Default)]
+pub(super) struct Expiries(Mutex<HashMap<Vec<u8>, u64>>);
+
+impl Expiries {
+    /// More keys than these are not watched.
+    const MOST: usize = 4096;
+
+    fn saw(&self, key: &Attributes) {
+        let Some(end) = key.ulong(CKA_KMS_VALID_TO).filter(|end| *end != 0) else { return };
+        let id = key.bytes(CKA_KMS_KEY_ID).unwrap_or_default();
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = ends.get_mut(id) {
+            *known = end;
+        } else if ends.len() < Self::MOST {
+            ends.insert(id.to_vec(), end);
+        }
+    }
+
+    /// The soonest that is still to come, in seconds since 1970.
+    pub(super) fn soonest(&self, now: u64) -> Option<u64> {
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.retain(|_, end| *end > now);
+        ends.values().min().copied()
     }
 }
 
@@ -69,6 +97,9 @@ impl Hsm {
     ) -> std::result::Result<(), Refused> {
         if !is_managed(key) {
             return Ok(());
+        }
+        if self.core.is_member_of_fleet() {
+            self.core.expiries.saw(key);
         }
         states::check(key, action, self.now())?;
         let principal = match access {

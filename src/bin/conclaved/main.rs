@@ -68,7 +68,7 @@ fn run(plan: Plan) -> Result<(), String> {
         }
     });
     if let Some(health) = health {
-        health.serve(server.clone()).map_err(|error| format!("no thread for --metrics: {error}"))?;
+        health.serve(server.downgrade()).map_err(|error| format!("no thread for --metrics: {error}"))?;
     }
     if plan.seccomp {
         seccomp::confine()?;
@@ -84,6 +84,9 @@ fn run(plan: Plan) -> Result<(), String> {
         tracing::warn!("some requests took too long to be waited for");
     }
     member.wipe();
+    // Its keys go with the last who has it, which the workers were until they ended.
+    drop(server);
+    drop(member);
     tracing::info!("ended");
     Ok(())
 }

@@ -60,6 +60,8 @@ pub struct MemberFigures {
     pub streams: u64,
     /// Token objects that are held opened.
     pub cached: u64,
+    /// The soonest expiry of imported key material that was used, in seconds since 1970.
+    pub imported_expiry: Option<u64>,
 }
 
 impl Member {
@@ -125,6 +127,7 @@ impl Member {
             guests: self.guests.len() as u64,
             streams: self.guests.streams() as u64,
             cached: self.core.cache.len() as u64,
+            imported_expiry: self.core.expiries.soonest(self.core.clock.now()),
         }
     }
 
