@@ -133,7 +133,7 @@ fn index(s: &mut Sampler<'_>, len: usize) -> usize {
 fn params<'a>(s: &mut Sampler<'a>, shape: ParamShape) -> Params<'a> {
     const HASHES: &[u64] = &[ck::CKM_SHA256, ck::CKM_SHA_1, ck::CKM_SHA3_512, ck::CKM_SHA256_HMAC, ck::CKM_AES_CMAC];
     const SIZES: &[u64] = &[0, 1, 4, 8, 12, 16, 20, 32, 64, 96, 128, 255, 256, 1 << 31, u64::MAX];
-    let iv = |s: &mut Sampler<'a>| &s.make::<&'a [u8]>()[..];
+    let iv = |s: &mut Sampler<'a>| s.make::<&'a [u8]>();
     let fixed =
         |s: &mut Sampler<'a>| &b"0123456789abcdef0123456789abcdef"[..s.one_of(&[0, 4, 8, 12, 16, 17, 32]) as usize];
     let oaep =
@@ -254,7 +254,7 @@ fn attack(one: &One, keys: &[Record], seed: u64) -> bool {
 fn stream_of<'a>(one: &One, s: &mut Sampler<'a>, stream: StreamId, (input, room): (&[u8], Option<usize>)) {
     for _ in 0..s.one_of(&[1, 2, 3, 4]) {
         let request = match s.one_of(&[0, 1, 2, 3, 4, 5, 6, 7]) {
-            0 | 1 | 2 => Request::Update { stream, input, room },
+            0..=2 => Request::Update { stream, input, room },
             3 => Request::Finish { stream, room },
             4 => Request::StreamOneShot { stream, input, room },
             5 => Request::Verify { stream, signature: s.make() },
@@ -268,7 +268,11 @@ fn stream_of<'a>(one: &One, s: &mut Sampler<'a>, stream: StreamId, (input, room)
 
 fn for_seeds(cases: u32, attack: impl Fn(u64)) {
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
-    TestRunner::new(config).run(&any::<u64>(), |seed| Ok(attack(seed))).unwrap();
+    let attacked = TestRunner::new(config).run(&any::<u64>(), |seed| {
+        attack(seed);
+        Ok(())
+    });
+    attacked.unwrap();
 }
 
 #[test]
