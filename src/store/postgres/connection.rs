@@ -43,8 +43,8 @@ const PLAIN: (SslMode, NoTls) = (SslMode::Disable, NoTls);
 /// What every connection is set to. The two timeouts free the locks of a host that is gone.
 const SETTINGS: &str = "
     SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE;
-    SET statement_timeout = '15s';
-    SET idle_in_transaction_session_timeout = '15s';
+    SET statement_timeout = '10s';
+    SET idle_in_transaction_session_timeout = '5s';
     SET client_min_messages = 'warning'";
 /// A commit that is acknowledged is on disk, whatever the server's default is.
 const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', false) \

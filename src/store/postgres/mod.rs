@@ -42,7 +42,7 @@ use crate::hsm::{
 /// How many connections a process keeps for a token.
 const CONNECTIONS: usize = 8;
 const READ_WAIT: Duration = Duration::from_secs(10);
-const LOOK_WAIT: Duration = Duration::from_secs(3);
+const LOOK_WAIT: Duration = Duration::from_secs(2);
 /// How far behind the commits of others one may be that nobody told of.
 pub const RECHECK: Duration = Duration::from_secs(1);
 

@@ -64,8 +64,10 @@ impl Pool {
         match &done {
             Err(failure) if failure.is_lost() => {
                 lease.discard();
-                // Those that wait in the pool are most likely of the same past.
-                self.close();
+                if !matches!(failure, Failure::Late) {
+                    // Those that wait in the pool are most likely of the same past.
+                    self.close();
+                }
                 self.note_away();
             }
             _ => self.away.store(0, Ordering::Release),

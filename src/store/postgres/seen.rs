@@ -132,7 +132,8 @@ impl Seen {
             let now = self.now();
             let told = self.hinted.load(Ordering::Acquire) > self.known();
             let quiet = now < self.quiet.load(Ordering::Acquire);
-            (!quiet && (told || now >= self.next.load(Ordering::Acquire)), told || self.has_lapsed(now))
+            let urgent = told || self.has_lapsed(now);
+            (!quiet && (urgent || now >= self.next.load(Ordering::Acquire)), urgent)
         };
         let (true, urgent) = due() else { return None };
         let guard = match self.looking.try_lock() {
