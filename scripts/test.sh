@@ -7,7 +7,6 @@ cd "$(dirname "$0")/.."
 export AWS_LC_SYS_NO_JITTER_ENTROPY=1
 export CONCLAVE_MODULE="${CONCLAVE_MODULE:-$PWD/target/release/libconclave.so}"
 export CARGO_TERM_COLOR=never
-export CARGO_INCREMENTAL=0
 logs=target/test-logs
 rm -rf "$logs"
 mkdir -p "$logs"
@@ -45,8 +44,8 @@ lane_release() {
 lane_dev() {
     part "format" status cargo fmt --check
     part "python packages" status scripts/venv.sh
-    part "clippy" status cargo clippy --locked --all-targets -- -D warnings
-    part "cargo test" counted cargo test --locked
+    part "clippy" status cargo --config scripts/test.toml clippy --locked --all-targets -- -D warnings
+    part "cargo test" counted cargo --config scripts/test.toml test --locked
     until [ -e "$logs/built" ]; do sleep 1; done
     part "python-tests" counted scripts/python-tests.sh
 }
