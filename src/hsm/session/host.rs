@@ -169,7 +169,7 @@ pub(super) fn negotiate_at(
         q1,
         ek,
     };
-    let message1 = request.sign(&key.key, &state.domain)?;
+    let message1 = request.sign(&key.key, &host_kid, &state.domain)?;
     let request = sha384(&message1);
     Ok((Negotiation { ephemeral, q1, suite, hsm: *hsm, host, host_kid, request, lifetime }, message1))
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use super::super::crypto::SecretBytes;
-use super::super::domain::keys::{PrivateKey, PublicKey};
+use super::super::domain::keys::{Kid, PrivateKey, PublicKey};
 use super::super::domain::{Circumstances, Hash, Opened, OwnKeys, State, gcm_seal};
 use super::super::ephemeral::{self, Suite};
 use super::clear::Reply;
@@ -75,7 +75,7 @@ pub(super) fn answer_at(
     circumstances: &mut Circumstances,
 ) -> Answered<Vec<u8>> {
     let (state, now) = (opened.state(), circumstances.now);
-    check_member(state, own)?;
+    let hsm_kid = own_kid(state, own)?;
     let signed = Signed::decode::<SessionRequest>(message1)?;
     let host = state.hosts.iter().find(|host| host.signing.kid() == signed.kid);
     let host = host.ok_or_else(|| Refused::new(Code::Refused, "the host is not in the domain"))?;
@@ -105,7 +105,7 @@ pub(super) fn answer_at(
         host: &host.id,
         hsm: own.id(),
         host_kid: &signed.kid,
-        hsm_kid: &own.signing().public()?.kid(),
+        hsm_kid: &hsm_kid,
         domain: &state.domain,
         region: &state.region,
         request: &hash,
@@ -129,7 +129,7 @@ pub(super) fn answer_at(
         esk: encrypt(&nk, &sk, &ekt)?,
         ekt: &ekt,
     };
-    Ok(reply.sign(own.signing(), &state.domain)?)
+    Ok(reply.sign(own.signing(), &hsm_kid, &state.domain)?)
 }
 
 fn check_request(request: &SessionRequest, state: &State, host: &[u8; 16], hsm: &HsmId, now: u64) -> Answered<()> {
@@ -186,7 +186,7 @@ pub(super) fn accept_at(
     circumstances: &mut Circumstances,
 ) -> Answered<(Vec<u8>, Link, Peer)> {
     let state = opened.state();
-    check_member(state, own)?;
+    own_kid(state, own)?;
     let (terms, sk) = Terms::open(ekt, opened, circumstances.now)?;
     let qc = PublicKey::from_spki(qc)?;
     let host = state.hosts.iter().find(|host| host.id == terms.host);
@@ -211,11 +211,11 @@ pub(super) fn accept_at(
     Ok((reply, link, Peer { host, host_name, process, issuer, valid_until, state_version: state.version }))
 }
 
-fn check_member(state: &State, own: &OwnKeys) -> Answered<()> {
-    if state.members.iter().any(|member| member.id == *own.id()) {
-        return Ok(());
-    }
-    Err(Refused::new(Code::NotMember, "this HSM is not a member of the domain"))
+/// The name of this HSM's QHSK, by which it is in the state.
+fn own_kid(state: &State, own: &OwnKeys) -> Answered<Kid> {
+    let member = state.members.iter().find(|member| member.id == *own.id());
+    let member = member.ok_or_else(|| Refused::new(Code::NotMember, "this HSM is not a member of the domain"))?;
+    Ok(member.signing.kid())
 }
 
 impl Seen {

@@ -17,11 +17,10 @@ pub(super) trait Body<'a>: Sized {
     fn encode(&self) -> Vec<u8>;
     fn decode(d: &mut Decoder<'a>) -> Decoded<Self>;
 
-    /// The signed message.
-    fn sign(&self, key: &PrivateKey, domain: &DomainId) -> Result<Vec<u8>> {
+    /// The signed message; `kid` is the key's, which takes a while to compute.
+    fn sign(&self, key: &PrivateKey, kid: &Kid, domain: &DomainId) -> Result<Vec<u8>> {
         let content = self.encode();
-        let kid = key.public()?.kid();
-        let protected = header(Self::CONTENT_TYPE, &kid).encode();
+        let protected = header(Self::CONTENT_TYPE, kid).encode();
         let signature = key.sign(&cose::authenticated(Form::Sign1, &protected, domain, &content))?;
         Ok(cose::encode(Form::Sign1, &protected, &content, &signature))
     }

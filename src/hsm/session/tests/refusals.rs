@@ -11,6 +11,10 @@ fn said(world: &World, message1: &[u8]) -> SessionRequest {
     Signed::decode::<SessionRequest>(message1).unwrap().verify(&key, &world.domain()).unwrap()
 }
 
+fn sign<'a>(body: &impl Body<'a>, key: &PrivateKey, domain: &[u8; 16]) -> Vec<u8> {
+    body.sign(key, &key.public().unwrap().kid(), domain).unwrap()
+}
+
 fn flipped(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     (0..bytes.len() * 8).map(|bit| {
         let mut flipped = bytes.to_vec();
@@ -90,13 +94,13 @@ fn message_1_says_the_right_things_or_is_refused() {
             (SessionRequest { lifetime: u64::MAX, nonce: [1; 16], ..right.clone() }, None),
         ];
         for (request, expected) in cases {
-            let message = request.sign(world.key.private(), &world.domain()).unwrap();
+            let message = request.sign(world.key.private(), &world.key.kid(), &world.domain()).unwrap();
             assert_eq!(code(world.answer(0, &message, NOW)), expected, "{request:?}");
         }
         // Another domain's, another key's, another kind of message; to another HSM.
         let domain = world.domain();
-        let elsewhere = right.sign(world.key.private(), &[9; 16]).unwrap();
-        let stranger = right.sign(&PrivateKey::generate(&mut Entropy::System).unwrap(), &domain).unwrap();
+        let elsewhere = right.sign(world.key.private(), &world.key.kid(), &[9; 16]).unwrap();
+        let stranger = sign(&right, &PrivateKey::generate(&mut Entropy::System).unwrap(), &domain);
         let own = world.answer(0, &message1, NOW).unwrap();
         for message in [elsewhere, stranger, own] {
             assert_eq!(code(world.answer(0, &message, NOW)), Some(Code::Refused));
@@ -174,7 +178,7 @@ fn message_2_says_the_right_things_or_is_refused() {
             let signed = Signed::decode::<SessionReply<'_>>(&message2).unwrap();
             let mut reply: SessionReply<'_> = signed.verify(&member, &domain).unwrap();
             change(&mut reply);
-            let message2 = reply.sign(world.hsms[0].own.signing(), &domain).unwrap();
+            let message2 = sign(&reply, world.hsms[0].own.signing(), &domain);
             negotiation.finish_at(&world.follower, &message2, now).is_ok()
         };
         assert!(finish(&|_| {}, NOW) && finish(&|_| {}, NOW - 60) && finish(&|_| {}, NOW + 1799));
@@ -197,8 +201,8 @@ fn a_reply_is_for_one_message_and_from_one_hsm() {
     // Another member signs the same; the HSM signs it for another domain.
     let member = world.follower.member(&world.hsm(0)).unwrap();
     let said: SessionReply<'_> = Signed::decode::<SessionReply<'_>>(&answer).unwrap().verify(&member, &domain).unwrap();
-    let by_other = said.sign(world.hsms[1].own.signing(), &domain).unwrap();
-    let elsewhere = said.sign(world.hsms[0].own.signing(), &[9; 16]).unwrap();
+    let by_other = sign(&said, world.hsms[1].own.signing(), &domain);
+    let elsewhere = sign(&said, world.hsms[0].own.signing(), &[9; 16]);
     for forged in [&by_other, &elsewhere, &message1] {
         let (negotiation, _) = world.begin(0);
         assert!(negotiation.finish_at(&world.follower, forged, NOW).is_err());
