@@ -189,7 +189,8 @@ typedef CK_RV (*KMS_EXCHANGE)(CK_SESSION_HANDLE hSession,
 
 /*
  The function list of the interface "Vendor Conclave". Later versions add functions at the end and
- raise the minor version: 1.0 had KMS_LastError alone, 1.1 ends with KMS_Recover, 1.2 with KMS_VerifyAudit.
+ raise the minor version: 1.0 had KMS_LastError alone, 1.1 ends with KMS_Recover, 1.2 with KMS_VerifyAudit,
+ 1.3 with KMS_ReceiveReplication.
  */
 typedef struct KMS_FUNCTION_LIST {
   CK_VERSION version;
@@ -419,6 +420,7 @@ typedef struct KMS_FUNCTION_LIST {
   CK_RV (*KMS_AcceptReplicas)(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pShipment, CK_ULONG ulShipmentLen);
   KMS_EXCHANGE KMS_ConfirmReplicas;
   KMS_EXCHANGE KMS_ReceiveReplication;
+  CK_RV (*KMS_DescribeSession)(CK_SESSION_HANDLE hSession, CK_UTF8CHAR_PTR pJson, CK_ULONG_PTR pulJsonLen);
 } KMS_FUNCTION_LIST;
 
 /*
@@ -1589,6 +1591,20 @@ CK_RV KMS_ListRotations(CK_SESSION_HANDLE hSession,
                         CK_ULONG ulRequestLen,
                         CK_UTF8CHAR_PTR pJson,
                         CK_ULONG_PTR pulJsonLen);
+
+/*
+ Tells which HSM serves the session's token, and until when. Needs no login.
+
+ pJson, *pulJsonLen: gets a JSON object. Mode is "embedded" (the HSM is in this process, and there is
+     no more to tell) or "fleet"; then there are Region, DomainVersion, Members (ids of the HSMs that the
+     domain has), Connections (how many this process has open), ValidUntil (the end of its session key,
+     seconds since 1970; null before the first), Hsms (one object for each that the configuration lists:
+     Address, Hsm, Connections, Trouble), and of the HSM that answered this question Hsm (its id), Name,
+     Address and Microseconds, or Error if none did. Another HSM may serve the next call.
+
+ CKR_BUFFER_TOO_SMALL.
+ */
+CK_RV KMS_DescribeSession(CK_SESSION_HANDLE hSession, CK_UTF8CHAR_PTR pJson, CK_ULONG_PTR pulJsonLen);
 
 /*
  Makes a user of that name for C_LoginUser, with a PIN. The SO, who governs the token, is logged in.

@@ -156,15 +156,15 @@ fn interfaces_are_found_by_name_version_and_flags() {
     assert_eq!(find(Some(c"PKCS 11"), None, 0), version(3, 2));
     assert_eq!(find(None, Some((3, 0)), 0), version(3, 0));
     assert_eq!(find(Some(c"PKCS 11"), Some((2, 40)), 0), version(2, 40));
-    for wanted in [None, Some((1, 0)), Some((1, 1)), Some((1, 2)), Some((1, 3))] {
-        assert_eq!(find(Some(c"Vendor Conclave"), wanted, 0), version(1, 3));
+    for wanted in [None, Some((1, 0)), Some((1, 1)), Some((1, 2)), Some((1, 3)), Some((1, 4))] {
+        assert_eq!(find(Some(c"Vendor Conclave"), wanted, 0), version(1, 4));
     }
     for (name, wanted, flags) in [
         (Some(c"PKCS 1"), None, 0),
         (Some(c"PKCS 11 "), None, 0),
         (Some(c""), None, 0),
         (Some(c"PKCS 11"), Some((3, 1)), 0),
-        (Some(c"Vendor Conclave"), Some((1, 4)), 0),
+        (Some(c"Vendor Conclave"), Some((1, 5)), 0),
         (Some(c"Vendor Conclave"), Some((0, 1)), 0),
         (Some(c"PKCS 11"), None, ck::CKF_INTERFACE_FORK_SAFE),
         (None, None, ck::CK_FLAGS::MAX),

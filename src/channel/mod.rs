@@ -1,5 +1,7 @@
 //! How the host reaches an HSM: one trait, an implementation in process and one over sockets.
 
+use std::cell::Cell;
+
 use crate::error::Result;
 use crate::hsm::{AuditMode, AuditStatus, Command, Function, Mechanism, Operation, Params, Record, Reply, Ticket};
 
@@ -10,6 +12,22 @@ mod remote;
 pub use in_process::InProcess;
 #[cfg(feature = "fleet")]
 pub use remote::Remote;
+
+thread_local! {
+    static READ_UP_TO: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Notes that what this thread reads from now on of a token's store, it reads at this stamp
+/// ([`crate::store::Store::stamp`]) or a later one.
+pub fn reads_from(stamp: u64) {
+    READ_UP_TO.set(Some(stamp));
+}
+
+/// What was noted last in this thread.
+#[cfg(feature = "fleet")]
+fn read_up_to() -> Option<u64> {
+    READ_UP_TO.get()
+}
 
 /// A way to an HSM of one domain.
 pub trait Channel: Send + Sync {
@@ -38,6 +56,16 @@ pub trait Channel: Send + Sync {
     /// How it is with the audit log of the HSM's instance. Cheap: asked at each call on a managed key.
     fn audit(&self) -> AuditStatus {
         AuditStatus { mode: AuditMode::Off, ..AuditStatus::default() }
+    }
+
+    /// Whether the HSM has ended the login since this was asked last: it is to be asked for its PIN again.
+    fn has_ended_login(&self) -> bool {
+        false
+    }
+
+    /// Which HSM serves, and how: JSON.
+    fn describe(&self) -> String {
+        r#"{"Mode":"embedded"}"#.to_owned()
     }
 
     /// Continues a digest whose state was saved by [`Operation::save`].

@@ -13,6 +13,7 @@ use super::objects::ObjectCache;
 use super::operation::Operations;
 use super::token::Token;
 use super::{Module, ObjectHandle, SessionHandle, SessionInfo, SlotId};
+use crate::channel::reads_from;
 use crate::error::{ErrorKind, Result};
 
 /// An open session. One thread at a time uses it; the lock makes that true.
@@ -50,6 +51,10 @@ impl Session {
                 state.cancel_all();
             }
             return Err(error);
+        }
+        reads_from(self.token.store.stamp());
+        if self.token.channel.has_ended_login() {
+            self.token.end_login_at_once();
         }
         if state.credentials.epoch != self.token.epoch() {
             state.follow(self.token.credentials());
@@ -280,6 +285,13 @@ impl Module {
             flags: ck::CKF_SERIAL_SESSION | rw,
             device_error: 0,
         })
+    }
+
+    /// Which HSM serves the session's token, and until when: JSON.
+    pub fn describe_session(&self, session: SessionHandle) -> Result<String> {
+        let session = self.session(session)?;
+        drop(session.enter()?);
+        Ok(session.token.channel.describe())
     }
 
     /// C_SessionCancel with CKF_ENCRYPT | ...; what is not active needs no cancelling.

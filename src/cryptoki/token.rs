@@ -299,7 +299,7 @@ impl Token {
     }
 
     /// As [`Self::end_login`], when the HSM has ended it; also one that is about to be entered.
-    fn end_login_at_once(&self) {
+    pub(super) fn end_login_at_once(&self) {
         let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
         if !self.clear(&mut login) {
             *login = Credentials::nobody(login.epoch.wrapping_add(1));

@@ -124,6 +124,14 @@ pub struct Record {
     pub sealed: Sealed,
 }
 
+impl Record {
+    /// Whether it is of a session object, which no store has.
+    pub fn is_transient(&self) -> bool {
+        // What the domain key seals begins with the head of a tag.
+        matches!(self.sealed.as_bytes().first(), None | Some(0 | 1))
+    }
+}
+
 /// What is to be committed of a change to managed keys: all of it or nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObjectChange {

@@ -240,6 +240,16 @@ pub fn after_fork_in_child() {
     random::after_fork_in_child();
 }
 
+/// Begins a digest, which needs no HSM.
+pub fn begin_digest(mechanism: &Mechanism<'_>) -> Result<Box<dyn Operation>> {
+    mechanism::begin_digest(mechanism)
+}
+
+/// Continues a digest from what [`Operation::save`] gave.
+pub fn resume_digest(state: &[u8]) -> Result<Box<dyn Operation>> {
+    mechanism::resume_digest(state)
+}
+
 fn digest_of_record(bytes: &[u8]) -> [u8; 32] {
     use sha2::Digest;
     sha2::Sha256::digest(bytes).into()

@@ -17,6 +17,7 @@ mod proposal;
 mod recovery;
 mod replication;
 mod rotation;
+mod session;
 mod users;
 
 pub use aliases::*;
@@ -32,6 +33,7 @@ pub use proposal::*;
 pub use recovery::*;
 pub use replication::*;
 pub use rotation::*;
+pub use session::*;
 pub use users::*;
 
 use cryptoki_sys::{
@@ -52,7 +54,8 @@ pub(super) const INTERFACE_NAME: &[u8] = b"Vendor Conclave\0";
 const LONGEST_INPUT: CK_ULONG = 16 << 20;
 
 /// The function list of the interface "Vendor Conclave". Later versions add functions at the end and
-/// raise the minor version: 1.0 had KMS_LastError alone, 1.1 ends with KMS_Recover, 1.2 with KMS_VerifyAudit.
+/// raise the minor version: 1.0 had KMS_LastError alone, 1.1 ends with KMS_Recover, 1.2 with KMS_VerifyAudit,
+/// 1.3 with KMS_ReceiveReplication.
 #[repr(C)]
 #[expect(clippy::type_complexity, reason = "the types are those of C")]
 pub struct KMS_FUNCTION_LIST {
@@ -393,12 +396,15 @@ pub struct KMS_FUNCTION_LIST {
     >,
     pub KMS_ConfirmReplicas: KMS_EXCHANGE,
     pub KMS_ReceiveReplication: KMS_EXCHANGE,
+    pub KMS_DescribeSession: Option<
+        unsafe extern "C" fn(hSession: CK_SESSION_HANDLE, pJson: CK_UTF8CHAR_PTR, pulJsonLen: CK_ULONG_PTR) -> CK_RV,
+    >,
 }
 
 macro_rules! table {
     ($($name:ident)*) => {
         pub(super) static FUNCTION_LIST: KMS_FUNCTION_LIST =
-            KMS_FUNCTION_LIST { version: CK_VERSION { major: 1, minor: 3 }, $($name: Some($name),)* };
+            KMS_FUNCTION_LIST { version: CK_VERSION { major: 1, minor: 4 }, $($name: Some($name),)* };
 
         /// The names of all functions, in the order of the list.
         pub const NAMES: &[&str] = &[$(stringify!($name),)*];
@@ -426,6 +432,7 @@ table! {
     KMS_AuditHead KMS_ReadAudit KMS_VerifyAudit
     KMS_ReplicateKey KMS_UpdatePrimaryRegion KMS_DescribeReplicas KMS_PendingReplication KMS_TellReplicas
     KMS_OfferReplicas KMS_ShipReplicas KMS_AcceptReplicas KMS_ConfirmReplicas KMS_ReceiveReplication
+    KMS_DescribeSession
 }
 
 /// Gives the sentence about the last C_ or KMS_ call that failed in the calling thread: the

@@ -1,6 +1,7 @@
 //! The slots of fleets, beside those of the data directory.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::{Backend, Embedded, SlotIds};
 use crate::channel::{Channel, Remote};
@@ -8,7 +9,10 @@ use crate::config::{self, Database, FIRST_SLOT};
 use crate::cryptoki::SlotId;
 use crate::error::{ErrorKind, Result};
 use crate::hsm::{self, DomainToken, PinRecord};
-use crate::store::{SqliteStore, Store};
+use crate::store::{PostgresStore, SqliteStore, Store};
+
+/// How long what was read of the database is believed while no HSM tells of a commit.
+const RECHECK: Duration = Duration::from_secs(1);
 
 /// All slots that the configuration gives: a fleet's by its number, any other of the data directory.
 pub(super) struct Mixed {
@@ -19,12 +23,12 @@ pub(super) struct Mixed {
 struct Fleet {
     config: config::Fleet,
     /// Opened when first needed.
-    store: Mutex<Option<Arc<dyn Store>>>,
+    remote: Mutex<Option<Remote>>,
 }
 
 impl Mixed {
     pub(super) fn new(embedded: Option<Embedded>, fleets: &[config::Fleet], _settings: hsm::Settings) -> Result<Self> {
-        let fleets = fleets.iter().map(|config| Fleet { config: config.clone(), store: Mutex::default() });
+        let fleets = fleets.iter().map(|config| Fleet { config: config.clone(), remote: Mutex::default() });
         Ok(Self { embedded, fleets: fleets.collect() })
     }
 
@@ -41,20 +45,18 @@ impl Mixed {
 
 impl Fleet {
     /// None before the fleet's first HSM was provisioned.
-    fn store(&self) -> Result<Option<Arc<dyn Store>>> {
-        let mut held = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(store) = &*held {
-            return Ok(Some(Arc::clone(store)));
+    fn remote(&self) -> Result<Option<Remote>> {
+        let mut held = self.remote.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_some() {
+            return Ok(held.clone());
         }
         let store: Arc<dyn Store> = match &self.config.database {
             Database::Sqlite(path) if !path.is_dir() => return Ok(None),
             Database::Sqlite(path) => Arc::new(SqliteStore::open(path)?),
-            Database::Postgres(_) => {
-                return Err(ErrorKind::DeviceError.with("this build knows no PostgreSQL"));
-            }
+            Database::Postgres(url) => Arc::new(PostgresStore::open(url, RECHECK)?),
         };
-        *held = Some(Arc::clone(&store));
-        Ok(Some(store))
+        *held = Some(Remote::new(&self.config, store)?);
+        Ok(held.clone())
     }
 }
 
@@ -71,7 +73,7 @@ impl Backend for Mixed {
 
     fn store(&self, slot: SlotId) -> Result<Option<Arc<dyn Store>>> {
         match self.fleet(slot) {
-            Some(fleet) => fleet.store(),
+            Some(fleet) => Ok(fleet.remote()?.map(|remote| remote.store())),
             None => self.embedded(slot)?.store(slot),
         }
     }
@@ -95,8 +97,7 @@ impl Backend for Mixed {
 
     fn channel(&self, slot: SlotId) -> Result<Box<dyn Channel>> {
         let Some(fleet) = self.fleet(slot) else { return self.embedded(slot)?.channel(slot) };
-        let store = fleet.store()?.ok_or(ErrorKind::TokenNotRecognized)?;
-        Ok(Box::new(Remote::new(&fleet.config, store)?))
+        Ok(Box::new(fleet.remote()?.ok_or(ErrorKind::TokenNotRecognized)?))
     }
 
     fn describe(&self, slot: SlotId) -> Option<String> {

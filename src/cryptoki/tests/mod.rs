@@ -3,6 +3,8 @@
 
 mod audit;
 mod fake;
+#[cfg(all(feature = "fleet", feature = "conclaved"))]
+mod fleet;
 mod governed;
 mod looped;
 mod managed;

@@ -250,6 +250,10 @@ pub fn mechanism_info(kind: MechanismType) -> Result<MechanismInfo> {
     row(kind).map(info)
 }
 
+pub(super) fn begin_digest(mechanism: &Mechanism<'_>) -> Result<Box<dyn Operation>> {
+    row(mechanism.kind)?.digest.ok_or(ErrorKind::MechanismInvalid)?(mechanism)
+}
+
 /// The form of a mechanism's parameter, None if the mechanism is not supported.
 pub fn param_shape(kind: MechanismType) -> Option<ParamShape> {
     row(kind).ok().map(|row| row.params)

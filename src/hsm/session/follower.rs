@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::super::command::{DomainView, Role};
 use super::super::domain::keys::PublicKey;
-use super::super::domain::{Circumstances, PublicState, State};
+use super::super::domain::{Circumstances, PublicState, State, ends_pin};
+use super::super::login::is_same_user;
 use super::HsmId;
 use crate::error::{ErrorKind, Result};
 
@@ -78,6 +80,17 @@ impl Follower {
         host.map(|host| host.id).ok_or_else(|| {
             ErrorKind::DeviceError.with("this host is not in the domain; its operators admit it with `admit host`")
         })
+    }
+
+    /// What a host needs to know of the state. A login is not known here.
+    pub fn view(&self) -> DomainView {
+        DomainView::of(&self.0, false)
+    }
+
+    /// Whether who logged in as a role in this state is still logged in in a newer one, to which these
+    /// entries of the log lead: not if the PIN was ended meanwhile.
+    pub fn keeps_login(&self, newer: &Self, log: &[Vec<u8>], role: &Role) -> bool {
+        !ends_pin(log, role) && is_same_user(role, self.state(), newer.state())
     }
 
     pub(in crate::hsm) fn public(&self) -> &Arc<PublicState> {

@@ -66,7 +66,8 @@ wire_enum!(Command<'a> {
     44 = BeginAudit { host; store },
     45 = FlushAudit { flush; store },
     46 = AuditHead { host; store },
-} not { Found, Adopt, AuditVerifier, Random });
+    47 = Found { label, serial, so_pin, cost },
+} not { Adopt, AuditVerifier, Random });
 
 wire_enum!(Replicate<'a> {
     0 = Check { message },

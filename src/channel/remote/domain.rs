@@ -1,0 +1,197 @@
+//! The domain as this host knows it: verified against the fingerprint that its operator gave, only ever
+//! newer, and no older than any process of this host has seen.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::hsm::session::{Follower, HsmId, replay};
+use crate::hsm::{DomainKeyId, DomainToken};
+use crate::store::Store;
+use crate::text::hex;
+
+/// One state of the domain.
+pub(super) struct Known {
+    pub(super) follower: Follower,
+    pub(super) token: DomainToken,
+    /// The token that the log begins with.
+    pub(super) origin: DomainToken,
+    pub(super) active_key: DomainKeyId,
+    pub(super) members: Vec<HsmId>,
+}
+
+impl Known {
+    pub(super) fn version(&self) -> u64 {
+        self.token.version
+    }
+}
+
+pub(super) struct Domain {
+    store: Arc<dyn Store>,
+    trust: OnceLock<[u8; 48]>,
+    /// Where the host keeps the highest state it has seen.
+    seen: Option<PathBuf>,
+    known: RwLock<Option<Arc<Known>>>,
+    /// Held while a state is verified.
+    advancing: Mutex<()>,
+}
+
+/// The step from one known state to the next.
+pub(super) struct Step {
+    pub(super) before: Option<Arc<Known>>,
+    pub(super) now: Arc<Known>,
+    /// Of the log, between the two.
+    pub(super) entries: Vec<Vec<u8>>,
+}
+
+impl Domain {
+    /// `host_key` is the file beside which the host remembers.
+    pub(super) fn new(store: Arc<dyn Store>, trust: Option<[u8; 48]>, host_key: Option<&Path>) -> Self {
+        let seen = host_key.map(|path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(".seen");
+            name.into()
+        });
+        let trust = trust.map(OnceLock::from).unwrap_or_default();
+        Self { store, trust, seen, known: RwLock::default(), advancing: Mutex::default() }
+    }
+
+    /// The newest state that was verified; that of the store if none was yet.
+    pub(super) fn known(&self) -> Result<Arc<Known>> {
+        match self.held() {
+            Some(known) => Ok(known),
+            None => Ok(self.catch_up()?.now),
+        }
+    }
+
+    pub(super) fn held(&self) -> Option<Arc<Known>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The fingerprint where the operator gave none, over the operators' own socket.
+    pub(super) fn trust_also(&self, hash: Option<[u8; 48]>) {
+        if let Some(hash) = hash {
+            self.trust.get_or_init(|| hash);
+        }
+    }
+
+    pub(super) fn has_trust(&self) -> bool {
+        self.trust.get().is_some()
+    }
+
+    /// Takes what the store has, if that is newer.
+    pub(super) fn catch_up(&self) -> Result<Step> {
+        self.store.forget();
+        let meta = self.store.meta()?;
+        self.advance(&meta.domain)
+    }
+
+    /// Takes a token: the one held, or a newer one to which the store's log leads.
+    pub(super) fn advance(&self, token: &DomainToken) -> Result<Step> {
+        let _one = self.advancing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.held();
+        let (follower, origin, entries) = match &before {
+            Some(known) if known.token == *token => {
+                return Ok(Step { now: Arc::clone(known), before, entries: Vec::new() });
+            }
+            // What another thread has passed already, unless the store went back.
+            Some(known) if token.version < known.version() && self.stored()? >= known.version() => {
+                return Ok(Step { now: Arc::clone(known), before, entries: Vec::new() });
+            }
+            Some(known) => {
+                let entries = self.store.log(known.version(), token.version)?;
+                (known.follower.advance(&token.bytes, &entries)?, known.origin.clone(), entries)
+            }
+            None => {
+                // Before the founding there is no log.
+                let origin = self.store.origin()?.unwrap_or_else(|| token.clone());
+                let entries = self.store.log(origin.version, token.version)?;
+                let trust = self.trust.get().ok_or_else(no_trust)?;
+                (replay(&origin.bytes, &token.bytes, &entries, trust)?, origin, entries)
+            }
+        };
+        self.remember(&follower)?;
+        let (active_key, members) = (follower.view().active_key, follower.members());
+        let now = Arc::new(Known { follower, token: token.clone(), origin, active_key, members });
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&now));
+        Ok(Step { before, now, entries })
+    }
+
+    fn stored(&self) -> Result<u64> {
+        self.store.forget();
+        Ok(self.store.meta()?.domain.version)
+    }
+
+    /// The history from a version on, or from the beginning: what brings an HSM to the newest state.
+    pub(super) fn entries_after(&self, known: &Known, version: u64) -> Result<(u64, Vec<Vec<u8>>)> {
+        let after = version.clamp(known.origin.version, known.version());
+        Ok((after, self.store.log(after, known.version())?))
+    }
+
+    /// Refuses a state that is older than one that this host has seen, or another of the same version;
+    /// keeps a newer one.
+    fn remember(&self, follower: &Follower) -> Result<()> {
+        let Some(path) = &self.seen else { return Ok(()) };
+        let (domain, version, hash) = (hex(follower.domain()), follower.version(), hex(follower.hash()));
+        let seen = match fs::read_to_string(path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(ErrorKind::DeviceError.with(format!("{}: {error}", path.display()))),
+        };
+        if let Some(text) = seen {
+            let mut words = text.split_ascii_whitespace();
+            let (seen_domain, seen_version, seen_hash) = (words.next(), words.next(), words.next());
+            let seen_version: u64 = seen_version
+                .and_then(|version| version.parse().ok())
+                .ok_or_else(|| ErrorKind::DeviceError.with(format!("{}: cannot be understood", path.display())))?;
+            if seen_domain == Some(domain.as_str()) {
+                if seen_version > version {
+                    return Err(ErrorKind::DeviceError.with(format!(
+                        "the database shows version {version} of the domain, but this host has seen version \
+                         {seen_version} ({})",
+                        path.display()
+                    )));
+                }
+                if seen_version == version {
+                    return match seen_hash == Some(hash.as_str()) {
+                        true => Ok(()),
+                        false => Err(ErrorKind::DeviceError.with(format!(
+                            "ALARM: the database shows another version {version} of the domain than this host has seen: \
+                             {hash} is not {} ({})",
+                            seen_hash.unwrap_or_default(),
+                            path.display()
+                        ))),
+                    };
+                }
+            }
+        }
+        if let Err(error) = replace(path, &format!("{domain} {version} {hash}\n")) {
+            tracing::warn!(%error, file = %path.display(), "the domain's newest state is not remembered");
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file whole or not at all.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(format!(".{}", std::process::id()));
+    let part = PathBuf::from(part);
+    let written =
+        File::options().write(true).create(true).truncate(true).mode(0o600).open(&part).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&part, path)
+        });
+    if written.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    written
+}
+
+fn no_trust() -> Error {
+    ErrorKind::GeneralError.with("[[fleet]] lacks the key trust, and no HSM of it has a domain")
+}
