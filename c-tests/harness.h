@@ -2,7 +2,10 @@
  *
  * A program has tests (functions run with RUN); a test fails if one of its CHECKs does. The module
  * is argv[1] or $CONCLAVE_MODULE. Each program works in a directory of its own, which goes away at
- * the end. */
+ * the end.
+ *
+ * With $CONCLAVE_TEST_FOUNDER, the socket of `python-tests/fleet.py serve`, the tokens are those of
+ * fleets; what is about embedded tokens begins with EMBEDDED_ONLY. */
 #ifndef CONCLAVE_TEST_HARNESS_H
 #define CONCLAVE_TEST_HARNESS_H
 
@@ -24,7 +27,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -147,10 +152,6 @@ static int remove_tree(const char *path) {
     return rmdir(path);
 }
 
-static void remove_work_dir(void) {
-    if (work_dir_owner == (int)getpid()) remove_tree(work_dir);
-}
-
 static void write_file(const char *name, const char *text) {
     char path[256];
     snprintf(path, sizeof path, "%s/%s", work_dir, name);
@@ -161,8 +162,66 @@ static void write_file(const char *name, const char *text) {
     }
 }
 
+/* Fleets that the program may have. */
+#define MOST_FLEETS 4
+static int fleets_made;
+
+static UNUSED const char *founder(void) { return getenv("CONCLAVE_TEST_FOUNDER"); }
+
+#define EMBEDDED_ONLY(reason)    \
+    do {                         \
+        if (founder()) return;   \
+    } while (0)
+
 /* Replaces the configuration; in force from the next C_Initialize on. */
-static UNUSED void configure(const char *toml) { write_file("conclave.toml", toml); }
+static UNUSED void configure(const char *toml) {
+    char text[4096];
+    size_t at = (size_t)snprintf(text, sizeof text, "%s", toml);
+    for (int i = 0; founder() && i < MOST_FLEETS && at < sizeof text; i++)
+        at += (size_t)snprintf(text + at, sizeof text - at,
+                               "\n[[fleet]]\nregion = \"eu-north\"\nhsm = [\"unix:%s/%d/a.sock\"]\n"
+                               "host_key = \"%s/%d/host.pem\"\ntrust = \"file:%s/%d/trust\"\n"
+                               "database = \"sqlite:%s/%d/store\"\n",
+                               work_dir, i, work_dir, i, work_dir, i, work_dir, i);
+    write_file("conclave.toml", text);
+}
+
+/* Asks the founder for something, as a line of JSON; its answer in `answer`. */
+static UNUSED void ask_founder(const char *line, char *answer, size_t room) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    size_t at = 0;
+    ssize_t n;
+    answer[0] = 0;
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", founder());
+    if (s < 0 || connect(s, (struct sockaddr *)&address, sizeof address) || write(s, line, strlen(line)) < 0) {
+        snprintf(answer, room, "no founder at %s", address.sun_path);
+    } else {
+        while (at + 1 < room && (n = read(s, answer + at, room - at - 1)) > 0) at += (size_t)n;
+        answer[at] = 0;
+    }
+    if (s >= 0) close(s);
+}
+
+static UNUSED CK_SLOT_ID found_fleet(const char *label, const char *so_pin, const char *user_pin) {
+    char line[512], answer[512];
+    snprintf(line, sizeof line,
+             "{\"directory\": \"%s/%d\", \"label\": \"%s\", \"so_pin\": \"%s\", \"pin\": \"%s\"}\n", work_dir,
+             fleets_made, label, so_pin, user_pin);
+    ask_founder(line, answer, sizeof answer);
+    if (strcmp(answer, "ok\n") != 0) check_failed(__FILE__, __LINE__, "no fleet was founded: %.400s", answer);
+    return ((CK_SLOT_ID)1 << 30) + (CK_SLOT_ID)fleets_made++;
+}
+
+static void remove_work_dir(void) {
+    char line[128], answer[128];
+    if (work_dir_owner != (int)getpid()) return;
+    if (fleets_made) {
+        snprintf(line, sizeof line, "{\"close\": \"%s\"}\n", work_dir);
+        ask_founder(line, answer, sizeof answer);
+    }
+    remove_tree(work_dir);
+}
 
 static void on_alarm(int signal_) {
     static const char text[] = "FAIL: timed out\n";
@@ -265,6 +324,7 @@ static UNUSED CK_SLOT_ID make_token(const char *label) {
     CK_SESSION_HANDLE session;
     memset(padded, ' ', sizeof padded);
     memcpy(padded, label, strlen(label));
+    if (founder()) return found_fleet(label, SO_PIN, USER_PIN);
     OK(p11->C_InitToken(free_slot(), (CK_UTF8CHAR *)SO_PIN, strlen(SO_PIN), padded));
     CK_SLOT_ID slot = slot_of(label);
     CHECK(slot != (CK_SLOT_ID)-1);

@@ -1,4 +1,8 @@
-"""A token in a directory of its own, for the whole run. No test touches the user's data."""
+"""A token in a directory of its own, for the whole run. No test touches the user's data.
+
+With CONCLAVE_TEST_FLEET=sqlite or =postgres the tokens are those of fleets (fleet.py): the same tests, but for those
+that are marked `embedded`, with a reason.
+"""
 
 import os
 import pathlib
@@ -10,11 +14,13 @@ from dataclasses import dataclass
 import pytest
 
 import cryptoki
+import fleet
 
 ROOT = pathlib.Path(__file__).parent.parent
 MODULE = pathlib.Path(os.environ.get("CONCLAVE_MODULE", ROOT / "target/release/libconclave.so")).resolve()
 SO_PIN = "12345678"
 PIN = "9876-user"
+FLEET = os.environ.get("CONCLAVE_TEST_FLEET")
 
 # Before anything loads the module. HOME changes too, and cargo (see vectors.py) must not notice.
 os.environ.setdefault("CARGO_HOME", os.path.expanduser("~/.cargo"))
@@ -34,6 +40,21 @@ pathlib.Path(_home, "conclave.toml").write_text("")
 pathlib.Path(_home, "softhsm2.conf").write_text(f"directories.tokendir = {_home}/data\nlog.level = ERROR\n")
 
 
+FLEETS = None
+if FLEET:
+    FLEETS = fleet.Pool(f"{_home}/fleets", postgres=fleet.Postgres(f"{_home}/postgres") if FLEET == "postgres" else None)
+    pathlib.Path(_home, "conclave.toml").write_text(FLEETS.entries())
+
+    def _make_token(_module, label, so_pin, user_pin):
+        return FLEETS.make(label, so_pin.decode(), user_pin.decode())
+
+    cryptoki.Module.make_token = _make_token
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "embedded(reason): is about embedded tokens; not run over a fleet")
+
+
 # Whole modules are dealt out to processes that run side by side (scripts/python-tests.sh). Other programs
 # come first, before there are many tokens: GnuTLS looks at 48 slots at most. Then those that take longest,
 # so that all processes end at about the same time.
@@ -44,9 +65,15 @@ FIRST = ("tools", "replication_faults", "replication_hostile", "region_cli", "re
 def pytest_collection_modifyitems(items):
     rank = {f"test_{name}.py": at for at, name in enumerate(FIRST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+    for item in items:
+        mark = item.get_closest_marker("embedded")
+        if FLEET and mark:
+            item.add_marker(pytest.mark.skip(reason=f"embedded only: {mark.args[0]}"))
 
 
 def pytest_sessionfinish():
+    if FLEETS:
+        FLEETS.close()
     shutil.rmtree(_home, ignore_errors=True)
 
 
@@ -120,6 +147,9 @@ def session(module, slot):
 def token(home):
     """A token for other programs, made by pkcs11-tool as the README says."""
     need("pkcs11-tool")
+    if FLEETS:
+        FLEETS.make("tools", SO_PIN, PIN)
+        return Token("tools", home)
     run("pkcs11-tool", "--module", MODULE, "--init-token", "--label", "tools", "--so-pin", SO_PIN, *free_slot())
     run("pkcs11-tool", "--module", MODULE, "--token-label", "tools", "--login", "--login-type", "so", "--so-pin", SO_PIN,
         "--init-pin", "--new-pin", PIN)

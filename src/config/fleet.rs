@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{place, wrong};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Slots of fleets are numbered from here, those of the data directory stay below.
 pub const FIRST_SLOT: u32 = 1 << 30;
@@ -36,6 +36,8 @@ pub struct Fleet {
     pub host_key: Option<PathBuf>,
     /// The hash of a domain state that the operator vouches for. None as for the host key.
     pub trust: Option<[u8; 48]>,
+    /// The file that says so instead, which may come later.
+    pub trust_file: Option<PathBuf>,
     pub database: Database,
     /// Connections to each HSM, at most.
     pub pool: usize,
@@ -46,6 +48,16 @@ pub struct Fleet {
 }
 
 impl Fleet {
+    /// [`Self::trust`], or what the file says. CKR_DEVICE_ERROR if that is not there or says none.
+    pub fn trusted(&self) -> Result<Option<[u8; 48]>> {
+        let Some(path) = &self.trust_file else { return Ok(self.trust) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ErrorKind::DeviceError.with(format!("{}: {error}", path.display())))?;
+        let wanted =
+            || ErrorKind::DeviceError.with(format!("{}: no 96 hexadecimal digits of a domain state", path.display()));
+        unhex(text.trim()).map(Some).ok_or_else(wanted)
+    }
+
     /// Whether it is reached as its operators reach it: for the founding and the first admissions.
     pub fn is_admin(&self) -> bool {
         self.hsms.iter().all(|hsm| matches!(hsm, Address::Admin(_)))
@@ -74,8 +86,8 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// Paths begin where the file is.
-    fn parse(text: &str, beside: &dyn Fn(&Path) -> PathBuf) -> std::result::Result<Self, &'static str> {
+    /// Of the form in which [`fmt::Display`] writes it; `beside` completes paths. The error says what it must be.
+    pub fn parse(text: &str, beside: &dyn Fn(&Path) -> PathBuf) -> std::result::Result<Self, &'static str> {
         const FORM: &str = "must be unix:PATH, tcp:HOST:PORT or admin:PATH";
         let path = |path: &str| {
             let path = beside(Path::new(path));
@@ -121,7 +133,8 @@ impl fmt::Debug for Database {
 }
 
 impl Database {
-    fn parse(text: &str, beside: &dyn Fn(&Path) -> PathBuf) -> std::result::Result<Self, &'static str> {
+    /// `beside` completes a path. The error says what it must be.
+    pub fn parse(text: &str, beside: &dyn Fn(&Path) -> PathBuf) -> std::result::Result<Self, &'static str> {
         match text.split_once(':') {
             Some(("postgresql" | "postgres", _)) => Ok(Self::Postgres(text.to_owned())),
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(beside(Path::new(path)))),
@@ -194,15 +207,20 @@ impl Table {
         if admin != 0 && admin != hsms.len() {
             return Err(refuse(self.hsm.span().start, "the addresses of operators (admin:) stand alone"));
         }
+        let file = self.trust.as_ref().and_then(|written| written.get_ref().strip_prefix("file:"));
+        let trust_file = file.filter(|file| !file.is_empty()).map(|file| beside(Path::new(file)));
         let trust = match &self.trust {
+            Some(_) if trust_file.is_some() => None,
             Some(written) => {
-                let wanted = || refuse(written.span().start, "must be the 96 hexadecimal digits of a domain state");
+                let wanted = || {
+                    refuse(written.span().start, "must be the 96 hexadecimal digits of a domain state, or file:PATH")
+                };
                 Some(unhex(written.get_ref()).ok_or_else(wanted)?)
             }
             None => None,
         };
-        if admin == 0 && (self.host_key.is_none() || trust.is_none()) {
-            let missing = if trust.is_none() { "trust" } else { "host_key" };
+        if admin == 0 && (self.host_key.is_none() || self.trust.is_none()) {
+            let missing = if self.trust.is_none() { "trust" } else { "host_key" };
             return Err(refuse(entry, &format!("the fleet lacks the key {missing}")));
         }
         let database = Database::parse(self.database.get_ref(), beside)
@@ -231,6 +249,7 @@ impl Table {
             hsms,
             host_key: self.host_key.as_deref().map(beside),
             trust,
+            trust_file,
             database,
             pool,
             timeout: Duration::from_secs(timeout),

@@ -77,7 +77,7 @@ impl Directory {
         let part = self.transient();
         DirBuilder::new().mode(0o700).create(&part).map_err(|error| io_error(&part, &error))?;
         let path = self.token(slot);
-        let made = sqlite::create(lock.pass(), &part, label, serial, domain, so_pin)
+        let made = sqlite::create(lock.pass(), &part, label, serial, domain, Some(so_pin))
             .and_then(|()| sync(&part))
             .and_then(|()| fs::rename(&part, &path).map_err(|error| io_error(&path, &error)));
         if let Err(error) = made {

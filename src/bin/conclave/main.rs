@@ -22,6 +22,7 @@ mod carrier;
 mod doctor;
 mod domain;
 mod files;
+mod fleet;
 mod grant;
 mod key;
 mod managed;
@@ -64,6 +65,9 @@ fn main() -> ExitCode {
         Command::Audit(command) => audit::run(command, arguments.json),
         #[cfg(feature = "fleet")]
         Command::Store(command) => store::run(command, arguments.json),
+        Command::Fleet(command) => fleet::run(command, arguments.json),
+        Command::Hsm(command) => fleet::hsm(command, arguments.json),
+        Command::Host(command) => fleet::host(command, arguments.json),
         Command::Mechanisms => mechanism::list(arguments.json),
         Command::Doctor => return doctor::run(arguments.json),
     };

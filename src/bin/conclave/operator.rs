@@ -136,7 +136,7 @@ fn write(claim: &[u8], domain: &[u8; 16], out: &Path, as_json: bool) -> Result<(
     Ok(())
 }
 
-fn domain_of(token: Option<&Path>, id: Option<&str>) -> Result<[u8; 16], Failure> {
+pub(crate) fn domain_of(token: Option<&Path>, id: Option<&str>) -> Result<[u8; 16], Failure> {
     match (token, id) {
         (Some(token), _) => domain_id(text(&token_of(token)?, "domain")),
         (None, Some(id)) => domain_id(id),

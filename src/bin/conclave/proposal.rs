@@ -182,7 +182,7 @@ fn execute(execute: &ProposalExecute, as_json: bool) -> Result<(), Failure> {
     let caution = CAUTIONS.iter().find(|(command, _)| *command == name).map_or("", |(_, caution)| caution);
     let question = format!("You are about to execute this with token {:?}. {caution}", live.token.label);
     output::confirm(question.trim_end(), name, execute.yes)?;
-    live.log_in(&execute.login, if live.token.founded { ck::CKU_USER } else { ck::CKU_SO })?;
+    live.log_in_if_needed(&execute.login, if live.token.founded { ck::CKU_USER } else { ck::CKU_SO })?;
     live.module
         .execute(live.session, &proposal)
         .map_err(|error| Failure::while_("not executed, and nothing has changed", &error))?;

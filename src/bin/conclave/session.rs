@@ -103,6 +103,20 @@ impl Live {
         Self::public(at.token.as_deref())
     }
 
+    /// Whether the token is a fleet's: there what operators signed needs no login.
+    pub(crate) fn is_of_fleet(&self) -> bool {
+        self.slot >= SlotId::from(conclave::config::FIRST_SLOT)
+    }
+
+    /// [`Self::log_in`] for what an embedded HSM does only with an open domain; at a fleet only if the
+    /// arguments say how.
+    pub(crate) fn log_in_if_needed(&self, login: &Login, default: ck::CK_USER_TYPE) -> Result<(), Failure> {
+        if self.is_of_fleet() && login.pin.is_none() && login.so_pin.is_none() {
+            return Ok(());
+        }
+        self.log_in(login, default)
+    }
+
     /// Logs in as the arguments say; as `default` with a PIN asked for if they do not.
     pub(crate) fn log_in(&self, login: &Login, default: ck::CK_USER_TYPE) -> Result<(), Failure> {
         let Login { pin, so_pin, login_as, .. } = login;

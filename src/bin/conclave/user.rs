@@ -87,7 +87,7 @@ fn set_pin(set: &UserSetPin, as_json: bool) -> Result<(), Failure> {
              anew (`conclave user remove`, `conclave user add`)",
         ));
     }
-    live.log_in(&set.login, ck::CKU_SO)?;
+    live.log_in_if_needed(&set.login, ck::CKU_SO)?;
     let code = set.code.as_deref().map(|source| pin::read(source, "enrolment code", false)).transpose()?;
     let pin = pin::read(&set.new_pin, "new PIN", true)?;
     let (code, pin) = (code.as_ref().map(|code| code.as_bytes()), Some(pin.as_bytes()));

@@ -4,6 +4,7 @@ mod audit;
 mod domain;
 #[cfg(feature = "fleet")]
 mod import;
+mod first;
 mod query;
 mod schema;
 mod write;
@@ -385,9 +386,9 @@ pub(super) fn create(
     label: &str,
     serial: &str,
     domain: &DomainToken,
-    so_pin: &PinRecord,
+    so_pin: Option<&PinRecord>,
 ) -> Result<()> {
-    schema::create(&directory.join(DATABASE), &Write::first(label, serial, domain, Some(so_pin)))?;
+    schema::create(&directory.join(DATABASE), &Write::first(label, serial, domain, so_pin))?;
     Sidecar::open(&directory.join(COUNTER)).map(drop)
 }
 

@@ -3,6 +3,7 @@
 mod alias;
 mod audit;
 mod domain;
+mod fleet;
 mod grant;
 mod key;
 mod login;
@@ -19,6 +20,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use alias::*;
 pub(crate) use audit::*;
 pub(crate) use domain::*;
+pub(crate) use fleet::*;
 pub(crate) use grant::*;
 pub(crate) use key::*;
 pub(crate) use login::*;
@@ -93,6 +95,15 @@ pub(crate) enum Command {
     /// Users: add, remove, list, their PINs.
     #[command(subcommand)]
     User(UserCommand),
+    /// Fleets: HSMs as processes of their own, in one domain.
+    #[command(subcommand)]
+    Fleet(FleetCommand),
+    /// One HSM of a fleet: who it is, and the claim to be admitted by.
+    #[command(subcommand)]
+    Hsm(HsmCommand),
+    /// Hosts of a fleet: their keys.
+    #[command(subcommand)]
+    Host(HostCommand),
     /// The audit log of managed keys: list, verify, export, a head to keep elsewhere.
     #[command(subcommand)]
     Audit(AuditCommand),

@@ -1,0 +1,405 @@
+"""Fleets for tests: `conclaved` processes, a domain founded by a quorum, a host, users, and the configuration
+by which the module uses them.
+
+    fleet.py serve SOCKET      founds fleets for programs in other languages (scripts/fleet.sh)
+"""
+
+import atexit
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import socketserver
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import cbor2
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from peer.command import HOUR, Command
+from peer.identity import HOST, Party
+from peer.keys import sha384
+from peer.token import Token
+
+ROOT = pathlib.Path(__file__).parent.parent
+SO_PIN = "12345678"
+PIN = "9876-user"
+FIRST_SLOT = 1 << 30
+DAY = 24 * HOUR
+CODE = "an enrolment code"
+
+
+def program(name):
+    """A program of the build that the module is of."""
+    module = pathlib.Path(os.environ.get("CONCLAVE_MODULE", ROOT / "target/release/libconclave.so")).resolve()
+    return module.parent / name
+
+
+class Hsm:
+    """A `conclaved`. `address` is where hosts connect, `admin` its operators' socket."""
+
+    def __init__(self, directory, name, fingerprint=None, options=(), **more):
+        self.directory, self.name, self.fingerprint = pathlib.Path(directory), name, fingerprint
+        self.options = [*options, *[word for key, value in more.items() for word in _option(key, value)]]
+        self.log = self.directory / f"{name}.log"
+        self.admin = self.directory / f"{name}.admin"
+        self.address = f"unix:{self.directory}/{name}.sock"
+        self.process = None
+
+    def start(self):
+        """Starts it: a new HSM, with new keys."""
+        for path in self.admin, self.directory / f"{self.name}.sock":
+            path.unlink(missing_ok=True)
+        fingerprint = ["--domain-fingerprint", self.fingerprint] if self.fingerprint else []
+        command = [program("conclaved"), "--name", self.name, "--listen", self.address, "--admin", self.admin,
+                   "--metrics", "127.0.0.1:0", "--json", *fingerprint, *self.options]
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=log,
+                                            stdin=subprocess.DEVNULL, start_new_session=True)
+        _running.add(self.process)
+        line = self.process.stdout.readline()
+        assert line, f"conclaved did not start: {self.log.read_text()}"
+        self.said = json.loads(line)
+        self.id, self.metrics = bytes.fromhex(self.said["id"]), self.said.get("metrics")
+        return self
+
+    def kill(self, how=signal.SIGKILL):
+        self.process.send_signal(how)
+        self.process.wait(30)
+        self.process.stdout.close()
+        _running.discard(self.process)
+
+    @property
+    def alive(self):
+        return self.process is not None and self.process.poll() is None
+
+    def ask(self, message, admin=False):
+        """A clear message's answer, decoded."""
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.settimeout(30)
+            stream.connect(str(self.admin) if admin else self.address.removeprefix("unix:"))
+            data = cbor2.dumps(message, canonical=True)
+            stream.sendall(struct.pack(">I", len(data)) + data)
+            (length,) = struct.unpack(">I", _exactly(stream, 4))
+            return cbor2.loads(_exactly(stream, length))
+
+    def status(self):
+        kind, *status = self.ask([0])
+        assert kind == 0, status
+        return dict(zip(("hsm", "kid", "domain", "version", "hash", "member"), status))
+
+    def claim(self):
+        """By which it is admitted; it must know the domain."""
+        with tempfile.TemporaryDirectory() as directory:
+            out = pathlib.Path(directory, "claim")
+            conclave("hsm", "claim", "--admin", self.admin, "--out", out)
+            return out.read_bytes()
+
+
+_running = set()
+
+
+@atexit.register
+def _kill_all():
+    for process in _running:
+        process.kill()
+
+
+def _option(key, value):
+    name = "--" + key.replace("_", "-")
+    return [name] if value is True else [name, str(value)]
+
+
+def _exactly(stream, count):
+    data = b""
+    while len(data) < count:
+        part = stream.recv(count - len(data))
+        assert part, "the HSM closed the connection"
+        data += part
+    return data
+
+
+def conclave(*arguments, env=None):
+    """The command line's output."""
+    done = subprocess.run([str(program("conclave")), *map(str, arguments)], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, **(env or {})}, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, f"conclave {arguments}: {done.stderr}"
+    return done.stdout
+
+
+class Worker:
+    """A process for what operators do: the module of this process keeps its own configuration."""
+
+    def __init__(self):
+        module = os.environ.get("CONCLAVE_MODULE", str(ROOT / "target/release/libconclave.so"))
+        self.process = subprocess.Popen([sys.executable, "fleet_worker.py", str(pathlib.Path(module).resolve())],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                        cwd=pathlib.Path(__file__).parent, start_new_session=True)
+        _running.add(self.process)
+        self.lock = threading.Lock()
+
+    def run(self, conf, slot, steps):
+        with self.lock:
+            self.process.stdin.write(json.dumps({"conf": str(conf), "slot": slot, "steps": steps}) + "\n")
+            self.process.stdin.flush()
+            answer = json.loads(self.process.stdout.readline())
+        if isinstance(answer, dict):
+            raise AssertionError(answer["error"])
+        return answer
+
+
+_worker = None
+
+
+def worker():
+    global _worker
+    if _worker is None or _worker.process.poll() is not None:
+        _worker = Worker()
+    return _worker
+
+
+class Fleet:
+    """A fleet in `directory`, which must not exist: founded by three people, each officer and operator, with one host
+    and the PINs of the SO and the user. `options` and `more` are conclaved's."""
+
+    def __init__(self, directory, hsms=1, database=None, label="fleet", region="eu-north", so_pin=SO_PIN, pin=PIN,
+                 options=(), people=None, rules=(), **more):
+        self.directory = pathlib.Path(directory)
+        self.directory.mkdir(mode=0o700, parents=True)
+        self.label, self.region, self.so_pin, self.pin = label, region, so_pin, pin
+        self.database = database or f"sqlite:{self.directory}/store"
+        self.options, self.more = options, more
+        self.people = people or [Party(name, ["officer", "operator"]) for name in ("Anna", "Ben", "Cleo")]
+        self.hsms = []
+        self._found(rules)
+        for _ in range(hsms - 1):
+            self.start_hsm()
+
+    def _found(self, rules):
+        first = Hsm(self.directory, "a", None, self.options, **self.more).start()
+        self.hsms.append(first)
+        conclave("fleet", "create", "--admin", first.admin, "--database", self.database, "--label", self.label)
+        state = self.state()
+        members = [list(member) for member in state.members]
+        people = [person.founder(state.domain) for person in self.people]
+        (token,) = self._operate([self._signed(state, "found domain", self.region, members, people, list(rules),
+                                               by=self.people)], "token")
+        founded = Token(bytes.fromhex(token)).state
+        self.trust = Token(bytes.fromhex(token)).hash.hex()
+        until = int(time.time()) + DAY
+        enrolment = [sha384(cbor2.dumps(["enrolment", founded.domain, CODE.encode()], canonical=True)), until]
+        self.host_key = self.directory / "host.pem"
+        steps = [self._signed(founded, "admit host", self._host("host", founded.domain, self.host_key)),
+                 *[self._signed(founded, "create user", [role, None], enrolment) for role in (0, 1)]]
+        self._operate([*steps, ["set_pin", "SO", self.so_pin, CODE], ["set_pin", "user", self.pin, CODE]])
+        (self.directory / "trust").write_text(self.trust + "\n")
+
+    # Operators
+
+    def _signed(self, state, name, *arguments, by=None):
+        command = Command.of(state, name, *arguments)
+        return ["execute", command.sign(*[person.signing for person in by or self.people]).encode().hex()]
+
+    def _operate(self, steps, *more):
+        """Steps of a worker, and more whose results count."""
+        conf = self.directory / "operators.toml"
+        conf.write_text("embedded = false\n" + self.entry([f"admin:{hsm.admin}" for hsm in self.hsms if hsm.alive], None))
+        return worker().run(conf, FIRST_SLOT, [*steps, *[[name] for name in more]])[len(steps):]
+
+    def execute(self, name, *arguments, by=None):
+        """A command of the quorum."""
+        self._operate([self._signed(self.state(), name, *arguments, by=by)])
+
+    def token(self):
+        return bytes.fromhex(self._operate([], "token")[0])
+
+    def state(self):
+        return Token(self.token()).state
+
+    def history(self):
+        """The origin, the newest token, and the entries between."""
+        origin, entries, newest = cbor2.loads(bytes.fromhex(self._operate([], "history")[0]))
+        return origin, newest, entries
+
+    def create_user(self, name, pin):
+        """A named user with this PIN."""
+        state = self.state()
+        code = sha384(cbor2.dumps(["enrolment", state.domain, CODE.encode()], canonical=True))
+        steps = [self._signed(state, "create user", [2, name], [code, int(time.time()) + DAY])]
+        self._operate([*steps, ["set_pin", name, pin, CODE]])
+
+    # HSMs
+
+    def start_hsm(self, *options, **more):
+        """One more, which is a member when this returns."""
+        name = chr(ord("a") + len(self.hsms))
+        hsm = Hsm(self.directory, name, self.trust, (*self.options, *options), **{**self.more, **more}).start()
+        self.admit(hsm)
+        self.hsms.append(hsm)
+        return hsm
+
+    def admit(self, hsm):
+        """Brings the domain to a new HSM, admits it, and lets all know."""
+        self.bring(hsm)
+        self.execute("admit HSM", hsm.claim())
+        for each in [*self.hsms, hsm]:
+            if each.alive:
+                self.bring(each)
+        assert hsm.status()["member"]
+
+    def readmit(self, hsm):
+        """An HSM that was started again is another: the old one is expelled, it is admitted."""
+        old = [member.id for member in self.state().members]
+        known = [each.id for each in self.hsms if each.alive and each is not hsm]
+        for gone in old:
+            if gone not in known:
+                self.execute("expel HSM", gone, None)
+        hsm.fingerprint = self.trust
+        self.admit(hsm)
+
+    def restart(self, hsm):
+        hsm.fingerprint = self.trust
+        hsm.start()
+        self.readmit(hsm)
+
+    def bring(self, hsm):
+        origin, newest, entries = self.history()
+        begin, held = Token(origin).state.version, hsm.status()["version"]
+        after = max(begin, held)
+        answer = hsm.ask([1, origin, newest, after, entries[after - begin:]])
+        assert answer[0] == 0, answer
+
+    # Hosts
+
+    def _host(self, name, domain, path):
+        host = Party(name, party=HOST)
+        pem = host.signing.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        with open(path, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(pem)
+        return host.claim(domain)
+
+    def admit_host(self, name):
+        """The new host's key: a PEM file."""
+        path = self.directory / f"{name}.pem"
+        self.execute("admit host", self._host(name, self.state().domain, path))
+        return path
+
+    def entry(self, hsms=None, host_key=..., **more):
+        """A `[[fleet]]` of conclave.toml."""
+        hsms = [hsm.address for hsm in self.hsms] if hsms is None else hsms
+        keys = {"region": self.region, "hsm": [str(hsm) for hsm in hsms], "database": self.database, **more}
+        if host_key is not None:
+            keys = {"host_key": str(self.host_key if host_key is ... else host_key), "trust": self.trust, **keys}
+        return "[[fleet]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+
+    def close(self):
+        for hsm in self.hsms:
+            if hsm.alive:
+                hsm.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class Postgres:
+    """A PostgreSQL of the tests' own: a database for each number."""
+
+    def __init__(self, directory):
+        self.directory = str(directory)
+        self._run("start", str(os.getpid()))
+        self.made = {}
+
+    def _run(self, command, *more):
+        done = subprocess.run([str(ROOT / "scripts/postgres.sh"), command, self.directory, *more], capture_output=True,
+                              text=True, timeout=120, check=False, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def __call__(self, number):
+        if number not in self.made:
+            self.made[number] = self._run("database", f"fleet{number}")
+        return self.made[number]
+
+
+class Pool:
+    """Slots of a configuration that is there before their fleets are: an application that has begun gets tokens as it
+    makes them, where an embedded one calls C_InitToken."""
+
+    def __init__(self, directory, count=16, postgres=None):
+        self.directory, self.count, self.postgres, self.made = pathlib.Path(directory), count, postgres, []
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def place(self, number):
+        return self.directory / str(number)
+
+    def database(self, number):
+        if self.postgres is None:
+            return f"sqlite:{self.place(number)}/store"
+        return self.postgres(number)
+
+    def entries(self):
+        """The `[[fleet]]` of all."""
+        text = ""
+        for number in range(self.count):
+            at = self.place(number)
+            text += (f'[[fleet]]\nregion = "eu-north"\nhsm = ["unix:{at}/a.sock"]\nhost_key = "{at}/host.pem"\n'
+                     f'trust = "file:{at}/trust"\ndatabase = "{self.database(number)}"\n')
+        return text
+
+    def make(self, label, so_pin=SO_PIN, pin=PIN, **more):
+        """Founds the next; its slot."""
+        number = len(self.made)
+        assert number < self.count, "the pool of fleets is used up"
+        self.made.append(None)
+        self.made[number] = Fleet(self.place(number), database=self.database(number), label=label, so_pin=so_pin, pin=pin,
+                                  **more)
+        return FIRST_SLOT + number
+
+    def fleet(self, slot):
+        return self.made[slot - FIRST_SLOT]
+
+    def close(self):
+        for fleet in self.made:
+            if fleet is not None:
+                fleet.close()
+
+
+def serve(path):
+    """Founds fleets as lines of JSON ask: {directory, label, so_pin, pin, database, options}; {close: directory} ends
+    those under it. Answers each with a line, "ok" or why not."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            try:
+                wanted = json.loads(self.rfile.readline())
+                if under := wanted.pop("close", None):
+                    for fleet in [fleet for fleet in fleets if str(fleet.directory).startswith(under + "/")]:
+                        fleet.close()
+                        fleets.remove(fleet)
+                else:
+                    fleets.append(Fleet(wanted.pop("directory"), **wanted))
+                answer = "ok"
+            except Exception as error:  # noqa: BLE001  # the program that asked says it
+                answer = f"{type(error).__name__}: {error}"
+            self.wfile.write((answer.replace("\n", " ") + "\n").encode())
+
+    fleets = []
+    with socketserver.UnixStreamServer(path, Handler) as server:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] != ["serve"] or len(sys.argv) != 3:
+        sys.exit(__doc__)
+    serve(sys.argv[2])
