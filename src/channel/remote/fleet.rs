@@ -153,7 +153,9 @@ impl Fleet {
                 });
             };
             let place = lease.place;
-            let (connection, used) = match self.connection(lease) {
+            // What cannot be sent twice is not sent to a connection that is closed already.
+            let careful = matches!(asking.route, Route::At(..));
+            let (connection, used) = match self.connection(lease, careful) {
                 Ok(found) => found,
                 Err(broken) => {
                     self.give_up(place, &broken);
@@ -218,13 +220,14 @@ impl Fleet {
     fn connection<'p>(
         &'p self,
         mut lease: Lease<'p, Connection>,
+        careful: bool,
     ) -> std::result::Result<((Lease<'p, Connection>, Connection), bool), Broken> {
         let now = now();
         while let Some(connection) = lease.idle.take() {
             let good = connection.generation == lease.generation
                 // The clocks of two machines differ a little.
                 && connection.valid_until > now.saturating_add(2)
-                && (connection.rested.elapsed() < IDLE || !connection.is_stale());
+                && (!careful && connection.rested.elapsed() < IDLE || !connection.is_stale());
             if good {
                 return Ok(((lease, connection), true));
             }
@@ -232,7 +235,9 @@ impl Fleet {
         }
         let mut connection = self.connect(lease.place)?;
         connection.generation = lease.generation;
-        self.pool.answered(lease.place, connection.hsm);
+        if self.pool.answered(lease.place, connection.hsm) {
+            tracing::warn!(hsm = %self.address(lease.place), "an HSM of the fleet is used again");
+        }
         Ok(((lease, connection), false))
     }
 
@@ -555,6 +560,7 @@ impl Fleet {
         places.retain(|other| *other != place);
         places.insert(0, place);
         let ids = self.pool.standings();
+        let mut refused = false;
         for other in places {
             let id = if other == place { Some(hsm) } else { ids.get(other).and_then(|standing| standing.id) };
             let Some(id) = id else { continue };
@@ -576,10 +582,17 @@ impl Fleet {
                     self.logins.renew(login, ticket, version);
                     return true;
                 }
-                Err(failed) => tracing::debug!(error = %Error::from(failed), "a login was not renewed"),
+                Err(failed) => {
+                    let error = Error::from(failed);
+                    refused |= error.kind() == ErrorKind::UserNotLoggedIn;
+                    tracing::debug!(%error, "a login was not renewed");
+                }
             }
         }
-        self.end_login(login);
+        // One that could not be asked says nothing.
+        if refused {
+            self.end_login(login);
+        }
         false
     }
 
@@ -663,7 +676,7 @@ impl Fleet {
         let mut told = Vec::new();
         for place in self.pool.reachable() {
             let Some(lease) = self.pool.lease(Some(place), Tried::default(), ANNOUNCEMENT) else { continue };
-            let sent = self.connection(lease).and_then(|((lease, mut connection), _)| {
+            let sent = self.connection(lease, false).and_then(|((lease, mut connection), _)| {
                 encode_request(&header, &Request::Announce { stamp }, &mut connection.request)?;
                 connection.send(ANNOUNCEMENT)?;
                 Ok((lease, connection))
@@ -719,7 +732,14 @@ impl Fleet {
     }
 
     fn give_up(&self, place: Place, broken: &Broken) {
-        tracing::warn!(hsm = %self.address(place), why = %broken, "an HSM of the fleet is not used for now");
+        match self.pool.is_well(place) {
+            true => {
+                tracing::warn!(hsm = %self.address(place), why = %broken, "an HSM of the fleet is not used for now")
+            }
+            false => {
+                tracing::debug!(hsm = %self.address(place), why = %broken, "an HSM of the fleet is still not used")
+            }
+        }
         self.pool.failed(place, broken.to_string());
     }
 

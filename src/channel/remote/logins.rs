@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::hsm::{Role, Ticket};
 
 /// After this long a ticket that was refused may have been too old; before, the refusal stands.
-const FRESH: Duration = Duration::from_secs(20);
+const FRESH: Duration = Duration::from_secs(1);
 
 /// A login of this process.
 #[derive(Clone)]

@@ -250,6 +250,7 @@ impl Channel for Remote {
                 let version = self.fleet.domain.known()?.version();
                 let reply = self.send(&Ticket::public(), Command::Login { pin, record, domain, log }, 0)?;
                 if let Reply::LoggedIn(ticket) = &reply {
+                    self.fleet.login_ended.store(false, Ordering::Release);
                     self.fleet.logins.begin(record.role.clone(), ticket, version);
                 }
                 Ok(reply)

@@ -140,11 +140,12 @@ impl<C> Pool<C> {
         drop(closed);
     }
 
-    /// The HSM is there and answers.
-    pub(super) fn answered(&self, place: Place, id: HsmId) {
-        if let Some(hsm) = self.lock().hsms.get_mut(place) {
-            (hsm.failed, hsm.trouble, hsm.id) = (None, None, Some(id));
-        }
+    /// The HSM is there and answers. Whether it had failed before.
+    pub(super) fn answered(&self, place: Place, id: HsmId) -> bool {
+        let mut state = self.lock();
+        let Some(hsm) = state.hsms.get_mut(place) else { return false };
+        (hsm.trouble, hsm.id) = (None, Some(id));
+        hsm.failed.take().is_some()
     }
 
     /// The HSM has closed what was idle, it seems.

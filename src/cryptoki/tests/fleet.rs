@@ -447,6 +447,28 @@ fn several_threads_sign_while_hsms_die_and_come_back() {
 }
 
 #[test]
+fn sessions_and_tickets_are_renewed_and_a_reset_pin_ends_the_login() {
+    let region = Region::new(1);
+    region.run(&json!({ "command": "set limits", "limits": { "session_key": 4, "login_ticket": 2 } }));
+    let module = region.host();
+    let session = logged_in(&module);
+    let key = hmac_key(&module, session, true);
+    let expected = sign(&module, session, key, DATA).unwrap();
+    let first = described(&module, session)["ValidUntil"].as_u64().unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(6) {
+        assert_eq!(sign(&module, session, key, DATA).unwrap(), expected);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert!(described(&module, session)["ValidUntil"].as_u64().unwrap() > first);
+    region.run(&json!({ "command": "reset PIN", "role": "user", "code": "once more" }));
+    refused(sign(&module, session, key, DATA), ErrorKind::KeyHandleInvalid);
+    let admin = region.admin();
+    admin.set_enrolled_pin(admin.rw(SLOT), ck::CKU_USER, None, Some(b"once more"), Some(b"the next PIN")).unwrap();
+    module.login(session, ck::CKU_USER, Some(b"the next PIN"), None).unwrap();
+}
+
+#[test]
 fn a_database_that_goes_back_is_refused() {
     let region = Region::new(1);
     let (old, new) = (region.path("tokens/0"), region.path("copy"));
