@@ -168,7 +168,7 @@ impl Region {
         let address = format!("unix:{}", public.display()).parse().unwrap();
         let listeners = vec![Listener::bind(&address, 0o600).unwrap(), Listener::admin(&admin).unwrap()];
         let limits = Limits { grace: Duration::from_millis(200), ..Limits::default() };
-        let server = Server::start(Arc::new(Arc::clone(&member)), listeners, limits).unwrap();
+        let server = Server::new(Arc::new(Arc::clone(&member)), listeners, limits).unwrap();
         let watching = server.downgrade();
         member.on_change(move |change| {
             if let Some(server) = watching.upgrade() {
@@ -179,6 +179,7 @@ impl Region {
                 server.expel(|host| gone.contains(host));
             }
         });
+        server.start().unwrap();
         self.hsms[number] = Some(Running { member, server });
     }
 
@@ -257,6 +258,7 @@ impl Region {
             hsms,
             host_key: None,
             trust: None,
+            trust_file: None,
             database: Database::Sqlite(self.path("tokens/0")),
             pool: 4,
             timeout: Duration::from_secs(10),

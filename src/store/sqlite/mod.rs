@@ -2,9 +2,9 @@
 
 mod audit;
 mod domain;
+mod first;
 #[cfg(feature = "fleet")]
 mod import;
-mod first;
 mod query;
 mod schema;
 mod write;
