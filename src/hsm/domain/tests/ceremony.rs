@@ -61,6 +61,12 @@ impl Person {
     }
 }
 
+/// A host's claim to this key.
+pub(in crate::hsm) fn host(entropy: &mut Entropy, name: &str, key: &PrivateKey, domain: &DomainId) -> Claim {
+    let (id, signing) = (entropy.array().unwrap(), key.public().unwrap());
+    Identity { party: Party::Host, id, name: name.to_owned(), signing, agreement: None }.sign(domain, key).unwrap()
+}
+
 /// Anna, Ben and Cleo, each officer and operator.
 pub(in crate::hsm) fn three(entropy: &mut Entropy) -> Vec<Person> {
     ["Anna", "Ben", "Cleo"].map(|name| Person::new(entropy, name, &["officer", "operator"])).into()

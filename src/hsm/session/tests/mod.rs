@@ -59,8 +59,9 @@ impl World {
         let founding = ceremony::founding(world.hsms[0].opened.state(), &world.people, Vec::new());
         world.run(founding);
         world.grow();
-        let claim = HostKey::claim(&world.key, "web", &world.domain()).unwrap();
-        world.admit_host(&claim);
+        let domain = world.domain();
+        let host = ceremony::host(&mut world.entropy, "web", world.key.private(), &domain);
+        world.run(Change::AdmitHost { host });
         if suite == Suite::P384MlKem1024 {
             world.run(Change::AllowSuite { suite: 2, allowed: true });
         }
@@ -109,11 +110,6 @@ impl World {
         let follower = Follower::replay_at(&self.origin, &self.newest, &self.log, self.follower.hash(), NOW).unwrap();
         let opened = Opened::as_member(Arc::clone(follower.public()), Arc::clone(&own)).unwrap();
         self.hsms.push(Hsm { own, opened, seen: Seen::default() });
-    }
-
-    fn admit_host(&mut self, claim: &[u8]) {
-        let host = super::super::domain::Claim::decode(claim).unwrap();
-        self.run(Change::AdmitHost { host });
     }
 
     fn host(&self) -> [u8; 16] {
@@ -278,5 +274,7 @@ fn a_host_key_is_kept_as_pkcs8() {
     assert!(pem.starts_with("-----BEGIN PRIVATE KEY-----\n"));
     let again = HostKey::from_pem(pem.as_bytes()).unwrap();
     assert_eq!((again.kid(), again.to_pem().unwrap()), (key.kid(), pem));
+    let claim = super::super::domain::Claim::decode(&key.claim("web", &[1; 16]).unwrap()).unwrap();
+    assert_eq!((claim.identity.signing.kid(), &*claim.identity.name), (key.kid(), "web"));
     assert!(HostKey::from_pem(b"").is_err() && HostKey::from_pem(b"\xff-----BEGIN PRIVATE KEY-----").is_err());
 }
