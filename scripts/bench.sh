@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the module, the raw back end and the benchmark program, and compares; arguments go to
-# bench/run.py (--smoke, --only PATTERN, --json FILE, --full, ...). "domain", "managed" or "replication"
-# alone measures the domain, managed keys or their replication only, which are measured too where nothing
+# bench/run.py (--smoke, --only PATTERN, --json FILE, --full, ...). "domain", "managed", "replication"
+# or "fleet" alone measures the domain, managed keys, their replication or a fleet only, which are measured too where nothing
 # is left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,7 +13,7 @@ else
         echo "some of the other modules are missing; comparing with the rest" >&2
     cargo build --release --locked --lib --example raw_backend
 fi
-if [[ "${1:-}" =~ ^(domain|managed|replication)$ ]]; then
+if [[ "${1:-}" =~ ^(domain|managed|replication|fleet)$ ]]; then
     cargo build --release --locked
     exec "bench/$1/run.sh"
 fi
@@ -22,9 +22,11 @@ if [[ " $* " == *" --smoke "* ]]; then
     bench/domain/run.sh --smoke
     bench/managed/run.sh --smoke
     bench/replication/run.sh --smoke
+    bench/fleet/run.sh --smoke
 elif [[ " $* " != *" --only "* ]]; then
     cargo build --release --locked
     bench/domain/run.sh
     bench/managed/run.sh
     bench/replication/run.sh
+    bench/fleet/run.sh
 fi

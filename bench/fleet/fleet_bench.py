@@ -1,0 +1,123 @@
+"""A fleet over loopback, beside the embedded HSM in the same run: what a remote operation adds, operations per
+second by threads and by HSMs, handshakes per second of a core, and what an idle connection costs."""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+sys.path[:0] = [str(ROOT / "python-tests"), str(ROOT / "bench")]
+MODULE = os.environ["CONCLAVE_MODULE"]
+SO_PIN, PIN = "12345678", "9876-user"
+
+# Benchmarks of pkcs11_bench; of each, whether its rate by threads and HSMs is measured too.
+LINES = [("aes-gcm-32", True), ("p256-sign", True), ("aes-gcm-4k", False)]
+
+
+def tell(**line):
+    print(json.dumps(line), flush=True)
+
+
+class Contestant:
+    """A process of the benchmark program over a token."""
+
+    def __init__(self, program, home, label, config=None):
+        from run import Server
+
+        data = pathlib.Path(home, "data")
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        conf = pathlib.Path(home, "conclave.toml")
+        conf.write_text(config or "")
+        environment = dict(os.environ, CONCLAVE_HOME=str(data), CONCLAVE_CONF=str(conf))
+        command = [program, "-m", MODULE, "-l", label, "-p", PIN]
+        if not config:
+            subprocess.run([*command, "-o", SO_PIN, "init-token"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        self.server = Server([*command, "serve"], environment)
+
+    def measure(self, name, seconds, threads):
+        answer = self.server.ask(name, seconds, threads, 1, timeout=60 + 10 * seconds)
+        if "rate" not in answer:
+            raise RuntimeError(f"{name}: {answer}")
+        return answer
+
+    def close(self):
+        self.server.close()
+
+
+def median(values):
+    return sorted(values)[len(values) // 2]
+
+
+def latency(embedded, remote, seconds, rounds):
+    """In turn, so that both see the same machine."""
+    for name, _ in LINES:
+        answers = {"embedded": [], "fleet": []}
+        for _ in range(rounds):
+            answers["embedded"].append(embedded.measure(name, seconds, 1))
+            answers["fleet"].append(remote.measure(name, seconds, 1))
+        of = {who: {key: median([a[key] for a in all_]) for key in ("p50", "p99", "rate")} for who, all_ in answers.items()}
+        tell(what="latency", line=name, unit="us", **of, added_p50=of["fleet"]["p50"] - of["embedded"]["p50"],
+             added_p99=of["fleet"]["p99"] - of["embedded"]["p99"])
+
+
+def throughput(contestant, hsms, seconds):
+    for name, scales in LINES:
+        if scales:
+            for threads in (1, 2, 8):
+                answer = contestant.measure(name, seconds, threads)
+                tell(what="throughput", line=name, hsms=hsms, threads=threads, rate=answer["rate"], p50=answer.get("p50"),
+                     p99=answer.get("p99"))
+
+
+def usage(pid):
+    """CPU seconds and resident bytes of a process."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK"), int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def processes(fleet, program, home, count):
+    """Host processes that connect, log in, make one signature and stay: what each costs the HSM."""
+    hsm = fleet.hsms[0].process.pid
+    cpu, resident = usage(hsm)
+    begin = time.monotonic()
+    there = [Contestant(program, f"{home}/idle{number}", fleet.label, fleet.entry()) for number in range(count)]
+    for contestant in there:
+        contestant.measure("p256-sign", 0.02, 1)
+    after, more = usage(hsm)
+    tell(what="processes", count=count, seconds=time.monotonic() - begin, hsm_cpu_ms_each=(after - cpu) / count * 1e3,
+         hsm_bytes_each=(more - resident) / count)
+    for contestant in there:
+        contestant.close()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--smoke", action="store_true")
+    smoke = parser.parse_args().smoke
+    seconds, rounds = (0.2, 1) if smoke else (3, 5)
+    from fleet import Fleet
+    from run import build
+
+    with tempfile.TemporaryDirectory(prefix="conclave-bench-") as home:
+        program = build(home)
+        embedded = Contestant(program, f"{home}/embedded", "bench")
+        for hsms in (1, 2) if smoke else (1, 2, 3, 4):
+            with Fleet(pathlib.Path(home, f"fleet{hsms}"), hsms=hsms, pin=PIN) as fleet:
+                remote = Contestant(program, f"{home}/host{hsms}", fleet.label, fleet.entry())
+                if hsms == 1:
+                    latency(embedded, remote, seconds, rounds)
+                throughput(remote, hsms, seconds)
+                remote.close()
+                if hsms == 1:
+                    processes(fleet, program, home, 2 if smoke else 40)
+        embedded.close()
+
+
+if __name__ == "__main__":
+    main()
