@@ -653,6 +653,7 @@ static void sign_and_decrypt_apart(void) {
 
 /* TRUSTED as the SO gives it, and what it then allows. */
 static void trusted_by_the_so(void) {
+    EMBEDDED_ONLY("a fleet's operators say which keys are trusted");
     CK_OBJECT_HANDLE kek, key;
     CK_BYTE wrapped[1024];
     CK_ULONG len;
@@ -681,6 +682,7 @@ static void trusted_by_the_so(void) {
 /* A key made neither to wrap nor to decrypt, of which one copy comes to wrap and another to
  * decrypt: not even the SO's word makes the first a wrapper of sensitive keys. */
 static void trusted_with_a_copy_that_decrypts(void) {
+    EMBEDDED_ONLY("a fleet's operators say which keys are trusted");
     CK_OBJECT_HANDLE kek, copy;
     CK_BYTE wrapped[1024];
     CK_ULONG len;

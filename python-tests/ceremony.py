@@ -8,7 +8,7 @@ import sys
 import time
 from ctypes import c_ulong
 
-from conftest import MODULE, PIN, SO_PIN, run
+from conftest import FLEETS, MODULE, PIN, SO_PIN, run
 from cryptoki import ck
 from peer.command import HOUR, Command
 from peer.encoding import decode
@@ -21,14 +21,17 @@ DAY = 24 * HOUR
 
 class Ceremony:
     """A token with both PINs; its SO is logged in. `anna`, `ben` and `cleo` are its operators to be,
-    each officer and operator."""
+    each officer and operator; those of a fleet's token are that already."""
 
     def __init__(self, module, label):
         self.module, self.label = module, label
         self.slot = module.make_token(label, SO_PIN.encode(), PIN.encode())
         self.open()
         self.login()
-        self.people = [Party(name, ["officer", "operator"]) for name in ("Anna", "Ben", "Cleo")]
+        if FLEETS:
+            self.people = FLEETS.fleet(self.slot).people
+        else:
+            self.people = [Party(name, ["officer", "operator"]) for name in ("Anna", "Ben", "Cleo")]
         self.anna, self.ben, self.cleo = self.people
 
     def open(self):
@@ -57,6 +60,9 @@ class Ceremony:
         return [region, state.members, [person.founder(state.domain) for person in people], list(rules)]
 
     def found(self, rules=()):
+        """Hands the token over to the people; a fleet's are its operators already."""
+        if FLEETS and not rules:
+            return self
         self.domain.execute(self.command("found domain", *self.founding(rules=rules), by=self.people))
         return self
 

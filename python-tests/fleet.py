@@ -196,7 +196,7 @@ class Fleet:
         enrolment = [sha384(cbor2.dumps(["enrolment", founded.domain, CODE.encode()], canonical=True)), until]
         self.host_key = self.directory / "host.pem"
         steps = [self._signed(founded, "admit host", self._host("host", founded.domain, self.host_key)),
-                 *[self._signed(founded, "create user", [role, None], enrolment) for role in (0, 1)]]
+                 *[self._signed(founded, "create user", role, None, enrolment) for role in (0, 1)]]
         self._operate([*steps, ["set_pin", "SO", self.so_pin, CODE], ["set_pin", "user", self.pin, CODE]])
         (self.directory / "trust").write_text(self.trust + "\n")
 
@@ -231,7 +231,7 @@ class Fleet:
         """A named user with this PIN."""
         state = self.state()
         code = sha384(cbor2.dumps(["enrolment", state.domain, CODE.encode()], canonical=True))
-        steps = [self._signed(state, "create user", [2, name], [code, int(time.time()) + DAY])]
+        steps = [self._signed(state, "create user", 2, name, [code, int(time.time()) + DAY])]
         self._operate([*steps, ["set_pin", name, pin, CODE]])
 
     # HSMs
@@ -316,8 +316,7 @@ class Postgres:
 
     def __init__(self, directory):
         self.directory = str(directory)
-        self._run("start", str(os.getpid()))
-        self.made = {}
+        self.url = self._run("start", str(os.getpid()))
 
     def _run(self, command, *more):
         done = subprocess.run([str(ROOT / "scripts/postgres.sh"), command, self.directory, *more], capture_output=True,
@@ -325,10 +324,13 @@ class Postgres:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def __call__(self, number):
-        if number not in self.made:
-            self.made[number] = self._run("database", f"fleet{number}")
-        return self.made[number]
+    def address(self, name):
+        """Of a database, which may not be there yet."""
+        return self.url.replace("/postgres?", f"/{name}?")
+
+    def make(self, name):
+        """Makes a database; its address."""
+        return self._run("database", name)
 
 
 class Pool:
@@ -345,7 +347,7 @@ class Pool:
     def database(self, number):
         if self.postgres is None:
             return f"sqlite:{self.place(number)}/store"
-        return self.postgres(number)
+        return self.postgres.address(f"fleet{number}")
 
     def entries(self):
         """The `[[fleet]]` of all."""
@@ -361,6 +363,8 @@ class Pool:
         number = len(self.made)
         assert number < self.count, "the pool of fleets is used up"
         self.made.append(None)
+        if self.postgres:
+            self.postgres.make(f"fleet{number}")
         self.made[number] = Fleet(self.place(number), database=self.database(number), label=label, so_pin=so_pin, pin=pin,
                                   **more)
         return FIRST_SLOT + number

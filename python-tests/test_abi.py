@@ -132,7 +132,7 @@ def test_labels_of_private_objects_are_not_in_the_files(session, home):
     value = b"key-that-nobody-sees-71f3-......"
     session.create({ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_GENERIC_SECRET, ck.CKA_TOKEN: True,
                     ck.CKA_PRIVATE: False, ck.CKA_VALUE: value, ck.CKA_LABEL: "open name 71f3"})
-    everything = b"".join(path.read_bytes() for path in (home / "data").rglob("*") if path.is_file())
+    everything = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
     assert len(everything) > 1000
     for word in (secret_name.encode(), b"value-that-nobody-sees", value, b"9876-user"):
         assert word not in everything

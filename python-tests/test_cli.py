@@ -9,6 +9,8 @@ import pytest
 
 from conftest import MODULE, run
 
+pytestmark = pytest.mark.embedded("it makes and destroys tokens")
+
 CONCLAVE = MODULE.with_name("conclave")
 
 

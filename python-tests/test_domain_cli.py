@@ -13,6 +13,8 @@ import pytest
 
 from conftest import MODULE, need, run
 
+pytestmark = pytest.mark.embedded("it begins with the SO's governing")
+
 CONCLAVE = MODULE.with_name("conclave")
 SOFTHSM = next((path for path in map(pathlib.Path, (
     "/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",

@@ -4,6 +4,7 @@ import os
 import random
 import time
 
+import pytest
 from ceremony import DAY, Ceremony
 from cryptoki import Error
 from peer.change import apply, needs
@@ -13,6 +14,8 @@ from peer.identity import HOST, HSM, Party
 from peer.keys import new_key, spki
 from peer.rules import DEFAULTS, MAJORITY
 from peer.state import RecoverySet
+
+pytestmark = pytest.mark.embedded("it begins with the SO's governing")
 
 STEPS = int(os.environ.get("CONCLAVE_RANDOM_COMMANDS", "300"))
 ROLES = ["auditor", "officer", "operator"]

@@ -19,6 +19,8 @@ from peer.identity import HOST, HSM, Party
 from peer.keys import sign, spki
 from peer.token import Token
 
+pytestmark = pytest.mark.embedded("it begins with the SO's governing")
+
 KEY = b"k" * 16
 
 

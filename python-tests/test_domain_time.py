@@ -12,6 +12,8 @@ from cryptoki import Error, ck
 from peer.encoding import decode, encode
 from peer.log import History, enrolment_hash
 
+pytestmark = pytest.mark.embedded("processes with copies of the token's files, at times of their own")
+
 KEY = b"k" * 16
 CODE = b"a code of 128 bits"
 AES = {ck.CKA_TOKEN: True, ck.CKA_VALUE_LEN: 32, ck.CKA_ENCRYPT: True, ck.CKA_DECRYPT: True}

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from ceremony import Ceremony
-from conftest import MODULE, PIN
+from conftest import FLEETS, MODULE, PIN
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptoki import ck
@@ -252,7 +252,7 @@ wait(session, module.finalize)
 
 def test_a_wait_ends_by_signatures_by_close_by_logout_and_by_the_end(guarded, tmp_path):
     conf = tmp_path / "conclave.toml"
-    conf.write_text("approval_wait = 60\n")
+    conf.write_text("approval_wait = 60\n" + (FLEETS.entries() if FLEETS else ""))
     environment = {**os.environ, "CONCLAVE_CONF": str(conf), "PYTHONPATH": str(pathlib.Path(__file__).parent)}
     guarded.clear()
     process = subprocess.Popen([sys.executable, "-c", WAITING, str(MODULE), PIN], stdout=subprocess.PIPE, env=environment, text=True)

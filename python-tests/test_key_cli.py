@@ -12,6 +12,8 @@ import pytest
 
 from conftest import MODULE, need, run
 
+pytestmark = pytest.mark.embedded("each test has a copy of the token's files")
+
 CONCLAVE = MODULE.with_name("conclave")
 PIN = "123456"
 SO_PIN = "87654321"

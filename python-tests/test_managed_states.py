@@ -13,6 +13,8 @@ from managed import envelope, open_kms, outcome
 from material import MATERIAL, wrap
 from regions import Here
 
+pytestmark = pytest.mark.embedded("Regions in data directories")
+
 TABLE = """
 | action | Enabled | Disabled | PendingDeletion, PendingReplicaDeletion | PendingImport | Creating | Updating |
 | --- | --- | --- | --- | --- | --- | --- |

@@ -16,6 +16,8 @@ from managed import DAY, now, open_kms, refused
 from material import MATERIAL, bring, wrap
 from peer.envelope import name_of
 
+pytestmark = pytest.mark.embedded("processes with copies of the token's files, at times of their own")
+
 LABEL = "time"
 HOUR = 3600
 

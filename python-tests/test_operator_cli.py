@@ -20,6 +20,8 @@ from conftest import MODULE, PIN, SO_PIN, need, run
 from cryptoki import ck
 from test_vectors import vectors
 
+pytestmark = pytest.mark.embedded("it begins with the SO's governing")
+
 CONCLAVE = MODULE.with_name("conclave")
 PASSPHRASE = "pass:correct horse"
 SOFTHSM = next(Path("/usr/lib").glob("**/softhsm/libsofthsm2.so"), None)

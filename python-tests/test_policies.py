@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from ceremony import Ceremony
-from conftest import MODULE, PIN, SO_PIN
+from conftest import FLEETS, MODULE, PIN, SO_PIN
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptoki import Error, ck, sized
@@ -53,10 +53,10 @@ class User:
 @pytest.fixture(scope="module")
 def people(module):
     """Everybody by name."""
-    module.make_token(LABEL, SO_PIN.encode(), PIN.encode())
+    slot = module.make_token(LABEL, SO_PIN.encode(), PIN.encode())
     so = User("so")
     for name in ("alice", "bob"):
-        so.create_user(name, PINS[name])
+        (FLEETS.fleet(slot) if FLEETS else so).create_user(name, PINS[name])
     there = {"so": so, **{name: User(name) for name in ("user", "alice", "bob")}}
     yield there
     for one in there.values():
@@ -96,6 +96,7 @@ def grant(by, key, grantee, operations, **more):
     return by.ask("CreateGrant", KeyId=key, GranteePrincipal=grantee, Operations=operations, **more)
 
 
+@pytest.mark.embedded("the SO makes users only where he governs")
 def test_the_so_makes_users(so, user, alice):
     assert so.refusal("create_user", "alice", "another-pin") == "KMS_R_ALREADY_EXISTS"
     assert alice.refusal("create_user", "carol", "carols-pin") == "CKR_USER_NOT_LOGGED_IN"
@@ -295,6 +296,7 @@ def test_the_owner_of_the_token_sees_who_may_do_what(so, user, alice, bob):
     assert so.objects(key) == [] and user.objects(key) != []
 
 
+@pytest.mark.embedded("the SO makes users only where he governs")
 def test_a_removed_user_is_out(so, user):
     so.create_user("dora", "doras-pin-1")
     dora = User("dora", "doras-pin-1")

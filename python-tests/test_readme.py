@@ -11,6 +11,8 @@ import vectors
 from conftest import MODULE, ROOT, need
 from cryptoki import Error, ck
 
+pytestmark = pytest.mark.embedded("the commands of the README are about a data directory")
+
 README = (ROOT / "README.md").read_text()
 SECTIONS = ("Use it", "Managed keys", "From one security officer to a quorum", "Several Regions")
 USE = "".join(README.split(f"\n## {section}\n")[1].split("\n## ")[0] for section in SECTIONS)

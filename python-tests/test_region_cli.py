@@ -18,6 +18,8 @@ import pytest
 
 from conftest import MODULE, need, run
 
+pytestmark = pytest.mark.embedded("Regions in data directories")
+
 CONCLAVE = MODULE.with_name("conclave")
 PROXY = MODULE.with_name("conclave-proxy")
 PIN, SO_PIN, PASSPHRASE = "123456", "87654321", "correct horse"

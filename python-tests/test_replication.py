@@ -15,6 +15,8 @@ from kms_process import decoded
 from managed import DAY, refused
 from regions import Elsewhere, Here
 
+pytestmark = pytest.mark.embedded("Regions in data directories")
+
 _names = itertools.count(1)
 
 

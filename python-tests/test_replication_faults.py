@@ -17,6 +17,8 @@ from cryptoki import Error, Module, ck
 from kms import Kms
 from regions import Elsewhere, Here, _json, _plain, answer_calls
 
+pytestmark = pytest.mark.embedded("Regions in data directories")
+
 HERE = pathlib.Path(__file__).parent
 NAMES = "fault-a", "fault-b"
 

@@ -14,6 +14,8 @@ from peer.region import Region
 from peer.replication import Message, Party, make, sign
 from regions import Elsewhere
 
+pytestmark = pytest.mark.embedded("Regions in data directories")
+
 REFUSED = "KMS_R_REPLICATION_REFUSED"
 KINDS = ["request", "offer", "shipment", "receipt", "activate", "activated"]
 

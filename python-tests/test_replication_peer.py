@@ -16,6 +16,8 @@ from peer.region import Region, new_object, receive
 from peer.replication import Message, make
 from regions import Elsewhere
 
+pytestmark = pytest.mark.embedded("Regions in data directories")
+
 REFUSED = "KMS_R_REPLICATION_REFUSED"
 CONTEXT = {"room": "4"}
 # CKA_KMS_USAGE of what the peer makes.

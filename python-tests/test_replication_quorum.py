@@ -7,6 +7,8 @@ import pytest
 from cryptoki import Error
 from regions import Here
 
+pytestmark = pytest.mark.embedded("Regions in data directories")
+
 _names = itertools.count(1)
 
 

@@ -2,6 +2,7 @@
 # Builds the programs of c-tests in each way and runs them against the module that CONCLAVE_MODULE
 # names: gcc, clang, clang with ASan and UBSan, and some under valgrind and helgrind.
 # usage: c-tests.sh [NAME...]: only these programs.
+# With CONCLAVE_TEST_FOUNDER (scripts/fleet.sh) their tokens are those of fleets, and they run once each.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 module="${CONCLAVE_MODULE:-$PWD/target/release/libconclave.so}"
@@ -10,6 +11,8 @@ out=target/c-tests
 mkdir -p "$out"
 
 programs=(smoke robust lengths attacks pins threads lifecycle fork processes domain governed authenticated_wrap managed replication)
+founder=${CONCLAVE_TEST_FOUNDER:-}
+[ -z "$founder" ] || programs=(smoke robust lengths attacks threads fork processes authenticated_wrap managed)
 [ $# -eq 0 ] || programs=("$@")
 wanted() { [[ " ${programs[*]} " == *" $1 "* ]]; }
 
@@ -19,6 +22,7 @@ sanitizers="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 # One line per compilation; all of clang's warnings come with ASan's, too.
 for program in "${programs[@]}"; do
     echo "gcc $flags c-tests/$program.c -o $out/$program-gcc -pthread -ldl"
+    [ -z "$founder" ] || continue
     echo "clang $flags $sanitizers c-tests/$program.c -o $out/$program-asan -pthread -ldl"
     [ "$program" != smoke ] || echo "clang $flags c-tests/$program.c -o $out/$program-clang -pthread -ldl"
 done | xargs -d '\n' -P "$(nproc)" -I LINE bash -c LINE
@@ -28,18 +32,22 @@ export TEST_LINGER="$PWD/$out/linger.so"
 
 # One line per run: WAY PROGRAM SLOWNESS COMMAND... What takes longest comes first.
 plan="$out/plan"
-{
-    ! wanted threads || echo "helgrind threads 60 valgrind --quiet --tool=helgrind --history-level=approx" \
-        "--error-exitcode=99 --suppressions=c-tests/helgrind.supp $out/threads-gcc"
-    for program in domain managed lengths smoke; do
-        ! wanted $program || echo "valgrind $program 20 valgrind --quiet --error-exitcode=99 --leak-check=no $out/$program-gcc"
-    done
-    for program in "${programs[@]}"; do
-        echo "asan $program 2 $out/$program-asan"
-        echo "gcc $program 1 $out/$program-gcc"
-    done
-    ! wanted smoke || echo "clang smoke 1 $out/smoke-clang"
-} >"$plan"
+if [ -n "$founder" ]; then
+    for program in "${programs[@]}"; do echo "gcc $program 2 $out/$program-gcc"; done >"$plan"
+else
+    {
+        ! wanted threads || echo "helgrind threads 60 valgrind --quiet --tool=helgrind --history-level=approx" \
+            "--error-exitcode=99 --suppressions=c-tests/helgrind.supp $out/threads-gcc"
+        for program in domain managed lengths smoke; do
+            ! wanted $program || echo "valgrind $program 20 valgrind --quiet --error-exitcode=99 --leak-check=no $out/$program-gcc"
+        done
+        for program in "${programs[@]}"; do
+            echo "asan $program 2 $out/$program-asan"
+            echo "gcc $program 1 $out/$program-gcc"
+        done
+        ! wanted smoke || echo "clang smoke 1 $out/smoke-clang"
+    } >"$plan"
+fi
 
 run_one() {
     read -r way program slow command <<<"$1"

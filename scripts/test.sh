@@ -34,6 +34,7 @@ lane_release() {
     part "release build" status cargo build --release --locked
     touch "$logs/built"
     part "c-tests" counted scripts/c-tests.sh
+    part "c-tests over a fleet" counted scripts/fleet.sh scripts/c-tests.sh
     part "fuzz smoke" counted scripts/fuzz.sh 20
     part "soak smoke" counted scripts/soak.sh 10
     part "demo" status scripts/demo.sh
@@ -48,6 +49,9 @@ lane_dev() {
     part "cargo test" counted cargo --config scripts/test.toml test --locked
     until [ -e "$logs/built" ]; do sleep 1; done
     part "python-tests" counted scripts/python-tests.sh
+    part "python-tests over a fleet" counted env CONCLAVE_TEST_FLEET=sqlite scripts/python-tests.sh
+    part "python-tests over a fleet with PostgreSQL" counted env CONCLAVE_TEST_FLEET=postgres \
+        scripts/python-tests.sh -k "test_abi or test_managed"
 }
 
 part "packages" status scripts/apt.sh build-essential clang valgrind libp11-kit-dev p11-kit opensc softhsm2 \

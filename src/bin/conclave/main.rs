@@ -45,7 +45,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Arguments, Command, TokenCommand};
+use args::{Arguments, Command, SessionCommand, TokenCommand};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -68,6 +68,7 @@ fn main() -> ExitCode {
         Command::Fleet(command) => fleet::run(command, arguments.json),
         Command::Hsm(command) => fleet::hsm(command, arguments.json),
         Command::Host(command) => fleet::host(command, arguments.json),
+        Command::Session(SessionCommand::Show(at)) => fleet::session(at, arguments.json),
         Command::Mechanisms => mechanism::list(arguments.json),
         Command::Doctor => return doctor::run(arguments.json),
     };

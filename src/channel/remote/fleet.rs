@@ -116,7 +116,7 @@ impl Fleet {
     pub(super) fn new(config: &config::Fleet, store: Arc<dyn Store>) -> Result<Self> {
         let hsms = config.hsms.len();
         Ok(Self {
-            domain: Domain::new(Arc::clone(&store), config.trust, config.host_key.as_deref()),
+            domain: Domain::new(Arc::clone(&store), config.trusted()?, config.host_key.as_deref()),
             store,
             logins: Logins::default(),
             audits: Audits::new(hsms),

@@ -1,8 +1,10 @@
-//! Arguments of `conclave host`, `hsm` and `fleet`.
+//! Arguments of `conclave host`, `hsm`, `fleet` and `session`.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+
+use super::AtToken;
 
 #[derive(Subcommand)]
 pub(crate) enum HostCommand {
@@ -123,4 +125,11 @@ pub(crate) struct FleetBring {
     pub(crate) to: HsmAt,
     #[command(flatten)]
     pub(crate) from: FleetDatabase,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum SessionCommand {
+    /// Show which HSM serves a token, and until when.
+    #[command(after_help = "Example:\n  conclave session show --token payments")]
+    Show(AtToken),
 }

@@ -104,6 +104,9 @@ pub(crate) enum Command {
     /// Hosts of a fleet: their keys.
     #[command(subcommand)]
     Host(HostCommand),
+    /// Sessions with the HSMs of a fleet.
+    #[command(subcommand)]
+    Session(SessionCommand),
     /// The audit log of managed keys: list, verify, export, a head to keep elsewhere.
     #[command(subcommand)]
     Audit(AuditCommand),

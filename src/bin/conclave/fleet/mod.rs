@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 use self::connection::Connection;
 use self::stores::History;
 use crate::args::{
-    FleetBring, FleetCommand, FleetCreate, FleetDatabase, HostCommand, HostNew, HsmAt, HsmClaim, HsmCommand,
+    AtToken, FleetBring, FleetCommand, FleetCreate, FleetDatabase, HostCommand, HostNew, HsmAt, HsmClaim, HsmCommand,
 };
 use crate::output::{self, Failure, cell};
-use crate::session::unhex;
+use crate::session::{Live, parse, unhex};
 use crate::{files, operator};
 
 pub(crate) fn host(command: &HostCommand, as_json: bool) -> Result<(), Failure> {
@@ -185,6 +185,29 @@ fn bring(bring: &FleetBring, as_json: bool) -> Result<(), Failure> {
         false => "It is not a member: `conclave hsm claim` gives the claim that operators admit it by.",
     };
     output::done(as_json, &format!("The HSM is at version {} of the domain. {next}", after.version), &said);
+    Ok(())
+}
+
+pub(crate) fn session(at: &AtToken, as_json: bool) -> Result<(), Failure> {
+    let live = Live::at(at)?;
+    let said = live.module.describe_session(live.session);
+    let said = parse(&said.map_err(|error| Failure::while_("cannot describe the session", &error))?)?;
+    if as_json {
+        output::json(&said);
+        return Ok(());
+    }
+    for (name, column) in [
+        ("mode", "Mode"),
+        ("Region", "Region"),
+        ("HSM", "Hsm"),
+        ("address", "Address"),
+        ("valid until", "ValidUntil@"),
+        ("members", "Members"),
+        ("connections", "Connections"),
+        ("version", "DomainVersion"),
+    ] {
+        println!("{name:12} {}", cell(&said, column));
+    }
     Ok(())
 }
 

@@ -25,10 +25,10 @@ pub(super) fn check_free(database: &Database) -> Result<(), Failure> {
         }
         Database::Sqlite(_) => Ok(()),
         Database::Postgres(url) => {
-            let store = PostgresStore::open(url, RECHECK).map_err(|error| unread(&error))?;
-            match store.meta() {
+            match PostgresStore::open(url, RECHECK).and_then(|store| store.meta()) {
                 Ok(_) => Err(Failure::new("the database has a token already: give another, or another schema")),
-                Err(error) if error.kind() == ErrorKind::DeviceRemoved => Ok(()),
+                // No tables, or no rows.
+                Err(error) if matches!(error.kind(), ErrorKind::TokenNotRecognized | ErrorKind::DeviceRemoved) => Ok(()),
                 Err(error) => Err(unread(&error)),
             }
         }
