@@ -13,7 +13,7 @@ export CONCLAVE_MODULE ?= $(CURDIR)/target/release/libconclave.so
 SOAK_MINUTES ?= 10
 FUZZ_MINUTES ?= 10
 
-.PHONY: help build demo test lint headers bench bench-smoke fuzz soak c-tests python-tests
+.PHONY: help build demo demo-fleet test lint headers bench bench-smoke fuzz soak c-tests python-tests
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ build: ## target/release/libconclave.so, the command-line tool, conclaved and co
 
 demo: ## Build the module and put it to work with pkcs11-tool, openssl, Python and C
 	@scripts/demo.sh
+
+demo-fleet: ## Three HSMs, a quorum, PostgreSQL and two hosts; an HSM is killed while a client signs
+	@scripts/demo-fleet.sh
 
 test: ## Every check there is; installs what it needs (as root, or with sudo)
 	@scripts/test.sh
