@@ -45,8 +45,9 @@ bench-smoke: ## Show that the benchmark runs
 fuzz: build ## Random calls with hostile arguments, FUZZ_MINUTES=10
 	@scripts/fuzz.sh $$(( $(FUZZ_MINUTES) * 60 ))
 
-soak: build ## Many processes on one token, SOAK_MINUTES=10
+soak: build ## Many processes on one token, and on a fleet whose parts fail, SOAK_MINUTES=10
 	@scripts/soak.sh $$(( $(SOAK_MINUTES) * 60 ))
+	@CONCLAVE_FLEET_SOAK=$$(( $(SOAK_MINUTES) * 60 )) scripts/python-tests.sh -k test_faults
 
 c-tests: build ## The C programs alone, e.g. make c-tests ONLY=attacks
 	@scripts/c-tests.sh $(ONLY)

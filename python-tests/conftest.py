@@ -42,7 +42,7 @@ pathlib.Path(_home, "softhsm2.conf").write_text(f"directories.tokendir = {_home}
 
 FLEETS = None
 if FLEET:
-    FLEETS = fleet.Pool(f"{_home}/fleets", postgres=fleet.Postgres(f"{_home}/postgres") if FLEET == "postgres" else None)
+    FLEETS = fleet.Pool(f"{_home}/fleets", postgres=fleet.Postgres() if FLEET == "postgres" else None)
     pathlib.Path(_home, "conclave.toml").write_text(FLEETS.entries())
 
     def _make_token(_module, label, so_pin, user_pin):

@@ -181,6 +181,14 @@ class Fleet:
         for _ in range(hsms - 1):
             self.start_hsm()
 
+    @classmethod
+    def of(cls, directory, people, trust, database):
+        """A fleet whose domain is there already, without HSMs."""
+        fleet = cls.__new__(cls)
+        fleet.directory, fleet.people, fleet.trust, fleet.database = pathlib.Path(directory), people, trust, database
+        fleet.region, fleet.host_key, fleet.options, fleet.more, fleet.hsms = "eu-north", fleet.directory / "host.pem", (), {}, []
+        return fleet
+
     def _found(self, rules):
         first = Hsm(self.directory, "a", None, self.options, **self.more).start()
         self.hsms.append(first)
@@ -195,7 +203,7 @@ class Fleet:
         until = int(time.time()) + DAY
         enrolment = [sha384(cbor2.dumps(["enrolment", founded.domain, CODE.encode()], canonical=True)), until]
         self.host_key = self.directory / "host.pem"
-        steps = [self._signed(founded, "admit host", self._host("host", founded.domain, self.host_key)),
+        steps = [self._signed(founded, "admit host", self.host_claim("host", founded.domain, self.host_key)),
                  *[self._signed(founded, "create user", role, None, enrolment) for role in (0, 1)]]
         self._operate([*steps, ["set_pin", "SO", self.so_pin, CODE], ["set_pin", "user", self.pin, CODE]])
         (self.directory / "trust").write_text(self.trust + "\n")
@@ -209,7 +217,8 @@ class Fleet:
     def _operate(self, steps, *more):
         """Steps of a worker, and more whose results count."""
         conf = self.directory / "operators.toml"
-        conf.write_text("embedded = false\n" + self.entry([f"admin:{hsm.admin}" for hsm in self.hsms if hsm.alive], None))
+        members = [f"admin:{hsm.admin}" for hsm in self.hsms if hsm.alive and hsm.status()["member"]]
+        conf.write_text("embedded = false\n" + self.entry(members, None))
         return worker().run(conf, FIRST_SLOT, [*steps, *[[name] for name in more]])[len(steps):]
 
     def execute(self, name, *arguments, by=None):
@@ -268,8 +277,8 @@ class Fleet:
         hsm.start()
         self.readmit(hsm)
 
-    def bring(self, hsm):
-        origin, newest, entries = self.history()
+    def bring(self, hsm, history=None):
+        origin, newest, entries = history or self.history()
         begin, held = Token(origin).state.version, hsm.status()["version"]
         after = max(begin, held)
         answer = hsm.ask([1, origin, newest, after, entries[after - begin:]])
@@ -277,7 +286,9 @@ class Fleet:
 
     # Hosts
 
-    def _host(self, name, domain, path):
+    @staticmethod
+    def host_claim(name, domain, path):
+        """The claim of a new host, whose key is put there."""
         host = Party(name, party=HOST)
         pem = host.signing.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         with open(path, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
@@ -287,7 +298,7 @@ class Fleet:
     def admit_host(self, name):
         """The new host's key: a PEM file."""
         path = self.directory / f"{name}.pem"
-        self.execute("admit host", self._host(name, self.state().domain, path))
+        self.execute("admit host", self.host_claim(name, self.state().domain, path))
         return path
 
     def entry(self, hsms=None, host_key=..., **more):
@@ -312,10 +323,11 @@ class Fleet:
 
 
 class Postgres:
-    """A PostgreSQL of the tests' own: a database for each number."""
+    """A PostgreSQL of the tests' own, which ends with this process."""
 
-    def __init__(self, directory):
-        self.directory = str(directory)
+    def __init__(self):
+        # Its server runs as another user, who must be able to go there.
+        self.directory = f"{tempfile.gettempdir()}/conclave-postgres-{os.getpid()}"
         self.url = self._run("start", str(os.getpid()))
 
     def _run(self, command, *more):

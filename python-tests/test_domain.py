@@ -159,7 +159,6 @@ def test_commands_of_a_fleet(module):
     state = token.state
     hsm = Party("hsm-2", party=HSM)
     for sentence, name, *arguments in [
-        ("an embedded domain has one member", "admit HSM", hsm.claim(state.domain)),
         ("the last member cannot be expelled", "expel HSM", state.members[0].id, None),
         ("the HSM is unknown", "expel HSM", hsm.id, None),
         ("recovery begins on an HSM that is not a member", "recover domain", hsm.claim(state.domain), state.version,
@@ -168,6 +167,14 @@ def test_commands_of_a_fleet(module):
         with refused(sentence):
             token.domain.execute(token.command(name, *arguments, by=[token.anna, token.ben]))
     assert token.state.encode() == state.encode()
+    # An HSM is admitted to an embedded domain; the PINs still open it, and another member is to expel the embedded one.
+    token.execute("admit HSM", hsm.claim(state.domain), by=[token.anna, token.ben])
+    assert len(token.state.members) == 2 and token.state.embedded == state.members[0].id
+    with refused("an HSM does not carry out its own expulsion"):
+        token.domain.execute(token.command("expel HSM", state.members[0].id, None, by=[token.anna, token.ben]))
+    token.logs_in()
+    token.execute("expel HSM", hsm.id, None, by=[token.anna, token.ben])
+    assert [member.id for member in token.state.members] == [token.state.embedded]
 
 
 def test_a_recovery(module):

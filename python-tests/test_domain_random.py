@@ -63,6 +63,8 @@ class Walk:
         at = max(int(time.time()), state.changed)
         if command.name == "recover domain":
             return "not to be executed like that"
+        if command.name == "expel HSM" and command.arguments[0] == state.embedded and len(state.members) > 1:
+            return "an HSM does not carry out its own expulsion"
         try:
             command.verify(state, at)
             domain_key, replication_key, sharing = needs(state, command.name, command.arguments)
@@ -123,7 +125,7 @@ class Walk:
             "found domain": lambda: self.token.founding(),
             "remove operator": lambda: [self.operator(state)],
             "set rule": lambda: [self.rule()],
-            "expel HSM": lambda: [self.some(state.members[0].id, bytes(16)), retain],
+            "expel HSM": lambda: [self.some(*[member.id for member in state.members], bytes(16)), retain],
             "expel host": lambda: [self.some(*self.hosts, bytes(16))],
             "create user": lambda: [*role, self.enrolment(now)],
             # The SO's PIN is needed to go on.

@@ -224,7 +224,7 @@ def test_changes_that_do_not_fit(token):
         ("the host is unknown", "expel host", KEY),
         ("the user is unknown", "reset PIN", 2, "nobody", [None, soon]),
         ("the user exists already", "create user", 1, None, [None, soon]),
-        ("the SO is not made by command", "create user", 0, None, [None, soon]),
+        ("the user exists already", "create user", 0, None, [None, soon]),
         ("the SO opens the token and stays", "remove user", 0, None),
         ("the time to set the PIN in has passed", "reset PIN", 1, None, [None, soon - 2 * HOUR]),
         ("the active domain key is rotated first", "schedule retirement",

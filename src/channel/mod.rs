@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hsm::{AuditMode, AuditStatus, Command, Function, Mechanism, Operation, Params, Record, Reply, Ticket};
 
 mod in_process;
@@ -31,6 +31,11 @@ fn read_up_to() -> Option<u64> {
 
 /// A way to an HSM of one domain.
 pub trait Channel: Send + Sync {
+    /// Whether an HSM may have looked at the PIN of a login that failed so.
+    fn looked_at_pin(&self, _error: &Error) -> bool {
+        true
+    }
+
     /// Sends a command in the name of the ticket's holder and waits for the reply.
     fn call(&self, ticket: &Ticket, command: Command<'_>) -> Result<Reply>;
 

@@ -114,6 +114,9 @@ impl Token {
                         && self.meta().is_ok_and(|now| now.domain.version > meta.domain.version) => {}
                 // What was refused may be put right by hand.
                 Err(error) => {
+                    if !self.channel.looked_at_pin(&error) {
+                        self.store.take_back_attempt(role)?;
+                    }
                     self.store.forget();
                     return Err(error);
                 }

@@ -59,9 +59,20 @@ pub(super) struct Connection {
 }
 
 enum Phase {
-    Clear { admin: bool, frames: u32, since: Instant },
-    Linked { party: Box<dyn Party>, cipher: Box<dyn Cipher> },
-    Admin { party: Box<dyn Party> },
+    Clear {
+        admin: bool,
+        frames: u32,
+        since: Instant,
+    },
+    /// `greeting`: since when the first frame is awaited, which alone shows that the host is there.
+    Linked {
+        party: Box<dyn Party>,
+        cipher: Box<dyn Cipher>,
+        greeting: Option<Instant>,
+    },
+    Admin {
+        party: Box<dyn Party>,
+    },
 }
 
 impl Connection {
@@ -135,6 +146,9 @@ impl Connection {
                             match opened {
                                 Ok(last) => self.complete = last,
                                 Err(_) => return Next::Close(Closed::BadFrame),
+                            }
+                            if !self.greeted(shared, slot) {
+                                return Next::Close(Closed::Busy);
                             }
                             if self.message.len() > MESSAGE {
                                 return Next::Close(Closed::TooLarge);
@@ -232,22 +246,10 @@ impl Connection {
             Then::Close => self.closing = Some(Closed::Refused),
             Then::KeepOpen => {}
             Then::Linked(party, cipher) => {
-                if let Some((id, name)) = party.host() {
-                    match shared.slots.assign(slot, (id, name), &shared.limits) {
-                        None => {
-                            shared.refused(format_args!("host {name} has too many connections"));
-                            put(&mut self.io.output, &BUSY);
-                            self.closing = Some(Closed::Busy);
-                            return true;
-                        }
-                        Some(1) => tracing::info!(host = name, "a host connected"),
-                        Some(connections) => tracing::debug!(host = name, connections, "a host connected again"),
-                    }
-                }
                 self.epoch = shared.epoch();
-                shared.slots.no_stranger(slot);
                 shared.metrics.moved(self.state(), 1);
-                self.phase = Phase::Linked { party, cipher };
+                // Who shows an EKT may have seen it go by: it is the host's with its first frame.
+                self.phase = Phase::Linked { party, cipher, greeting: Some(Instant::now()) };
             }
             Then::Admin(party) => {
                 shared.slots.no_stranger(slot);
@@ -260,6 +262,26 @@ impl Connection {
         true
     }
 
+    /// A frame of a link was opened: with the first, the connection is the host's. False: that has too many.
+    fn greeted(&mut self, shared: &Shared, slot: &Arc<Slot>) -> bool {
+        let Phase::Linked { party, greeting, .. } = &mut self.phase else { return true };
+        if greeting.take().is_none() {
+            return true;
+        }
+        if let Some((id, name)) = party.host() {
+            match shared.slots.assign(slot, (id, name), &shared.limits) {
+                None => {
+                    shared.refused(format_args!("host {name} has too many connections"));
+                    return false;
+                }
+                Some(1) => tracing::info!(host = name, "a host connected"),
+                Some(connections) => tracing::debug!(host = name, connections, "a host connected again"),
+            }
+        }
+        shared.slots.no_stranger(slot);
+        true
+    }
+
     /// Executes the request that `message` is. False: it has to wait.
     fn request(&mut self, shared: &Shared, slot: &Arc<Slot>, fd: BorrowedFd<'_>) -> bool {
         let gate = slot.host.get().map(|host| &host.gate);
@@ -269,7 +291,7 @@ impl Connection {
         let started = Instant::now();
         let Self { io, phase, message, .. } = self;
         let (party, mut cipher) = match phase {
-            Phase::Linked { party, cipher } => (party, Some(cipher)),
+            Phase::Linked { party, cipher, .. } => (party, Some(cipher)),
             Phase::Admin { party } => (party, None),
             Phase::Clear { .. } => return true,
         };
@@ -376,7 +398,7 @@ impl Connection {
 
     fn handshake_deadline(&self, limits: &Limits) -> Option<Instant> {
         match self.phase {
-            Phase::Clear { since, .. } => Some(since + limits.handshake),
+            Phase::Clear { since, .. } | Phase::Linked { greeting: Some(since), .. } => Some(since + limits.handshake),
             _ => None,
         }
     }

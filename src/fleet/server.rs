@@ -272,7 +272,8 @@ impl Shared {
 
     fn welcome(&self, accepted: Accepted, admin: bool) {
         let Accepted { fd, peer } = accepted;
-        if !self.slots.admit(peer, &self.limits) {
+        // Whoever may open the operators' socket is not counted with strangers, who could shut it otherwise.
+        if !admin && !self.slots.admit(peer, &self.limits) {
             self.metrics.turned_away();
             self.refused(format_args!("{peer:?}: too many connections"));
             // `[255, 2]`, if it takes it at once.
@@ -285,6 +286,7 @@ impl Shared {
         }
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
         let slot = Arc::new(Slot::new(token, fd, peer, Connection::new(admin)));
+        slot.stranger.store(!admin, Ordering::Relaxed);
         slot.overdue.store(Closed::Handshake as u8, Ordering::Relaxed);
         slot.deadline.store(self.milliseconds(Instant::now() + self.limits.handshake), Ordering::Relaxed);
         self.slots.insert(Arc::clone(&slot));

@@ -91,7 +91,7 @@ impl Core {
 
     /// The state held.
     pub(super) fn public(&self) -> Result<Arc<PublicState>> {
-        self.held().public.clone().ok_or_else(|| ErrorKind::GeneralError.with("no domain was adopted"))
+        self.held().public.clone().ok_or_else(|| ErrorKind::TokenNotRecognized.with("the HSM holds no domain yet"))
     }
 }
 
@@ -108,6 +108,8 @@ pub(super) struct Guest {
 pub(super) struct Client {
     /// None in an embedded HSM.
     pub(super) guest: Option<Guest>,
+    /// A guest's host, as the domain's state names it.
+    pub(super) host: String,
     /// Seals the session objects of an embedded HSM.
     pub(super) transient: Transient,
     pub(super) recorder: Arc<Recorder>,
@@ -118,9 +120,10 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(guest: Option<Guest>, audit: AuditMode) -> Result<Self> {
+    pub(super) fn new(guest: Option<Guest>, host: &str, audit: AuditMode) -> Result<Self> {
         Ok(Self {
             guest,
+            host: host.to_owned(),
             transient: Transient::new()?,
             recorder: Arc::new(Recorder::new(audit)),
             approvals: Arc::new(Approvals::new()?),

@@ -125,7 +125,7 @@ impl Hsm {
         Ok(Self {
             settings,
             core: Arc::default(),
-            client: Arc::new(core::Client::new(None, settings.audit)?),
+            client: Arc::new(core::Client::new(None, "", settings.audit)?),
             login: login::Login::default(),
         })
     }

@@ -158,6 +158,9 @@ pub trait Store: AuditStore {
     /// The attempt succeeded: no failures are left.
     fn end_attempt(&self, role: &Role) -> Result<()>;
 
+    /// Nobody looked at the PIN: the attempt does not count.
+    fn take_back_attempt(&self, role: &Role) -> Result<()>;
+
     fn get(&self, object: &ObjectId) -> Result<Option<Record>>;
 
     /// Adds new records, all or none.

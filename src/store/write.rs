@@ -29,8 +29,10 @@ pub(super) enum Write {
         role: Role,
         limit: u32,
     },
+    /// `right`: no failures are left. Else nobody looked at the PIN: there is one less.
     EndAttempt {
         role: Role,
+        right: bool,
     },
     Insert(Vec<Record>),
     Replace(Record),

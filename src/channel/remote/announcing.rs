@@ -62,6 +62,7 @@ impl Store for Announcing {
         recovery() -> Result<Option<Vec<u8>>>;
         begin_attempt(role: &Role, limit: u32) -> Result<u32>;
         end_attempt(role: &Role) -> Result<()>;
+        take_back_attempt(role: &Role) -> Result<()>;
         get(object: &ObjectId) -> Result<Option<Record>>;
         managed(after: u64, limit: usize) -> Result<Vec<Found>>;
         count_managed() -> Result<u64>;

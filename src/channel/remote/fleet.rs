@@ -25,9 +25,16 @@ const IDLE: Duration = Duration::from_secs(1);
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How often one request may be sent to the same HSM because one of the two lagged behind.
-const REPEATS: usize = 4;
+const REPEATS: usize = 16;
+/// How often a login may be renewed for one request: the domain may change meanwhile.
+const RENEWALS: usize = 3;
 /// How long an HSM has to take the news of a commit.
 const ANNOUNCEMENT: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(30);
+/// How often one request may be told that others have committed meanwhile.
+const NEWS: usize = 256;
+/// How often all HSMs are asked once more that closed a connection, as they do when the domain goes on.
+const ROUNDS: u32 = 3;
 /// How long to wait for a connection while all are in use.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -138,8 +145,9 @@ impl Fleet {
         mut take: impl FnMut(Place, &HsmId, Answer<'_>) -> Result<T>,
     ) -> std::result::Result<T, Failed> {
         let mut tried = Tried::default();
-        let mut renewed = false;
+        let mut renewals = 0;
         let mut lost: Option<Error> = None;
+        let (mut rounds, mut closed) = (0, false);
         loop {
             let at = match asking.route {
                 Route::Any => None,
@@ -147,6 +155,11 @@ impl Fleet {
                 Route::At(place, _) => Some(place),
             };
             let Some(lease) = self.pool.lease(at, tried, PATIENCE) else {
+                if closed && rounds < ROUNDS && at.is_none() {
+                    (rounds, closed, tried) = (rounds + 1, false, Tried::default());
+                    std::thread::sleep(PAUSE * rounds);
+                    continue;
+                }
                 return Err(match (asking.route, lost) {
                     (Route::At(..), lost) => Failed::Lost(lost.unwrap_or_else(|| self.nobody())),
                     _ => self.nobody().into(),
@@ -158,6 +171,7 @@ impl Fleet {
             let (connection, used) = match self.connection(lease, careful) {
                 Ok(found) => found,
                 Err(broken) => {
+                    closed |= is_closed(&broken);
                     self.give_up(place, &broken);
                     tried.add(place);
                     lost = Some(self.broken(place, &broken));
@@ -176,6 +190,7 @@ impl Fleet {
                 *self.home.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
             }
             let mut came_of_it = false;
+            let shown = self.logins.shown(asking.ticket);
             match self.request(connection, place, asking, &mut came_of_it, &mut take) {
                 Ok((connection, version, met)) => {
                     let hsm = connection.hsm;
@@ -183,15 +198,18 @@ impl Fleet {
                     match met {
                         Met::Done(done) => return Ok(done),
                         Met::Changed => return Err(Failed::Changed),
-                        Met::Refused(error) if error.kind() == ErrorKind::UserNotLoggedIn && !renewed => {
-                            let login = self.logins.get(asking.ticket);
-                            let Some(login) = login.filter(|login| login.may_be_old(version)) else {
-                                return Err(error.into());
-                            };
-                            if !self.renew(&login, place, hsm) {
+                        Met::Refused(error)
+                            if error.kind() == ErrorKind::UserNotLoggedIn
+                                && renewals < RENEWALS
+                                && !matches!(asking.request, Request::RenewTicket { .. }) =>
+                        {
+                            let Some(login) = self.logins.get(asking.ticket) else { return Err(error.into()) };
+                            // Another thread may have renewed it while this request was under way.
+                            let renewed = login.ticket != shown;
+                            if !(renewed || login.may_be_old(version) && self.renew(&login, place, hsm)) {
                                 return Err(error.into());
                             }
-                            renewed = true;
+                            renewals += 1;
                         }
                         Met::Refused(error) => return Err(error.into()),
                     }
@@ -203,6 +221,7 @@ impl Fleet {
                     self.pool.forget_idle(place);
                 }
                 Err(broken) => {
+                    closed |= is_closed(&broken);
                     self.give_up(place, &broken);
                     self.audits.lost(place);
                     let error = self.broken(place, &broken);
@@ -366,7 +385,7 @@ impl Fleet {
             }
         }
         let timeout = self.timeout(asking.quick);
-        let mut repeats = 0;
+        let (mut repeats, mut news) = (0, 0);
         // Up to where the store was read when the call began, and what this HSM said it had heard before the
         // records were read once more.
         let (mut stamp, mut heard) = (super::super::read_up_to().unwrap_or_else(|| self.store.stamp()), 0);
@@ -410,7 +429,10 @@ impl Fleet {
             if held > version {
                 self.catch_up();
             }
-            repeats += 1;
+            match answer {
+                Next::Stale(..) => news += 1,
+                _ => repeats += 1,
+            }
             match answer {
                 Next::Met(met) => {
                     if held < version {
@@ -419,7 +441,7 @@ impl Fleet {
                     connection.rest();
                     return Ok((connection, held, met));
                 }
-                _ if repeats >= REPEATS => {
+                _ if repeats >= REPEATS || news >= NEWS => {
                     return Err(ErrorKind::DeviceError
                         .with("it and this host cannot agree on the newest state")
                         .into());
@@ -560,7 +582,7 @@ impl Fleet {
         places.retain(|other| *other != place);
         places.insert(0, place);
         let ids = self.pool.standings();
-        let mut refused = false;
+        let mut refused = 0;
         for other in places {
             let id = if other == place { Some(hsm) } else { ids.get(other).and_then(|standing| standing.id) };
             let Some(id) = id else { continue };
@@ -584,13 +606,13 @@ impl Fleet {
                 }
                 Err(failed) => {
                     let error = Error::from(failed);
-                    refused |= error.kind() == ErrorKind::UserNotLoggedIn;
+                    refused += usize::from(error.kind() == ErrorKind::UserNotLoggedIn);
                     tracing::debug!(%error, "a login was not renewed");
                 }
             }
         }
-        // One that could not be asked says nothing.
-        if refused {
+        // One that could not be asked says nothing: it may be the one that knows the login.
+        if refused == self.config.hsms.len() {
             self.end_login(login);
         }
         false

@@ -284,11 +284,17 @@ impl Channel for Remote {
         let route = if controlled { Route::Home } else { Route::Any };
         let (stream, private) = self.fleet.begin(ticket, function, mechanism, &mut record, route)?;
         let mechanism = Owned::of(mechanism).ok_or(ErrorKind::MechanismParamInvalid)?;
-        // A public object outlives the login in which it was used.
-        let named = private || record.columns.managed;
+        // What is public of an object outlives the login in which it was used; what is sealed of it does not.
+        let has_secrets = matches!(record.columns.class, ck::CKO_SECRET_KEY | ck::CKO_PRIVATE_KEY);
+        let named = private || record.columns.managed || (has_secrets && !record.is_transient());
         let ticket = if named { ticket.clone() } else { Ticket::public() };
         let begun = Begun { ticket, function, mechanism, record, private, controlled };
         Ok(Box::new(RemoteOperation::new(Arc::clone(&self.fleet), begun, stream)))
+    }
+
+    /// An HSM that was not reached, or broke off, has none that counts: each counts wrong PINs itself.
+    fn looked_at_pin(&self, error: &Error) -> bool {
+        error.kind() != ErrorKind::DeviceError
     }
 
     fn restart(&self, ticket: &Ticket, operation: &mut dyn Operation, params: &Params<'_>) -> Result<bool> {

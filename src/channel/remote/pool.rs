@@ -212,7 +212,8 @@ impl<C> Drop for Lease<'_, C> {
         }
         drop(state);
         drop(closed);
-        self.pool.freed.notify_one();
+        // Who waits may wait for another HSM than this.
+        self.pool.freed.notify_all();
     }
 }
 

@@ -469,6 +469,13 @@ impl Store for MemoryStore {
         })
     }
 
+    fn take_back_attempt(&self, role: &Role) -> Result<()> {
+        self.pins(role, |pin| {
+            pin.failures = pin.failures.saturating_sub(1);
+            Ok(())
+        })
+    }
+
     fn get(&self, object: &ObjectId) -> Result<Option<Record>> {
         Ok(self.rows.lock().unwrap().records.values().find(|record| record.object == *object).cloned())
     }

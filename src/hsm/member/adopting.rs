@@ -68,7 +68,7 @@ impl Member {
         });
         let (was_member, rotated) =
             (held.opened.is_some(), before.as_ref().is_some_and(|b| b.state().active_key() != state.active_key()));
-        self.core.expose(exposed(before.as_deref(), &public));
+        self.core.expose(exposed(before.as_deref(), &public, since.len()));
         let change = Change {
             version: state.version,
             member: opened.is_some(),
@@ -107,15 +107,16 @@ impl Member {
     }
 }
 
-/// Domain keys that an HSM which is no longer a member knew. What was before the first state held is not
-/// known: its keys may be such.
-fn exposed(before: Option<&PublicState>, now: &PublicState) -> impl Iterator<Item = DomainKeyId> {
+/// Domain keys that an HSM which is no longer a member knew. What was before the first state held, and what
+/// was between the two where several steps are taken at once, is not known: their keys may be such.
+fn exposed(before: Option<&PublicState>, now: &PublicState, steps: usize) -> impl Iterator<Item = DomainKeyId> {
     let mut keys: Vec<DomainKeyId> = Vec::new();
     match before {
         None => keys.extend(now.state().old_keys().map(|key| key.id)),
         Some(before) => {
             let stays = |id| now.state().members.iter().any(|member| member.id == id);
-            if !before.state().members.iter().all(|member| stays(member.id)) {
+            let rotated = before.state().active_key() != now.state().active_key();
+            if (steps > 1 && rotated) || !before.state().members.iter().all(|member| stays(member.id)) {
                 keys.extend(before.state().domain_keys.iter().map(|key| key.id));
             }
         }

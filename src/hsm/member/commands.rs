@@ -23,7 +23,19 @@ impl Hsm {
             (Command::Logout, Some(_)) => self.log_out_guest(),
             (Command::CheckPin { pin, record }, Some(_)) => self.check_guest_pin(ticket, pin, record),
             (Command::SetPin { old, new, record, cost, .. }, Some(_)) => self.set_guest_pin((old, new), record, cost),
-            (Command::Found { .. } | Command::Adopt { .. } | Command::Import { .. }, Some(_)) => Err(governed()),
+            (Command::Found { .. } | Command::Adopt { .. } | Command::Import { .. }, Some(_))
+            | (Command::BeginRecovery { .. } | Command::FinishRecovery { .. }, Some(_)) => Err(governed()),
+            // The log has the name that the session proved.
+            (Command::BeginAudit { store, .. }, Some(_)) => self.begin_audit(&self.client.host, store),
+            (Command::AuditHead { store, .. }, Some(_)) => self.audit_head(ticket, &self.client.host, store),
+            // They hash a PIN.
+            (
+                command @ (Command::InitPin { .. } | Command::SetEnrolledPin { .. } | Command::CreateUser { .. }),
+                Some(_),
+            ) => {
+                let _place = self.core.pins.place();
+                self.execute_command(ticket, command)
+            }
             (command, Some(_)) => self.execute_command(ticket, command),
             (Command::Found { label, .. }, None) => self.begin_fleet(own, label),
             (Command::BeginRecovery { .. }, None) => self.claim(own),
@@ -81,6 +93,7 @@ impl Hsm {
     fn set_guest_pin(&self, (old, new): (&[u8], &[u8]), record: &PinRecord, cost: PinCost) -> Result<Reply> {
         let opened = self.opened()?;
         self.check_counted(&opened, record, old)?;
+        let _place = self.core.pins.place();
         let (_, change) = opened.change_pin(&record.role, new, cost, &mut Circumstances::of_system())?;
         Ok(Reply::Changed(change))
     }

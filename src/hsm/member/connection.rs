@@ -90,7 +90,7 @@ impl Member {
                 let (opened, own) = self.serving()?;
                 let (bytes, link, peer) = session::accept(&opened, own, ekt, &qc, self.core.clock.now())?;
                 let guest = Guest { host: peer.host, process: peer.process };
-                let visit = self.guests.enter(&self.core, self.settings, guest)?;
+                let visit = self.guests.enter(&self.core, self.settings, guest, &peer.host_name)?;
                 let (key, checked) = (*opened.sealer().key_id(), peer.state_version);
                 let session = Session { peer, key, checked, greeted: false };
                 Ok((bytes, Then::Linked(Box::new(Connection::new(self, visit, Some(session))), Box::new(link))))

@@ -49,9 +49,9 @@ impl Known {
 }
 
 impl Visit {
-    pub(super) fn new(core: &Arc<Core>, settings: Settings, guest: Option<Guest>) -> Result<Self> {
+    pub(super) fn new(core: &Arc<Core>, settings: Settings, guest: Option<Guest>, host: &str) -> Result<Self> {
         let audit = if guest.is_some() { settings.audit } else { AuditMode::Off };
-        let client = Arc::new(Client::new(guest, audit)?);
+        let client = Arc::new(Client::new(guest, host, audit)?);
         let public = view(core, &client, settings, None);
         Ok(Self {
             client,
@@ -157,7 +157,7 @@ pub(super) struct Guests(Mutex<HashMap<Guest, Arc<Visit>>>);
 
 impl Guests {
     /// What is kept for a process, which is there now.
-    pub(super) fn enter(&self, core: &Arc<Core>, settings: Settings, guest: Guest) -> Result<Arc<Visit>> {
+    pub(super) fn enter(&self, core: &Arc<Core>, settings: Settings, guest: Guest, host: &str) -> Result<Arc<Visit>> {
         let now = core.clock.now();
         let mut guests = self.guests();
         if let Some(visit) = guests.get(&guest) {
@@ -171,7 +171,7 @@ impl Guests {
             let longest = longest.ok_or_else(|| ErrorKind::DeviceMemory.with("too many processes use this HSM"))?;
             guests.remove(&longest);
         }
-        let visit = Arc::new(Visit::new(core, settings, Some(guest))?);
+        let visit = Arc::new(Visit::new(core, settings, Some(guest), host)?);
         visit.used.store(now, Ordering::Relaxed);
         guests.insert(guest, Arc::clone(&visit));
         Ok(visit)

@@ -45,6 +45,7 @@ impl Pins {
         generation: u64,
         check: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
+        let place = self.place();
         let mut counted = self.counted();
         let entry = counted.wrong.entry(role.clone()).or_insert((generation, 0));
         if entry.0 != generation {
@@ -54,15 +55,10 @@ impl Pins {
             return Err(ErrorKind::PinLocked.with("this HSM has seen too many wrong PINs for this record"));
         }
         entry.1 += 1;
-        while counted.running >= AT_ONCE {
-            counted = self.free.wait(counted).unwrap_or_else(PoisonError::into_inner);
-        }
-        counted.running += 1;
         drop(counted);
         let outcome = check();
+        drop(place);
         let mut counted = self.counted();
-        counted.running -= 1;
-        self.free.notify_one();
         let wrong = matches!(&outcome, Err(error) if error.kind() == ErrorKind::PinIncorrect);
         if let Some(entry) = counted.wrong.get_mut(role).filter(|entry| entry.0 == generation) {
             match &outcome {
@@ -80,6 +76,16 @@ impl Pins {
         outcome
     }
 
+    /// Waits for one of the places for those who hash a PIN.
+    pub(in crate::hsm) fn place(&self) -> Hashing<'_> {
+        let mut counted = self.counted();
+        while counted.running >= AT_ONCE {
+            counted = self.free.wait(counted).unwrap_or_else(PoisonError::into_inner);
+        }
+        counted.running += 1;
+        Hashing(self)
+    }
+
     pub(super) fn figures(&self) -> PinFigures {
         let locked = self.counted().wrong.values().filter(|(_, wrong)| *wrong >= MOST_WRONG).count();
         PinFigures {
@@ -91,6 +97,16 @@ impl Pins {
 
     fn counted(&self) -> MutexGuard<'_, Counted> {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place of one who hashes a PIN.
+pub(in crate::hsm) struct Hashing<'p>(&'p Pins);
+
+impl Drop for Hashing<'_> {
+    fn drop(&mut self) {
+        self.0.counted().running -= 1;
+        self.0.free.notify_one();
     }
 }
 
@@ -115,5 +131,18 @@ mod tests {
         pins.attempt(&Role::So, 1, || Ok(())).unwrap();
         pins.attempt(&Role::User, 2, || Ok(())).unwrap();
         assert_eq!(pins.figures(), PinFigures { logins: 3, wrong: 19, locked: 0 });
+    }
+
+    #[test]
+    fn many_right_pins_at_once_lock_nothing() {
+        let pins = Pins::default();
+        let slow = || {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            (0..24).for_each(|_| drop(scope.spawn(|| pins.attempt(&Role::User, 1, slow).unwrap())));
+        });
+        assert_eq!(pins.figures().logins, 24);
     }
 }

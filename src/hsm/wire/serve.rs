@@ -158,7 +158,12 @@ impl Serving<'_> {
         match request {
             Request::Call(command) => {
                 let ends_login = matches!(command, Command::Logout);
-                let reply = hsm()?.call(self.ticket, command)?;
+                let view = match hsm() {
+                    // Also a login whose ticket is not good any more is ended, for it could be renewed.
+                    Err(_) if ends_login => party.view(&Ticket::public()),
+                    view => view,
+                };
+                let reply = view?.call(self.ticket, command)?;
                 if ends_login {
                     party.logged_out(self.ticket);
                 }

@@ -78,9 +78,13 @@ pub(super) async fn begin_attempt(session: &mut Session, role: &Role, limit: u32
     .into())
 }
 
-pub(super) async fn end_attempt(session: &mut Session, role: &Role) -> Written {
+pub(super) async fn end_attempt(session: &mut Session, role: &Role, right: bool) -> Written {
     let (kind, name) = role_columns(role);
-    session.execute("UPDATE pins SET failures = 0 WHERE role = $1 AND name = $2", &[&kind, &name]).await?;
+    let sql = match right {
+        true => "UPDATE pins SET failures = 0 WHERE role = $1 AND name = $2",
+        false => "UPDATE pins SET failures = failures - 1 WHERE role = $1 AND name = $2 AND failures > 0",
+    };
+    session.execute(sql, &[&kind, &name]).await?;
     Ok(())
 }
 

@@ -221,7 +221,11 @@ impl Store for PostgresStore {
     }
 
     fn end_attempt(&self, role: &Role) -> Result<()> {
-        self.write(Write::EndAttempt { role: role.clone() }).map(drop)
+        self.write(Write::EndAttempt { role: role.clone(), right: true }).map(drop)
+    }
+
+    fn take_back_attempt(&self, role: &Role) -> Result<()> {
+        self.write(Write::EndAttempt { role: role.clone(), right: false }).map(drop)
     }
 
     fn get(&self, object: &ObjectId) -> Result<Option<Record>> {

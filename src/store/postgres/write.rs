@@ -75,7 +75,7 @@ pub(super) async fn apply(
         Write::DeleteProposal(id) => return Ok(Answer::Deleted(domain::delete_proposal(session, id).await?)),
         Write::PutRecovery(sealed) => domain::put_recovery(session, sealed).await?,
         Write::BeginAttempt { role, limit } => return domain::begin_attempt(session, role, *limit).await,
-        Write::EndAttempt { role } => domain::end_attempt(session, role).await?,
+        Write::EndAttempt { role, right } => domain::end_attempt(session, role, *right).await?,
         Write::Insert(records) => {
             if !insert(session, work, records).await? {
                 return Err(ErrorKind::DeviceError.with("an object of that id is there already").into());

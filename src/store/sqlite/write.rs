@@ -100,9 +100,10 @@ impl Write {
             Self::DeleteProposal(id) => return Ok(Answer::Deleted(domain::delete_proposal(on, id)?)),
             Self::PutRecovery(sealed) => domain::put_recovery(on, sealed)?,
             Self::BeginAttempt { role, limit } => return begin_attempt(on, role, *limit),
-            Self::EndAttempt { role } => {
+            Self::EndAttempt { role, right } => {
                 let (kind, name) = role_columns(role);
-                on.prepare_cached("UPDATE pins SET failures = 0 WHERE role = ?1 AND name = ?2")?
+                let left = if *right { "0" } else { "max(failures - 1, 0)" };
+                on.prepare_cached(&format!("UPDATE pins SET failures = {left} WHERE role = ?1 AND name = ?2"))?
                     .execute(params![kind, name])?;
             }
             Self::Insert(records) => records.iter().try_for_each(|record| insert(on, record))?,

@@ -28,7 +28,9 @@ pub(super) fn check_free(database: &Database) -> Result<(), Failure> {
             match PostgresStore::open(url, RECHECK).and_then(|store| store.meta()) {
                 Ok(_) => Err(Failure::new("the database has a token already: give another, or another schema")),
                 // No tables, or no rows.
-                Err(error) if matches!(error.kind(), ErrorKind::TokenNotRecognized | ErrorKind::DeviceRemoved) => Ok(()),
+                Err(error) if matches!(error.kind(), ErrorKind::TokenNotRecognized | ErrorKind::DeviceRemoved) => {
+                    Ok(())
+                }
                 Err(error) => Err(unread(&error)),
             }
         }

@@ -1,0 +1,120 @@
+"""Three HSMs and four hosts under load, while everything fails that can. CONCLAVE_FLEET_SOAK: for so many seconds."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from fleet import ROOT, Fleet, Postgres
+from hosts import HostProcess
+from proxy import Proxy
+
+SECONDS = int(os.environ.get("CONCLAVE_FLEET_SOAK", "22"))
+HOSTS, THREADS = 4, 2
+# Until a failure may be noticed by nobody.
+RECOVERY = 4
+
+
+class Faults:
+    """What happens, and when the application may notice."""
+
+    def __init__(self, fleet, proxies, postgres):
+        self.fleet, self.proxies, self.postgres = fleet, proxies, postgres
+        self.outages = []
+
+    def outage(self, begin, end):
+        begun = time.time()
+        begin()
+        time.sleep(1)
+        end()
+        self.outages.append((begun, time.time() + RECOVERY))
+
+    def hsm_dies(self, hsm):
+        hsm.kill()
+        time.sleep(0.5)
+        self.fleet.restart(hsm)
+
+    def network_is_cut(self):
+        self.outage(lambda: [proxy.cut() for proxy in self.proxies], lambda: [proxy.mend() for proxy in self.proxies])
+
+    def one_way_is_cut(self):
+        self.proxies[0].cut()
+        time.sleep(1)
+        self.proxies[0].mend()
+
+    def database_restarts(self):
+        if self.postgres is not None:
+            script = [str(ROOT / "scripts/postgres.sh")]
+            self.outage(lambda: subprocess.run([*script, "down", self.postgres.directory], check=True, capture_output=True),
+                        lambda: subprocess.run([*script, "up", self.postgres.directory], check=True, capture_output=True))
+
+    def round(self):
+        yield from (lambda hsm=hsm: self.hsm_dies(hsm) for hsm in reversed(self.fleet.hsms))
+        yield self.one_way_is_cut
+        yield self.network_is_cut
+        yield self.database_restarts
+
+
+@pytest.fixture
+def postgres(tmp_path_factory):
+    """None where there is no PostgreSQL: the store is SQLite's then."""
+    if not list(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb")) and not shutil.which("initdb"):
+        yield None
+        return
+    directory = pathlib.Path(f"/tmp/conclave-faults-{os.getpid()}")
+    yield Postgres(directory)
+    subprocess.run([str(ROOT / "scripts/postgres.sh"), "stop", str(directory)], check=True, capture_output=True)
+
+
+@pytest.fixture
+def fleet(tmp_path, postgres):
+    with Fleet(tmp_path / "fleet", hsms=3, database=postgres and postgres.make("faults")) as made:
+        yield made
+
+
+def test_faults(fleet, postgres):
+    proxies = [Proxy(fleet.directory / f"{hsm.name}.proxy", hsm.address) for hsm in fleet.hsms]
+    entry = fleet.entry(hsms=[proxy.address for proxy in proxies], timeout=5)
+    hosts = [HostProcess(fleet.directory, f"host{number}", entry, fleet.pin) for number in range(HOSTS)]
+    for host in hosts:
+        host.do("keys")
+    faults = Faults(fleet, proxies, postgres)
+    begun = time.time()
+    for number, host in enumerate(hosts):
+        host.tell("load", SECONDS, THREADS, f"key{number}")
+    time.sleep(2)
+    pending = iter(())
+    while time.time() < begun + SECONDS - RECOVERY - 5:
+        fault = next(pending, None)
+        if fault is None:
+            pending = faults.round()
+        else:
+            fault()
+    reports = [host.answer(SECONDS + 60)["ok"] for host in hosts]
+
+    assert [report["wrong"] for report in reports] == [0] * HOSTS
+    errors = [[begun + error[0], *error[1:]] for report in reports for error in report["errors"]]
+    assert {error[2] for error in errors} <= {"CKR_DEVICE_ERROR"}, errors[:10]
+    unexcused = [error for error in errors if not any(first <= error[0] <= last for first, last in faults.outages)]
+    assert unexcused == [], unexcused[:10]
+
+    # All of them work at the end, about as fast as in the beginning.
+    def done(report, first, last):
+        return sum(count for tenth, count in report["done"].items() if first <= int(tenth) / 10 < last)
+
+    for report in reports:
+        assert done(report, SECONDS - 3, SECONDS) > done(report, 0, 2) / 4, report["done"]
+
+    # No key is lost or there twice.
+    counted = hosts[0].do("labels")
+    for report in reports:
+        assert [label for label in report["made"] if counted.get(label) != 1] == []
+        assert [label for label in report["unsure"] if counted.get(label, 0) > 1] == []
+    assert sum(len(report["made"]) for report in reports) > 0
+    for host in hosts:
+        host.close()
+    for proxy in proxies:
+        proxy.close()
