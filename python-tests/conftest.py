@@ -58,7 +58,7 @@ def pytest_configure(config):
 # Whole modules are dealt out to processes that run side by side (scripts/python-tests.sh). Other programs
 # come first, before there are many tokens: GnuTLS looks at 48 slots at most. Then those that take longest,
 # so that all processes end at about the same time.
-FIRST = ("tools", "replication_faults", "replication_hostile", "region_cli", "readme", "domain_refusals", "domain_cli",
+FIRST = ("tools", "fleet_faults", "fleet_proxy", "replication_faults", "replication_hostile", "region_cli", "readme", "domain_refusals", "domain_cli",
          "managed_states")
 
 
