@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::socket::Stream;
 use crate::config::Address;
@@ -180,7 +180,13 @@ impl Connection {
         for buffer in [&mut self.request, &mut self.reply] {
             if buffer.capacity() > LARGEST_KEPT {
                 *buffer = Zeroizing::default();
+            } else {
+                // There may be a PIN in it, or what was decrypted.
+                buffer.zeroize();
             }
+        }
+        if self.link.is_none() {
+            self.frames.zeroize();
         }
         if self.frames.capacity() > LARGEST_KEPT {
             self.frames = Vec::new();

@@ -193,5 +193,5 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn no_trust() -> Error {
-    ErrorKind::GeneralError.with("[[fleet]] lacks the key trust, and no HSM of it has a domain")
+    ErrorKind::TokenNotRecognized.with("[[fleet]] lacks the key trust, and no HSM of it has a domain")
 }
