@@ -64,9 +64,9 @@ def postgres(tmp_path_factory):
     if not list(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb")) and not shutil.which("initdb"):
         yield None
         return
-    directory = pathlib.Path(f"/tmp/conclave-faults-{os.getpid()}")
-    yield Postgres(directory)
-    subprocess.run([str(ROOT / "scripts/postgres.sh"), "stop", str(directory)], check=True, capture_output=True)
+    made = Postgres()
+    yield made
+    subprocess.run([str(ROOT / "scripts/postgres.sh"), "stop", made.directory], check=True, capture_output=True)
 
 
 @pytest.fixture

@@ -129,6 +129,8 @@ impl Running {
     fn link(&self) -> Client {
         let mut client = self.open();
         assert_eq!(client.ask(b"link"), b"link");
+        // With the first frame it is the host's.
+        assert_eq!(client.request(b"here"), b"here");
         client
     }
 
@@ -314,7 +316,8 @@ fn connections_are_limited() {
     let running = Running::new(limits);
     let mut hosts: Vec<_> = (0..3).map(|_| running.link()).collect();
     let mut fourth = running.open();
-    assert_eq!(fourth.ask(b"link"), [0x82, 0x18, 0xff, 2]);
+    assert_eq!(fourth.ask(b"link"), b"link");
+    fourth.frame(b"\x01here");
     assert!(fourth.is_closed());
     running.await_metric("conclaved_connections{state=\"handshake\"} 0");
     let mut strangers: Vec<_> = (0..4).map(|_| running.open()).collect();
@@ -422,4 +425,21 @@ fn speed() {
             println!("{what}: {threads} threads: {:.0}/s", f64::from(threads * 20_000) / begun.elapsed().as_secs_f64());
         }
     }
+}
+
+#[test]
+fn who_shows_the_token_of_a_host_is_not_the_host() {
+    let limits = Limits { connections_per_host: 2, handshake: Duration::from_millis(300), ..Limits::default() };
+    let running = Running::new(limits);
+    let mut shown: Vec<_> = (0..10)
+        .map(|_| {
+            let mut thief = running.open();
+            assert_eq!(thief.ask(b"link"), b"link");
+            thief
+        })
+        .collect();
+    let mut host = running.link();
+    assert!(shown.iter_mut().all(Client::is_closed));
+    assert_eq!(host.request(b"still here"), b"still here");
+    running.await_metric("conclaved_connections_closed_total{reason=\"handshake_time\"} 10");
 }

@@ -74,7 +74,8 @@ pub(super) fn changed_by(writes: &[Write]) -> Option<Changed> {
             Write::Replace(record) => objects.push(record.object),
             Write::ReplaceAll(records) => objects.extend(records.iter().map(|record| record.object)),
             Write::Change(change) => {
-                objects.extend(change.replace.iter().map(|record| record.object));
+                // An id that is computed, as an alias's, may be remembered as free.
+                objects.extend(change.insert.iter().chain(&change.replace).map(|record| record.object));
                 objects.extend(change.delete.iter().map(|(object, _)| *object));
                 objects.extend(&change.purge);
             }
