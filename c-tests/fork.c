@@ -2,14 +2,6 @@
  * nothing. Also with the parent busy, with the parent gone, and with both writing. */
 #include "harness.h"
 
-/* ASan's allocator before LLVM 18 does not give up its locks at a fork: the child of a busy process
- * waits for them for ever (llvm/llvm-project#63224). The other builds fork a busy parent. */
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) && __clang_major__ < 18
-#define NO_BUSY_FORK 1
-#endif
-#endif
-
 static CK_SLOT_ID slot;
 static CK_SESSION_HANDLE session;
 #ifndef NO_BUSY_FORK

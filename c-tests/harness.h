@@ -12,6 +12,14 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+/* ASan's allocator before LLVM 18 does not give up its locks at a fork: the child of a busy process
+ * waits for them for ever (llvm/llvm-project#63224). The other builds fork a busy parent. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) && __clang_major__ < 18
+#define NO_BUSY_FORK 1
+#endif
+#endif
+
 #include <conclave.h>
 #include <dirent.h>
 #include <dlfcn.h>
