@@ -10,12 +10,13 @@ import pytest
 
 from conftest import MODULE, PIN, SO_PIN
 
+pytestmark = pytest.mark.embedded("configurations of a data directory")
+
 PRELUDE = f"""
 import os, sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
 from cryptoki import *
 
-pytestmark = pytest.mark.embedded("configurations of a data directory")
 SECRET = {{ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_AES}}
 module = Module({str(MODULE)!r})
 
