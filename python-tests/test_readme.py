@@ -103,10 +103,10 @@ def test_generators(session, module, slot):
 
 
 def test_configuration_table_names_every_key():
-    """Each key of the table is accepted; see src/config.rs for those there are."""
-    source = (ROOT / "src/config.rs").read_text()
-    contents = source.split("struct Contents {")[1].split("}")[0] + source.split("struct PinTable {")[1].split("}")[0]
-    keys = set(re.findall(r"^    (\w+):", contents, re.M)) - {"pin"}
+    """Each key of the tables is accepted; see src/config.rs and src/config/fleet.rs for those there are."""
+    source = (ROOT / "src/config.rs").read_text() + (ROOT / "src/config/fleet.rs").read_text()
+    contents = "".join(source.split(f"struct {name} {{")[1].split("}")[0] for name in ("Contents", "PinTable", "Table"))
+    keys = set(re.findall(r"^    (\w+):", contents, re.M)) - {"pin", "fleet"}
     table = README.split("## Configuration")[1].split("\n## ")[0]
     named = {key.split(".")[-1] for key in re.findall(r"`([\w.]+)`", "\n".join(
         line.split("|")[1] for line in table.splitlines() if line.startswith("| `")))}
