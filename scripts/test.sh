@@ -38,6 +38,7 @@ lane_release() {
     part "fuzz smoke" counted scripts/fuzz.sh 20
     part "soak smoke" counted scripts/soak.sh 10
     part "demo" status scripts/demo.sh
+    part "demo of a fleet" status scripts/demo-fleet.sh
     part "bench smoke" status scripts/bench.sh --smoke
 }
 
