@@ -54,6 +54,9 @@ pub(super) trait Backend: Send + Sync {
     fn check_init(&self, _slot: SlotId) -> Result<()> {
         Ok(())
     }
+
+    /// Lets go of connections and databases: the library is finalised, and its memory stays.
+    fn close(&self) {}
 }
 
 /// What the configuration asks for.

@@ -192,6 +192,7 @@ impl Module {
         }
         self.abandon_sessions();
         self.slots.write().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        self.backend.close();
     }
 
     /// CKR_CRYPTOKI_NOT_INITIALIZED after [`Self::finalize`].

@@ -22,8 +22,17 @@ pub(super) struct Mixed {
 
 struct Fleet {
     config: config::Fleet,
-    /// Opened when first needed.
-    remote: Mutex<Option<Remote>>,
+    remote: Mutex<Opened>,
+}
+
+#[derive(Default)]
+enum Opened {
+    /// Until first needed.
+    #[default]
+    No,
+    Yes(Remote),
+    /// And not opened again: a call may still be inside.
+    Closed,
 }
 
 impl Mixed {
@@ -47,16 +56,19 @@ impl Fleet {
     /// None before the fleet's first HSM was provisioned.
     fn remote(&self) -> Result<Option<Remote>> {
         let mut held = self.remote.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.is_some() {
-            return Ok(held.clone());
+        match &*held {
+            Opened::No => {}
+            Opened::Yes(remote) => return Ok(Some(remote.clone())),
+            Opened::Closed => return Err(ErrorKind::CryptokiNotInitialized.into()),
         }
         let store: Arc<dyn Store> = match &self.config.database {
             Database::Sqlite(path) if !path.is_dir() => return Ok(None),
             Database::Sqlite(path) => Arc::new(SqliteStore::open(path)?),
             Database::Postgres(url) => Arc::new(PostgresStore::open(url, RECHECK)?),
         };
-        *held = Some(Remote::new(&self.config, store)?);
-        Ok(held.clone())
+        let remote = Remote::new(&self.config, store)?;
+        *held = Opened::Yes(remote.clone());
+        Ok(Some(remote))
     }
 }
 
@@ -111,6 +123,12 @@ impl Backend for Mixed {
             None => Ok(()),
             Some(_) => Err(ErrorKind::TokenWriteProtected
                 .with("a fleet's token is governed by its operators: it is neither initialised nor destroyed here")),
+        }
+    }
+
+    fn close(&self) {
+        for fleet in &self.fleets {
+            *fleet.remote.lock().unwrap_or_else(PoisonError::into_inner) = Opened::Closed;
         }
     }
 }
