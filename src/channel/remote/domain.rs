@@ -93,36 +93,48 @@ impl Domain {
     pub(super) fn advance(&self, token: &DomainToken) -> Result<Step> {
         let _one = self.advancing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.held();
-        let (follower, origin, entries) = match &before {
-            Some(known) if known.token == *token => {
-                return Ok(Step { now: Arc::clone(known), before, entries: Vec::new() });
+        let mut stored: Option<DomainToken> = None;
+        loop {
+            let token = stored.as_ref().unwrap_or(token);
+            let (follower, origin, entries) = match &before {
+                Some(known) if known.token == *token => {
+                    return Ok(Step { now: Arc::clone(known), before, entries: Vec::new() });
+                }
+                // What another thread has passed already, unless the store went back.
+                Some(known) if token.version < known.version() && self.stored()?.version >= known.version() => {
+                    return Ok(Step { now: Arc::clone(known), before, entries: Vec::new() });
+                }
+                Some(known) => {
+                    let entries = self.store.log(known.version(), token.version)?;
+                    (known.follower.advance(&token.bytes, &entries)?, known.origin.clone(), entries)
+                }
+                None => {
+                    // Before the founding there is no log.
+                    let origin = self.store.origin()?.unwrap_or_else(|| token.clone());
+                    let entries = self.store.log(origin.version, token.version)?;
+                    let trust = self.trust.get().ok_or_else(no_trust)?;
+                    (replay(&origin.bytes, &token.bytes, &entries, trust)?, origin, entries)
+                }
+            };
+            if let Some(older) = self.remember(&follower)? {
+                // Another process may have seen what was committed since the token was read.
+                let newest = self.stored()?;
+                if newest.version <= token.version {
+                    return Err(older);
+                }
+                stored = Some(newest);
+                continue;
             }
-            // What another thread has passed already, unless the store went back.
-            Some(known) if token.version < known.version() && self.stored()? >= known.version() => {
-                return Ok(Step { now: Arc::clone(known), before, entries: Vec::new() });
-            }
-            Some(known) => {
-                let entries = self.store.log(known.version(), token.version)?;
-                (known.follower.advance(&token.bytes, &entries)?, known.origin.clone(), entries)
-            }
-            None => {
-                // Before the founding there is no log.
-                let origin = self.store.origin()?.unwrap_or_else(|| token.clone());
-                let entries = self.store.log(origin.version, token.version)?;
-                let trust = self.trust.get().ok_or_else(no_trust)?;
-                (replay(&origin.bytes, &token.bytes, &entries, trust)?, origin, entries)
-            }
-        };
-        self.remember(&follower)?;
-        let (active_key, members) = (follower.view().active_key, follower.members());
-        let now = Arc::new(Known { follower, token: token.clone(), origin, active_key, members });
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&now));
-        Ok(Step { before, now, entries })
+            let (active_key, members) = (follower.view().active_key, follower.members());
+            let now = Arc::new(Known { follower, token: token.clone(), origin, active_key, members });
+            *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&now));
+            return Ok(Step { before, now, entries });
+        }
     }
 
-    fn stored(&self) -> Result<u64> {
+    fn stored(&self) -> Result<DomainToken> {
         self.store.forget();
-        Ok(self.store.meta()?.domain.version)
+        Ok(self.store.meta()?.domain)
     }
 
     /// The history from a version on, or from the beginning: what brings an HSM to the newest state.
@@ -131,10 +143,10 @@ impl Domain {
         Ok((after, self.store.log(after, known.version())?))
     }
 
-    /// Refuses a state that is older than one that this host has seen, or another of the same version;
-    /// keeps a newer one.
-    fn remember(&self, follower: &Follower) -> Result<()> {
-        let Some(path) = &self.seen else { return Ok(()) };
+    /// Keeps a state that is newer than all that this host has seen, and refuses another of the same version.
+    /// For an older one gives what is wrong with it.
+    fn remember(&self, follower: &Follower) -> Result<Option<Error>> {
+        let Some(path) = &self.seen else { return Ok(None) };
         let (domain, version, hash) = (hex(follower.domain()), follower.version(), hex(follower.hash()));
         let seen = match fs::read_to_string(path) {
             Ok(text) => Some(text),
@@ -149,15 +161,15 @@ impl Domain {
                 .ok_or_else(|| ErrorKind::DeviceError.with(format!("{}: cannot be understood", path.display())))?;
             if seen_domain == Some(domain.as_str()) {
                 if seen_version > version {
-                    return Err(ErrorKind::DeviceError.with(format!(
+                    return Ok(Some(ErrorKind::DeviceError.with(format!(
                         "the database shows version {version} of the domain, but this host has seen version \
                          {seen_version} ({})",
                         path.display()
-                    )));
+                    ))));
                 }
                 if seen_version == version {
                     return match seen_hash == Some(hash.as_str()) {
-                        true => Ok(()),
+                        true => Ok(None),
                         false => Err(ErrorKind::DeviceError.with(format!(
                             "ALARM: the database shows another version {version} of the domain than this host has seen: \
                              {hash} is not {} ({})",
@@ -171,7 +183,7 @@ impl Domain {
         if let Err(error) = replace(path, &format!("{domain} {version} {hash}\n")) {
             tracing::warn!(%error, file = %path.display(), "the domain's newest state is not remembered");
         }
-        Ok(())
+        Ok(None)
     }
 }
 
