@@ -62,9 +62,9 @@ impl Hsm {
     }
 
     fn log_in_guest(&self, own: &OwnKeys, guest: &Guest, pin: &[u8], record: &PinRecord) -> Result<Reply> {
-        let opened = self.opened()?;
-        self.check_counted(&opened, record, pin)?;
-        let now = self.now();
+        self.check_counted(&*self.opened()?, record, pin)?;
+        // The hash took its time, and the domain may have gone on.
+        let (opened, now) = (self.opened()?, self.now());
         let login = Login {
             role: record.role.clone(),
             guest: *guest,

@@ -214,6 +214,10 @@ impl Party for Serving<'_> {
         self.visit.client.recorder.status()
     }
 
+    fn logged_in(&self, ticket: &Ticket) {
+        self.visit.log_in(&self.member.core, self.member.settings, ticket);
+    }
+
     fn logged_out(&self, ticket: &Ticket) {
         self.visit.log_out(ticket);
     }

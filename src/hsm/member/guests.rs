@@ -112,6 +112,15 @@ impl Visit {
         Ok(sealed)
     }
 
+    /// Keeps a login that was just begun here: it can be renewed though the domain key is rotated before its
+    /// first use.
+    pub(super) fn log_in(&self, core: &Arc<Core>, settings: Settings, ticket: &Ticket) {
+        let (Some(guest), Ok(opened)) = (&self.client.guest, core.opened()) else { return };
+        if let Ok((login, key)) = Login::open_given(ticket, &opened, guest) {
+            self.remember(self.know(core, settings, ticket, login, key));
+        }
+    }
+
     /// Forgets a login, and all that it was renewed from.
     pub(super) fn log_out(&self, ticket: &Ticket) {
         let mut seats = self.seats();

@@ -307,6 +307,7 @@ fn a_rotation_ends_connections_and_keeps_logins_where_they_are_known() {
     let (mut one, _) = fleet.connect(&process, &session, &fleet.first);
     let ticket = log_in(&fleet.store, &mut one, b"user pin").unwrap();
     let record = key(&mut one, &ticket, Place::Session).unwrap();
+    let unused = log_in(&fleet.store, &mut one, b"user pin").unwrap();
     Wire::admin(&fleet.first).run(&mut fleet.store, &serde_json::json!({ "command": "rotate domain key" }));
     assert_eq!(fleet.store.bring(&fleet.first), None);
     assert_eq!(fleet.store.bring(&second), None);
@@ -322,16 +323,18 @@ fn a_rotation_ends_connections_and_keeps_logins_where_they_are_known() {
     let (mut two, _) = fleet.connect(&process, &session, &second);
     assert_eq!(kind(encrypt(&mut one, &ticket, &record)), Some(ErrorKind::UserNotLoggedIn));
     let pin = fleet.store.pin(&Role::User).clone();
-    let renew = |wire: &mut Wire| {
-        wire.send(&ticket, &wire::Request::RenewTicket { record: &pin }, |answer| match answer {
+    let renew = |wire: &mut Wire, ticket: &Ticket| {
+        wire.send(ticket, &wire::Request::RenewTicket { record: &pin }, |answer| match answer {
             wire::Answer::Reply(Reply::LoggedIn(ticket)) => Ok(ticket),
             wire::Answer::Error(error) => Err(error),
             other => panic!("{other:?}"),
         })
     };
-    assert_eq!(kind(renew(&mut two)), Some(ErrorKind::UserNotLoggedIn));
-    let renewed = renew(&mut one).unwrap();
-    assert_eq!(encrypt(&mut two, &renewed, &record).unwrap(), encrypt(&mut one, &renewed, &record).unwrap());
+    for ticket in [&ticket, &unused] {
+        assert_eq!(kind(renew(&mut two, ticket)), Some(ErrorKind::UserNotLoggedIn));
+        let renewed = renew(&mut one, ticket).unwrap();
+        assert_eq!(encrypt(&mut two, &renewed, &record).unwrap(), encrypt(&mut one, &renewed, &record).unwrap());
+    }
 }
 
 #[test]

@@ -37,10 +37,15 @@ impl Login {
     /// Opens what is sealed under the active domain key for this process, with the key's id.
     /// CKR_USER_NOT_LOGGED_IN for anything else.
     pub(super) fn open(ticket: &Ticket, opened: &Opened, guest: &Guest) -> Result<(Self, DomainKeyId)> {
-        let key_id = key_id_of(&ticket.0).map_err(|_| refused())?;
-        if key_id != *opened.sealer().key_id() {
-            return Err(refused());
+        match key_id_of(&ticket.0) {
+            Ok(key_id) if key_id == *opened.sealer().key_id() => Self::open_given(ticket, opened, guest),
+            _ => Err(refused()),
         }
+    }
+
+    /// Opens what this HSM has sealed itself in the same request, when the key may not be the active one any more.
+    pub(super) fn open_given(ticket: &Ticket, opened: &Opened, guest: &Guest) -> Result<(Self, DomainKeyId)> {
+        let key_id = key_id_of(&ticket.0).map_err(|_| refused())?;
         let content = opened.sealer().open(Kind::LoginTicket, &place(guest), 1, &ticket.0).map_err(|_| refused())?;
         let login = Self::decode(&content).map_err(|_| refused())?;
         if login.guest == *guest { Ok((login, key_id)) } else { Err(refused()) }

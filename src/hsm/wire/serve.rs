@@ -40,6 +40,9 @@ pub trait Party: Sync {
 
     fn audit(&self) -> AuditStatus;
 
+    /// This ticket was given for a PIN.
+    fn logged_in(&self, ticket: &Ticket);
+
     /// The login of this ticket was ended.
     fn logged_out(&self, ticket: &Ticket);
 
@@ -166,6 +169,9 @@ impl Serving<'_> {
                 let reply = view?.call(self.ticket, command)?;
                 if ends_login {
                     party.logged_out(self.ticket);
+                }
+                if let Reply::LoggedIn(ticket) = &reply {
+                    party.logged_in(ticket);
                 }
                 Ok(Answer::Reply(reply))
             }

@@ -47,6 +47,8 @@ impl Party for One {
         self.hsm.audit_status()
     }
 
+    fn logged_in(&self, _: &Ticket) {}
+
     fn logged_out(&self, _: &Ticket) {}
 
     fn bring(&self, _: &[u8], _: &[u8], log: Log<'_>) -> Result<Reply> {
