@@ -651,22 +651,34 @@ static void sign_and_decrypt_apart(void) {
     CHECK_RV(p11->C_SignInit(session, &raw_rsa, priv), CKR_KEY_FUNCTION_NOT_PERMITTED);
 }
 
-/* TRUSTED as the SO gives it, and what it then allows. */
-static void trusted_by_the_so(void) {
-    EMBEDDED_ONLY("a fleet's operators say which keys are trusted");
+/* Makes the token object of that label TRUSTED: the SO does it, or in a fleet, where he may not, its
+ * operators. */
+static CK_OBJECT_HANDLE trust(CK_ATTRIBUTE *label) {
+    CK_OBJECT_HANDLE key = 0;
+    char id[33] = "";
+    OK(p11->C_Logout(session));
+    OK(login(session, CKU_SO, SO_PIN));
+    CHECK(find(session, label, 1, &key) == 1);
+    CHECK_RV(set_bool(session, key, CKA_TRUSTED, 1), founder() ? CKR_ATTRIBUTE_READ_ONLY : CKR_OK);
+    OK(p11->C_Logout(session));
+    OK(login(session, CKU_USER, USER_PIN));
+    CHECK(find(session, label, 1, &key) == 1);
+    if (founder()) {
+        CHECK(get_bool(session, key, CKA_TRUSTED) == 0 && get(session, key, CKA_UNIQUE_ID, id, 32) == 32);
+        ask_founder("\"slot\": %lu, \"do\": \"trust_key\", \"with\": {\"object\": \"%s\"}", test_slot, id);
+    }
+    return key;
+}
+
+/* TRUSTED as the SO or the operators give it, and what it then allows. */
+static void trusted_by_others(void) {
     CK_OBJECT_HANDLE kek, key;
     CK_BYTE wrapped[1024];
     CK_ULONG len;
     CK_ATTRIBUTE label[] = {TEXT(CKA_LABEL, "to be trusted")};
     OK(AES(session, 32, &kek, YES(CKA_TOKEN), NO(CKA_PRIVATE), YES(CKA_WRAP), NO(CKA_DECRYPT), NO(CKA_ENCRYPT),
            TEXT(CKA_LABEL, "to be trusted")));
-    OK(p11->C_Logout(session));
-    OK(login(session, CKU_SO, SO_PIN));
-    CHECK(find(session, label, 1, &kek) == 1);
-    OK(set_bool(session, kek, CKA_TRUSTED, 1));
-    OK(p11->C_Logout(session));
-    OK(login(session, CKU_USER, USER_PIN));
-    CHECK(find(session, label, 1, &kek) == 1);
+    kek = trust(label);
     CHECK(get_bool(session, kek, CKA_TRUSTED) == 1);
     OK(AES(session, 32, &key, YES(CKA_WRAP_WITH_TRUSTED), YES(CKA_EXTRACTABLE)));
     OK(wrap(&key_wrap, kek, key, wrapped, &len));
@@ -680,9 +692,8 @@ static void trusted_by_the_so(void) {
 }
 
 /* A key made neither to wrap nor to decrypt, of which one copy comes to wrap and another to
- * decrypt: not even the SO's word makes the first a wrapper of sensitive keys. */
+ * decrypt: nobody's word makes the first a wrapper of sensitive keys. */
 static void trusted_with_a_copy_that_decrypts(void) {
-    EMBEDDED_ONLY("a fleet's operators say which keys are trusted");
     CK_OBJECT_HANDLE kek, copy;
     CK_BYTE wrapped[1024];
     CK_ULONG len;
@@ -692,13 +703,7 @@ static void trusted_with_a_copy_that_decrypts(void) {
            NO(CKA_DECRYPT), NO(CKA_ENCRYPT), label[0]));
     OK(p11->C_CopyObject(session, kek, decrypts, 3, &copy));
     OK(set_bool(session, kek, CKA_WRAP, 1));
-    OK(p11->C_Logout(session));
-    OK(login(session, CKU_SO, SO_PIN));
-    CHECK(find(session, label, 1, &kek) == 1);
-    OK(set_bool(session, kek, CKA_TRUSTED, 1));
-    OK(p11->C_Logout(session));
-    OK(login(session, CKU_USER, USER_PIN));
-    CHECK(find(session, label, 1, &kek) == 1);
+    kek = trust(label);
     CHECK_RV(wrap(&key_wrap, kek, target(), wrapped, &len), CKR_KEY_NOT_WRAPPABLE);
     OK(p11->C_DestroyObject(session, kek));
 }
@@ -735,7 +740,7 @@ int main(int argc, char **argv) {
     RUN(gcm_misuse);
     RUN(templates_bind);
     RUN(sign_and_decrypt_apart);
-    RUN(trusted_by_the_so);
+    RUN(trusted_by_others);
     RUN(trusted_with_a_copy_that_decrypts);
     OK(p11->C_Finalize(NULL));
     return finish();

@@ -40,24 +40,30 @@ static void interface(void) {
     for (size_t i = 0; i < n; i++) CHECK(entries[i] && entries[i] == dlsym(module, names[i]));
 }
 
+/* The SO lets the operators govern an embedded token. A fleet never had one. */
+static void log_in_so(void) {
+    if (!founder()) OK(login(session, CKU_SO, SO_PIN));
+}
+
+static void log_out_so(void) {
+    if (!founder()) OK(p11->C_Logout(session));
+}
+
 /* Before the founding the SO governs, and there is no log. */
 static void governed_by_the_so(void) {
     CK_ULONG len = sizeof json;
     const char *text = describe_domain();
     CHECK(strstr(text, "\"governed_by\":\"SO\"") && strstr(text, "\"name\":\"domain\""));
-    const char *id = strstr(text, "\"domain\":\"");
-    if (!CHECK(id)) exit(1);
-    from_hex(domain_id, id + strlen("\"domain\":\""), sizeof domain_id);
     REJECTED(kms->KMS_ReadLog(session, json, &len), "not founded");
     CHECK(!strcmp(list(), "[]"));
     static const char rotate[] = "{\"command\":\"rotate domain key\"}";
     buffer *proposal = calloc(1, sizeof *proposal);
     propose(proposal, rotate);
     unsigned long version = number("version");
-    CHECK_RV(execute(proposal), CKR_USER_NOT_LOGGED_IN);
-    OK(login(session, CKU_SO, SO_PIN));
+    if (!founder()) CHECK_RV(execute(proposal), CKR_USER_NOT_LOGGED_IN);
+    log_in_so();
     REJECTED(execute(proposal), "not founded");
-    OK(p11->C_Logout(session));
+    log_out_so();
     CHECK(number("version") == version);
     free(proposal);
 }
@@ -100,9 +106,9 @@ static void found(void) {
     /* Ben signs a copy that Anna's signature is not in; the token puts them together. */
     OK(approve(&founding, &ben));
     CHECK(strstr(describe(&founding), "\"person\":\"Anna\"") && strstr((char *)json, "\"person\":\"Ben\""));
-    OK(login(session, CKU_SO, SO_PIN));
+    log_in_so();
     REJECTED(execute(&founding), "quorum not met");
-    OK(p11->C_Logout(session));
+    log_out_so();
 
     /* Cléo's signature is changed on its way: refused, and not kept. */
     sign_proposal(&founding, &cleo, signature);
@@ -126,20 +132,38 @@ static void found(void) {
     CHECK(!memcmp(merged.bytes, founding.bytes, founding.len));
     CHECK(strstr(list(), id));
 
-    /* It is for the SO to hand the domain over. */
     unsigned long version = number("version");
-    CHECK_RV(execute(&founding), CKR_USER_NOT_LOGGED_IN);
-    OK(login(session, CKU_USER, USER_PIN));
-    CHECK_RV(execute(&founding), CKR_USER_NOT_LOGGED_IN);
-    CHECK(number("version") == version);
-    OK(p11->C_Logout(session));
-    OK(login(session, CKU_SO, SO_PIN));
+    if (!founder()) {
+        /* It is for the SO to hand the domain over. */
+        CHECK_RV(execute(&founding), CKR_USER_NOT_LOGGED_IN);
+        OK(login(session, CKU_USER, USER_PIN));
+        CHECK_RV(execute(&founding), CKR_USER_NOT_LOGGED_IN);
+        CHECK(number("version") == version);
+        OK(p11->C_Logout(session));
+    }
+    log_in_so();
     OK(execute(&founding));
     CHECK(number("version") == version + 1);
     CHECK(strstr(describe_domain(), "\"governed_by\":\"operators\"") && strstr((char *)json, "\"region\":\"Bern\""));
     CHECK(!strstr(list(), id));
     CHECK_RV(execute(&founding), CKR_FUNCTION_REJECTED);
-    OK(p11->C_Logout(session));
+    log_out_so();
+    if (founder()) open_fleet(&anna, &ben);
+}
+
+/* The slot of an HSM's admin socket is for the domain alone: nobody logs in there, and no key is there. */
+static void the_operators_slot(void) {
+    CK_UTF8CHAR label[32];
+    CK_OBJECT_HANDLE key;
+    if (!founder()) return;
+    CK_SESSION_HANDLE theirs = open_session(OPERATORS_OF(slot));
+    CHECK_RV(login(theirs, CKU_USER, USER_PIN), CKR_FUNCTION_REJECTED);
+    CHECK_RV(login(theirs, CKU_SO, SO_PIN), CKR_FUNCTION_REJECTED);
+    REFUSED(AES(theirs, 32, &key, NO(CKA_PRIVATE), YES(CKA_ENCRYPT)));
+    CHECK(find(theirs, NULL, 0, NULL) == 0);
+    OK(p11->C_CloseSession(theirs));
+    memset(label, ' ', sizeof label);
+    CHECK_RV(p11->C_InitToken(OPERATORS_OF(slot), (CK_UTF8CHAR *)SO_PIN, strlen(SO_PIN), label), CKR_TOKEN_WRITE_PROTECTED);
 }
 
 /* From the founding on the SO PIN opens the token and nothing else. */
@@ -331,7 +355,7 @@ static void outputs_and_hostile_arguments(void) {
         CHECK_RV(kms->KMS_AddSignature(session, noise, n, anna.signing, 120, noise, 96, out, &len), CKR_DATA_INVALID);
         CHECK_RV(kms->KMS_PutProposal(session, noise, n, out, &len), CKR_DATA_INVALID);
         CHECK_RV(kms->KMS_Execute(session, noise, n), CKR_DATA_INVALID);
-        CHECK_RV(kms->KMS_ImportDomain(session, noise, n), CKR_DATA_INVALID);
+        CHECK_RV(kms->KMS_ImportDomain(session, noise, n), founder() ? CKR_TOKEN_WRITE_PROTECTED : CKR_DATA_INVALID);
     }
     /* Handles that are none. */
     len = sizeof out;
@@ -357,7 +381,9 @@ static void enrolments(void) {
     OK(kms->KMS_SetEnrolledPIN(session, CKU_USER, name, 4, code, 16, pin, 14));
     CHECK_RV(kms->KMS_SetEnrolledPIN(session, CKU_USER, name, 4, code, 16, pin, 14), CKR_TOKEN_WRITE_PROTECTED);
     OK(p11->C_Logout(session));
-    CHECK_RV(kms->KMS_SetEnrolledPIN(session, CKU_USER, name, 4, code, 16, pin, 14), CKR_USER_NOT_LOGGED_IN);
+    /* An embedded token asks who is there, a fleet for the code alone. */
+    CHECK_RV(kms->KMS_SetEnrolledPIN(session, CKU_USER, name, 4, code, 16, pin, 14),
+             founder() ? CKR_TOKEN_WRITE_PROTECTED : CKR_USER_NOT_LOGGED_IN);
     OK(p30->C_LoginUser(session, CKU_USER, pin, 14, name, 4));
     OK(p11->C_Logout(session));
     /* Without a code the SO is there when the user sets his PIN. */
@@ -369,43 +395,52 @@ static void enrolments(void) {
     OK(login(session, CKU_USER, "a new user PIN"));
 }
 
-/* A recovery begins with a claim, for which there is a buffer long enough or nothing is made. */
+/* A recovery begins with a claim, for which there is a buffer long enough or nothing is made. A fleet is
+ * recovered at the admin socket of a fresh HSM, which has a claim at any time; this one is a member. */
 static void recovery(void) {
     static buffer command;
     CK_BYTE claim_[KMS_MAX_CLAIM_LEN], other[KMS_MAX_CLAIM_LEN];
     char request[4096], hex[2 * KMS_MAX_CLAIM_LEN + 1];
     CK_UTF8CHAR *pin = (CK_UTF8CHAR *)"pin-after-recovery";
     CK_ULONG len = sizeof claim_, few = sizeof claim_ - 1;
-    REJECTED(kms->KMS_BeginRecovery(slot, pin, 18, claim_, &len), "recovery set");
+    CK_SLOT_ID at = founder() ? OPERATORS_OF(slot) : slot;
+    if (founder()) CHECK_RV(kms->KMS_BeginRecovery(slot, pin, 18, claim_, &len), CKR_TOKEN_WRITE_PROTECTED);
+    else REJECTED(kms->KMS_BeginRecovery(at, pin, 18, claim_, &len), "recovery set");
     decide("{\"command\":\"make recovery set\",\"threshold\":2}", &anna, &ben);
     CHECK(strstr(describe_domain(), "\"threshold\":2"));
     propose(&command, "{\"command\":\"rotate RSK\"}");
-    REJECTED(kms->KMS_Recover(slot, pin, 18, command.bytes, command.len, NULL, 0), "no recovery was begun");
-    OK(kms->KMS_BeginRecovery(slot, pin, 18, NULL, &len));
+    if (founder()) REFUSED(kms->KMS_Recover(at, pin, 18, command.bytes, command.len, NULL, 0));
+    else REJECTED(kms->KMS_Recover(at, pin, 18, command.bytes, command.len, NULL, 0), "no recovery was begun");
+    OK(kms->KMS_BeginRecovery(at, pin, 18, NULL, &len));
     CHECK(len == KMS_MAX_CLAIM_LEN);
-    CHECK_RV(kms->KMS_BeginRecovery(slot, pin, 18, claim_, &few), CKR_BUFFER_TOO_SMALL);
+    CHECK_RV(kms->KMS_BeginRecovery(at, pin, 18, claim_, &few), CKR_BUFFER_TOO_SMALL);
     CHECK(few == KMS_MAX_CLAIM_LEN);
-    REJECTED(kms->KMS_Recover(slot, pin, 18, command.bytes, command.len, NULL, 0), "no recovery was begun");
-    CHECK_RV(kms->KMS_BeginRecovery(slot, pin, 2, claim_, &len), CKR_PIN_LEN_RANGE);
-    OK(kms->KMS_BeginRecovery(slot, pin, 18, other, &len));
+    if (!founder()) REJECTED(kms->KMS_Recover(at, pin, 18, command.bytes, command.len, NULL, 0), "no recovery was begun");
+    CHECK_RV(kms->KMS_BeginRecovery(at, pin, 2, claim_, &len), CKR_PIN_LEN_RANGE);
+    OK(kms->KMS_BeginRecovery(at, pin, 18, other, &len));
     len = sizeof claim_;
-    OK(kms->KMS_BeginRecovery(slot, pin, 18, claim_, &len));
-    CHECK(len > 400 && len < sizeof claim_ && memcmp(claim_, other, len));
+    OK(kms->KMS_BeginRecovery(at, pin, 18, claim_, &len));
+    CHECK(len > 400 && len < sizeof claim_ && (founder() || memcmp(claim_, other, len)));
     to_hex(hex, claim_, len);
     snprintf(request, sizeof request, "{\"command\":\"recover domain\",\"hsm\":\"%s\"}", hex);
     propose(&command, request);
     OK(approve(&command, &anna));
     OK(approve(&command, &cleo));
     CHECK_RV(execute(&command), CKR_FUNCTION_REJECTED);
-    CHECK_RV(kms->KMS_Recover(slot, (CK_UTF8CHAR *)"another-pin", 11, command.bytes, command.len, NULL, 0),
+    if (founder()) {
+        REFUSED(kms->KMS_Recover(at, pin, 18, command.bytes, command.len, NULL, 0));
+        return;
+    }
+    CHECK_RV(kms->KMS_Recover(at, (CK_UTF8CHAR *)"another-pin", 11, command.bytes, command.len, NULL, 0),
              CKR_PIN_INCORRECT);
-    REJECTED(kms->KMS_Recover(slot, pin, 18, command.bytes, command.len, NULL, 0), "shares");
+    REJECTED(kms->KMS_Recover(at, pin, 18, command.bytes, command.len, NULL, 0), "shares");
     KMS_BYTES junk[] = {{claim_, len}, {NULL, 0}};
-    CHECK_RV(kms->KMS_Recover(slot, pin, 18, command.bytes, command.len, junk, 2), CKR_DATA_INVALID);
-    CHECK_RV(kms->KMS_Recover(slot, pin, 18, command.bytes, command.len - 1, NULL, 0), CKR_DATA_INVALID);
+    CHECK_RV(kms->KMS_Recover(at, pin, 18, command.bytes, command.len, junk, 2), CKR_DATA_INVALID);
+    CHECK_RV(kms->KMS_Recover(at, pin, 18, command.bytes, command.len - 1, NULL, 0), CKR_DATA_INVALID);
 }
 
-/* A copy of the token from before follows the history to the newest state. */
+/* A copy of the token from before follows the history to the newest state. A fleet has one store, and its
+ * hosts follow by themselves. */
 static void an_old_copy_is_brought_forward(void) {
     static CK_BYTE history[4 * MANY], token[MANY], imported[MANY];
     char command[300], old[128], new_[128];
@@ -414,7 +449,7 @@ static void an_old_copy_is_brought_forward(void) {
     snprintf(old, sizeof old, "%s/old", work_dir);
     snprintf(command, sizeof command, "cp -a %s %s", new_, old);
     OK(p11->C_Finalize(NULL));
-    CHECK(system(command) == 0);
+    if (!founder()) CHECK(system(command) == 0);
     OK(initialize());
     slot = slot_of("domain");
     session = open_session(slot);
@@ -432,6 +467,11 @@ static void an_old_copy_is_brought_forward(void) {
     OK(kms->KMS_ReadLog(session, history, &len));
     CHECK(history[0] == 0x83);
     OK(kms->KMS_ExportDomainToken(session, token, &token_len));
+    if (founder()) {
+        CHECK_RV(kms->KMS_ImportDomain(session, history, len), CKR_TOKEN_WRITE_PROTECTED);
+        OK(p11->C_Finalize(NULL));
+        return;
+    }
     REJECTED(kms->KMS_ImportDomain(session, history, len), "nothing newer");
 
     OK(p11->C_Finalize(NULL));
@@ -468,17 +508,13 @@ int main(int argc, char **argv) {
     start(argc, argv);
     RUN(interface);
     OK(initialize());
-    CK_SLOT_ID keys_slot = make_token("keys");
-    CK_ULONG slots;
-    OK(p11->C_GetSlotList(CK_TRUE, NULL, &slots)); /* there is a new free one */
-    slot = make_token("domain");
-    session = open_session(slot);
-    keys_session = open_session(keys_slot);
-    OK(login(keys_session, CKU_USER, USER_PIN));
+    make_keys_token();
+    make_unfounded("domain");
     party *all[] = {&anna, &ben, &cleo, &stranger, &host};
     for (size_t i = 0; i < COUNT(all); i++) make_party(all[i]);
     RUN(governed_by_the_so);
     RUN(found);
+    RUN(the_operators_slot);
     RUN(the_so_governs_no_more);
     RUN(admit_a_host);
     RUN(no_bit_may_change);

@@ -261,7 +261,7 @@ static int run_role(char **argv) {
 int main(int argc, char **argv) {
     if (argc == 6) return run_role(argv);
     start(argc, argv);
-    write_file("conclave.toml", "[pin]\nmemory_kib = 1024\npasses = 1\n");
+    configure("[pin]\nmemory_kib = 1024\npasses = 1\n");
     find_kms();
     OK(initialize());
     found_domain(founders, 3);

@@ -46,6 +46,10 @@
 #define USER_PIN "9876-user"
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 #define UNUSED __attribute__((unused))
+/* Whether the program has slots on the admin sockets of its fleets. */
+#ifndef OPERATORS
+#define OPERATORS "false"
+#endif
 
 static CK_FUNCTION_LIST *p11;
 static CK_FUNCTION_LIST_3_0 *p30 UNUSED;
@@ -170,9 +174,14 @@ static void write_file(const char *name, const char *text) {
     }
 }
 
-/* Fleets that the program may have. */
+/* Fleets that the program may have; where their slots are, and those of their operators. */
 #define MOST_FLEETS 4
+#define FIRST_FLEET ((CK_SLOT_ID)1 << 30)
+#define OPERATORS_OF(slot) ((slot) + 64)
 static int fleets_made;
+static char fleet_entries[8192];
+/* What conclaved is started with, as more of a JSON object: ", \"key_separation\": \"off\"". */
+static UNUSED const char *fleet_options = "";
 
 static UNUSED const char *founder(void) { return getenv("CONCLAVE_TEST_FOUNDER"); }
 
@@ -183,51 +192,45 @@ static UNUSED const char *founder(void) { return getenv("CONCLAVE_TEST_FOUNDER")
 
 /* Replaces the configuration; in force from the next C_Initialize on. */
 static UNUSED void configure(const char *toml) {
-    char text[4096];
-    size_t at = (size_t)snprintf(text, sizeof text, "%s", toml);
-    for (int i = 0; founder() && i < MOST_FLEETS && at < sizeof text; i++)
-        at += (size_t)snprintf(text + at, sizeof text - at,
-                               "\n[[fleet]]\nregion = \"eu-north\"\nhsm = [\"unix:%s/%d/a.sock\"]\n"
-                               "host_key = \"%s/%d/host.pem\"\ntrust = \"file:%s/%d/trust\"\n"
-                               "database = \"sqlite:%s/%d/store\"\n",
-                               work_dir, i, work_dir, i, work_dir, i, work_dir, i);
+    char text[sizeof fleet_entries + 1024];
+    snprintf(text, sizeof text, "%s\n%s", toml, fleet_entries);
     write_file("conclave.toml", text);
 }
 
-/* Asks the founder for something, as a line of JSON; its answer in `answer`. */
-static UNUSED void ask_founder(const char *line, char *answer, size_t room) {
+/* Asks the founder for something (python-tests/fleet.py, `serve`): what it answers. */
+static UNUSED const char *ask_founder(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static UNUSED const char *ask_founder(const char *format, ...) {
+    static char line[8192], answer[8192];
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    size_t at = 0;
+    size_t at = (size_t)snprintf(line, sizeof line, "{\"pool\": \"%s/fleets\", ", work_dir);
     ssize_t n;
-    answer[0] = 0;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line + at, sizeof line - at - 2, format, args);
+    va_end(args);
+    strcat(line, "}\n");
     snprintf(address.sun_path, sizeof address.sun_path, "%s", founder());
-    if (s < 0 || connect(s, (struct sockaddr *)&address, sizeof address) || write(s, line, strlen(line)) < 0) {
-        snprintf(answer, room, "no founder at %s", address.sun_path);
-    } else {
-        while (at + 1 < room && (n = read(s, answer + at, room - at - 1)) > 0) at += (size_t)n;
-        answer[at] = 0;
-    }
+    at = 0;
+    if (s >= 0 && connect(s, (struct sockaddr *)&address, sizeof address) == 0 && write(s, line, strlen(line)) > 0)
+        while (at + 1 < sizeof answer && (n = read(s, answer + at, sizeof answer - at - 1)) > 0) at += (size_t)n;
+    answer[at] = 0;
     if (s >= 0) close(s);
+    if (strncmp(answer, "ok ", 3) == 0) return answer + 3;
+    check_failed(__FILE__, __LINE__, "the founder does not: %.200s: %.250s", line, answer);
+    return "";
 }
 
-static UNUSED CK_SLOT_ID found_fleet(const char *label, const char *so_pin, const char *user_pin) {
-    char line[512], answer[512];
-    snprintf(line, sizeof line,
-             "{\"directory\": \"%s/%d\", \"label\": \"%s\", \"so_pin\": \"%s\", \"pin\": \"%s\"}\n", work_dir,
-             fleets_made, label, so_pin, user_pin);
-    ask_founder(line, answer, sizeof answer);
-    if (strcmp(answer, "ok\n") != 0) check_failed(__FILE__, __LINE__, "no fleet was founded: %.400s", answer);
-    return ((CK_SLOT_ID)1 << 30) + (CK_SLOT_ID)fleets_made++;
+static UNUSED CK_SLOT_ID found_fleet(const char *label, const char *more) {
+    CK_SLOT_ID slot = FIRST_FLEET + (CK_SLOT_ID)fleets_made++;
+    ask_founder("\"do\": \"make\", \"with\": {\"label\": \"%s\", \"so_pin\": \"" SO_PIN "\", \"pin\": \"" USER_PIN "\"%s%s}", label,
+                fleet_options, more);
+    return slot;
 }
 
 static void remove_work_dir(void) {
-    char line[128], answer[128];
     if (work_dir_owner != (int)getpid()) return;
-    if (fleets_made) {
-        snprintf(line, sizeof line, "{\"close\": \"%s\"}\n", work_dir);
-        ask_founder(line, answer, sizeof answer);
-    }
+    if (fleets_made) ask_founder("\"do\": \"close\"");
     remove_tree(work_dir);
 }
 
@@ -275,6 +278,9 @@ static UNUSED void start(int argc, char **argv) {
     write_file("softhsm2.conf", text);
     snprintf(text, sizeof text, "%s/softhsm2.conf", work_dir);
     setenv("SOFTHSM2_CONF", text, 1);
+    if (founder())
+        snprintf(fleet_entries, sizeof fleet_entries, "%s",
+                 ask_founder("\"open\": {\"count\": %d, \"operators\": %s}", MOST_FLEETS, OPERATORS));
     configure("");
     snprintf(text, sizeof text, "%s/conclave.toml", work_dir);
     setenv("CONCLAVE_CONF", text, 1);
@@ -307,8 +313,8 @@ static UNUSED CK_SLOT_ID slot_of(const char *label) {
     CK_TOKEN_INFO info;
     if (p11->C_GetSlotList(CK_TRUE, slots, &n) != CKR_OK) return (CK_SLOT_ID)-1;
     for (CK_ULONG i = 0; i < n; i++)
-        if (p11->C_GetTokenInfo(slots[i], &info) == CKR_OK && (info.flags & CKF_TOKEN_INITIALIZED) &&
-            !memcmp(info.label, label, strlen(label)) && info.label[strlen(label)] == ' ')
+        if (slots[i] < OPERATORS_OF(FIRST_FLEET) && p11->C_GetTokenInfo(slots[i], &info) == CKR_OK &&
+            (info.flags & CKF_TOKEN_INITIALIZED) && !memcmp(info.label, label, strlen(label)) && info.label[strlen(label)] == ' ')
             return slots[i];
     return (CK_SLOT_ID)-1;
 }
@@ -322,17 +328,18 @@ static UNUSED CK_SLOT_ID free_slot(void) {
     n = COUNT(slots);
     if (p11->C_GetSlotList(CK_TRUE, slots, &n) != CKR_OK) return (CK_SLOT_ID)-1;
     for (CK_ULONG i = 0; i < n; i++)
-        if (p11->C_GetTokenInfo(slots[i], &info) == CKR_OK && !(info.flags & CKF_TOKEN_INITIALIZED)) return slots[i];
+        if (slots[i] < FIRST_FLEET && p11->C_GetTokenInfo(slots[i], &info) == CKR_OK &&
+            !(info.flags & CKF_TOKEN_INITIALIZED))
+            return slots[i];
     return (CK_SLOT_ID)-1;
 }
 
-/* A token of that label with both PINs, made on the free slot. */
-static UNUSED CK_SLOT_ID make_token(const char *label) {
+/* A token of that label with both PINs, made on the free slot of the data directory. */
+static UNUSED CK_SLOT_ID make_embedded_token(const char *label) {
     CK_UTF8CHAR padded[32];
     CK_SESSION_HANDLE session;
     memset(padded, ' ', sizeof padded);
     memcpy(padded, label, strlen(label));
-    if (founder()) return found_fleet(label, SO_PIN, USER_PIN);
     OK(p11->C_InitToken(free_slot(), (CK_UTF8CHAR *)SO_PIN, strlen(SO_PIN), padded));
     CK_SLOT_ID slot = slot_of(label);
     CHECK(slot != (CK_SLOT_ID)-1);
@@ -342,6 +349,11 @@ static UNUSED CK_SLOT_ID make_token(const char *label) {
     OK(p11->C_Logout(session));
     OK(p11->C_CloseSession(session));
     return slot;
+}
+
+/* The same, or with a founder that of a fleet. */
+static UNUSED CK_SLOT_ID make_token(const char *label) {
+    return founder() ? found_fleet(label, "") : make_embedded_token(label);
 }
 
 static UNUSED CK_SESSION_HANDLE open_session(CK_SLOT_ID slot) {

@@ -3,6 +3,7 @@
  * (docs/protocols.md), so nothing else is needed. */
 #ifndef OPERATORS_H
 #define OPERATORS_H
+#define OPERATORS "true"
 #include "harness.h"
 
 #define MANY 65536
@@ -242,16 +243,49 @@ static UNUSED void find_kms(void) {
     if (!CHECK(kms) || !CHECK(kms->version.major == 1 && kms->version.minor >= 1)) exit(1);
 }
 
+/* Makes the token of that label, as it is before its founding, and opens it: of a fleet, at the admin
+ * socket of its first HSM. */
+static UNUSED void make_unfounded(const char *label) {
+    slot = founder() ? OPERATORS_OF(found_fleet(label, ", \"founded\": false")) : make_embedded_token(label);
+    session = open_session(slot);
+    const char *id = strstr(describe_domain(), "\"domain\":\"");
+    if (!CHECK(id)) exit(1);
+    from_hex(domain_id, id + strlen("\"domain\":\""), sizeof domain_id);
+}
+
+/* After the founding of a fleet's domain: its operators admit the host and make the SO and the user, who
+ * set their PINs; the host is told the fingerprint. From then on the token is as an embedded one. */
+static UNUSED void open_fleet(const party *one, const party *other) {
+    static const CK_USER_TYPE users[] = {CKU_SO, CKU_USER};
+    static const char *const names[] = {"SO", "user"}, *const pins[] = {SO_PIN, USER_PIN};
+    static const char code[] = "code of 128 bits";
+    char request[8 * 1024], hash[97], path[32];
+    to_hex(hash, domain_id, sizeof domain_id);
+    const char *claim_ = ask_founder("\"slot\": %lu, \"do\": \"claim_first_host\", \"with\": {\"domain\": \"%s\"}", slot - 64, hash);
+    snprintf(request, sizeof request, "{\"command\":\"admit host\",\"host\":\"%s\"}", claim_);
+    decide(request, one, other);
+    for (size_t i = 0; i < COUNT(users); i++) {
+        snprintf(request, sizeof request, "{\"command\":\"create user\",\"role\":\"%s\",\"code\":\"%s\"}", names[i], code);
+        decide(request, one, other);
+        OK(kms->KMS_SetEnrolledPIN(session, users[i], NULL, 0, (CK_BYTE *)(uintptr_t)code, sizeof code - 1,
+                                   (CK_UTF8CHAR *)(uintptr_t)pins[i], strlen(pins[i])));
+    }
+    const char *at = strstr(describe_domain(), "\"hash\":\"");
+    if (!CHECK(at)) exit(1);
+    snprintf(hash, sizeof hash, "%.96s", at + strlen("\"hash\":\""));
+    slot -= 64;
+    snprintf(path, sizeof path, "fleets/%lu/trust", slot - FIRST_FLEET);
+    write_file(path, hash);
+    OK(p11->C_CloseSession(session));
+    session = open_session(slot);
+}
+
 /* Makes the token of that label and founds its domain, as a Region of that name, with operators whose
  * keys are made here, each officer and operator. The user is logged into it. */
 static UNUSED void found_region(const char *label, const char *region, party *founders, int n) {
     static buffer proposal;
     char request[8 * 1024];
-    slot = make_token(label);
-    session = open_session(slot);
-    const char *id = strstr(describe_domain(), "\"domain\":\"");
-    if (!CHECK(id)) exit(1);
-    from_hex(domain_id, id + strlen("\"domain\":\""), sizeof domain_id);
+    make_unfounded(label);
     size_t at = (size_t)sprintf(request, "{\"command\":\"found domain\",\"region\":\"%s\",\"operators\":[", region);
     for (int i = 0; i < n; i++) {
         make_party(&founders[i]);
@@ -261,15 +295,16 @@ static UNUSED void found_region(const char *label, const char *region, party *fo
     snprintf(request + at, sizeof request - at, "]}");
     propose(&proposal, request);
     for (int i = 0; i < n; i++) OK(approve(&proposal, &founders[i]));
-    OK(login(session, CKU_SO, SO_PIN));
+    if (!founder()) OK(login(session, CKU_SO, SO_PIN));
     OK(execute(&proposal));
-    OK(p11->C_Logout(session));
+    if (founder()) open_fleet(&founders[0], &founders[1]);
+    else OK(p11->C_Logout(session));
     OK(login(session, CKU_USER, USER_PIN));
 }
 
-/* Makes the token that has the operators' keys, with the user logged in. */
+/* Makes the token that has the operators' keys, with the user logged in. It is an embedded one. */
 static UNUSED void make_keys_token(void) {
-    keys_session = open_session(make_token("keys"));
+    keys_session = open_session(make_embedded_token("keys"));
     OK(login(keys_session, CKU_USER, USER_PIN));
 }
 

@@ -21,6 +21,24 @@ static CK_RV set_pin(const char *old, const char *new_) {
                          strlen(new_));
 }
 
+/* Lifts the lock of a PIN, which is the same as before. The SO does that; in a fleet he does not, but the
+ * operators, who let its holder set it. */
+static void unlock(CK_USER_TYPE user, const char *pin) {
+    static const char code[] = "an enrolment code";
+    CK_RV (*set_enrolled_pin)(CK_SESSION_HANDLE, CK_USER_TYPE, CK_UTF8CHAR *, CK_ULONG, CK_BYTE *, CK_ULONG, CK_UTF8CHAR *, CK_ULONG);
+    if (user == CKU_USER) {
+        OK(login(session, CKU_SO, SO_PIN));
+        CHECK_RV(p11->C_InitPIN(session, (CK_UTF8CHAR *)(uintptr_t)pin, strlen(pin)),
+                 founder() ? CKR_TOKEN_WRITE_PROTECTED : CKR_OK);
+        OK(p11->C_Logout(session));
+    }
+    if (!founder()) return;
+    CHECK_RV(login(session, user, pin), CKR_PIN_LOCKED);
+    ask_founder("\"slot\": %lu, \"do\": \"reset_pin\", \"with\": {\"role\": \"%s\"}", slot, user == CKU_SO ? "SO" : "user");
+    *(void **)&set_enrolled_pin = dlsym(module, "KMS_SetEnrolledPIN");
+    OK(set_enrolled_pin(session, user, NULL, 0, (CK_BYTE *)(uintptr_t)code, sizeof code - 1, (CK_UTF8CHAR *)(uintptr_t)pin, strlen(pin)));
+}
+
 static void states(void) {
     CK_SESSION_HANDLE ro;
     CHECK(state() == CKS_RW_PUBLIC_SESSION);
@@ -120,10 +138,8 @@ static void user_lock(void) {
     OK(initialize());
     session = open_session(slot);
     CHECK_RV(login(session, CKU_USER, USER_PIN), CKR_PIN_LOCKED);
-    /* The SO unlocks; the keys are still there. */
-    OK(login(session, CKU_SO, SO_PIN));
-    OK(p11->C_InitPIN(session, (CK_UTF8CHAR *)USER_PIN, strlen(USER_PIN)));
-    OK(p11->C_Logout(session));
+    unlock(CKU_USER, USER_PIN);
+    /* The keys are still there. */
     CHECK(!(token_flags() & (CKF_USER_PIN_LOCKED | CKF_USER_PIN_COUNT_LOW)));
     OK(login(session, CKU_USER, USER_PIN));
     CHECK(find(session, label, 1, &key) == 1);
@@ -136,8 +152,26 @@ static void set_pin_counts(void) {
     for (int i = 0; i < 10; i++)
         CHECK_RV_IN(set_pin("wrong-pin", "another-pin"), CKR_PIN_INCORRECT, CKR_PIN_LOCKED);
     CHECK_RV(login(session, CKU_USER, USER_PIN), CKR_PIN_LOCKED);
-    OK(login(session, CKU_SO, SO_PIN));
-    OK(p11->C_InitPIN(session, (CK_UTF8CHAR *)USER_PIN, strlen(USER_PIN)));
+    unlock(CKU_USER, USER_PIN);
+}
+
+/* C_InitToken makes no token of a fleet anew, whatever PIN is given. */
+static void init_token_of_a_fleet(void) {
+    CK_UTF8CHAR label[32];
+    CK_OBJECT_HANDLE key;
+    CK_ATTRIBUTE stays[] = {TEXT(CKA_LABEL, "stays")};
+    memset(label, ' ', 32);
+    OK(login(session, CKU_USER, USER_PIN));
+    OK(AES(session, 16, &key, YES(CKA_TOKEN), TEXT(CKA_LABEL, "stays")));
+    CHECK_RV(p11->C_InitToken(slot, (CK_UTF8CHAR *)SO_PIN, strlen(SO_PIN), label), CKR_TOKEN_WRITE_PROTECTED);
+    OK(p11->C_CloseAllSessions(slot));
+    CHECK_RV(p11->C_InitToken(slot, (CK_UTF8CHAR *)"not-the-pin", 11, label), CKR_TOKEN_WRITE_PROTECTED);
+    CHECK_RV(p11->C_InitToken(slot, (CK_UTF8CHAR *)SO_PIN, strlen(SO_PIN), label), CKR_TOKEN_WRITE_PROTECTED);
+    CHECK(slot_of("test") == slot && token_flags() & CKF_USER_PIN_INITIALIZED);
+    session = open_session(slot);
+    OK(login(session, CKU_USER, USER_PIN));
+    CHECK(find(session, stays, 1, &key) == 1);
+    OK(p11->C_DestroyObject(session, key));
     OK(p11->C_Logout(session));
 }
 
@@ -145,6 +179,10 @@ static void set_pin_counts(void) {
 static void init_token(void) {
     CK_UTF8CHAR label[32];
     CK_OBJECT_HANDLE key;
+    if (founder()) {
+        init_token_of_a_fleet();
+        return;
+    }
     memset(label, ' ', 32);
     memcpy(label, "test", 4);
     CHECK_RV(p11->C_InitToken(slot, (CK_UTF8CHAR *)SO_PIN, strlen(SO_PIN), label), CKR_SESSION_EXISTS);
@@ -219,8 +257,14 @@ static void so_lock(void) {
     /* The user goes on. */
     OK(login(session, CKU_USER, USER_PIN));
     OK(p11->C_CloseAllSessions(slot));
-    CHECK_RV(p11->C_InitToken(slot, (CK_UTF8CHAR *)SO_PIN, strlen(SO_PIN), label), CKR_PIN_LOCKED);
+    CHECK_RV(p11->C_InitToken(slot, (CK_UTF8CHAR *)SO_PIN, strlen(SO_PIN), label),
+             founder() ? CKR_TOKEN_WRITE_PROTECTED : CKR_PIN_LOCKED);
     session = open_session(slot);
+    /* An embedded token's SO is locked for ever. */
+    if (!founder()) return;
+    unlock(CKU_SO, SO_PIN);
+    CHECK(!(token_flags() & CKF_SO_PIN_LOCKED));
+    OK(login(session, CKU_SO, SO_PIN));
 }
 
 int main(int argc, char **argv) {

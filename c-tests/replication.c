@@ -239,7 +239,7 @@ static void refusals(void) {
 
 int main(int argc, char **argv) {
     start(argc, argv);
-    write_file("conclave.toml", "[pin]\nmemory_kib = 1024\npasses = 1\n");
+    configure("[pin]\nmemory_kib = 1024\npasses = 1\n");
     find_kms();
     CHECK(kms->version.minor >= 3);
     OK(initialize());

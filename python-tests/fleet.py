@@ -1,13 +1,14 @@
 """Fleets for tests: `conclaved` processes, a domain founded by a quorum, a host, users, and the configuration
 by which the module uses them.
 
-    fleet.py serve SOCKET      founds fleets for programs in other languages (scripts/fleet.sh)
+    fleet.py serve SOCKET [postgres]      founds fleets for programs in other languages (scripts/fleet.sh)
 """
 
 import atexit
 import json
 import os
 import pathlib
+import secrets
 import shutil
 import signal
 import socket
@@ -31,6 +32,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 SO_PIN = "12345678"
 PIN = "9876-user"
 FIRST_SLOT = 1 << 30
+OPERATORS = 64
 DAY = 24 * HOUR
 CODE = "an enrolment code"
 
@@ -166,18 +168,21 @@ def worker():
 
 class Fleet:
     """A fleet in `directory`, which must not exist: founded by three people, each officer and operator, with one host
-    and the PINs of the SO and the user. `options` and `more` are conclaved's."""
+    and the PINs of the SO and the user, unless it is to be `founded` by others. `options` and `more` are conclaved's."""
 
     def __init__(self, directory, hsms=1, database=None, label="fleet", region="eu-north", so_pin=SO_PIN, pin=PIN,
-                 options=(), people=None, rules=(), **more):
+                 options=(), people=None, rules=(), founded=True, **more):
         self.directory = pathlib.Path(directory)
         self.directory.mkdir(mode=0o700, parents=True)
         self.label, self.region, self.so_pin, self.pin = label, region, so_pin, pin
         self.database = database or f"sqlite:{self.directory}/store"
         self.options, self.more = options, more
         self.people = people or [Party(name, ["officer", "operator"]) for name in ("Anna", "Ben", "Cleo")]
-        self.hsms = []
-        self._found(rules)
+        self.hsms = [Hsm(self.directory, "a", None, self.options, **self.more).start()]
+        self.host_key = self.directory / "host.pem"
+        conclave("fleet", "create", "--admin", self.hsms[0].admin, "--database", self.database, "--label", self.label)
+        if founded:
+            self._found(rules)
         for _ in range(hsms - 1):
             self.start_hsm()
 
@@ -190,9 +195,6 @@ class Fleet:
         return fleet
 
     def _found(self, rules):
-        first = Hsm(self.directory, "a", None, self.options, **self.more).start()
-        self.hsms.append(first)
-        conclave("fleet", "create", "--admin", first.admin, "--database", self.database, "--label", self.label)
         state = self.state()
         members = [list(member) for member in state.members]
         people = [person.founder(state.domain) for person in self.people]
@@ -200,11 +202,8 @@ class Fleet:
                                                by=self.people)], "token")
         founded = Token(bytes.fromhex(token)).state
         self.trust = Token(bytes.fromhex(token)).hash.hex()
-        until = int(time.time()) + DAY
-        enrolment = [sha384(cbor2.dumps(["enrolment", founded.domain, CODE.encode()], canonical=True)), until]
-        self.host_key = self.directory / "host.pem"
         steps = [self._signed(founded, "admit host", self.host_claim("host", founded.domain, self.host_key)),
-                 *[self._signed(founded, "create user", role, None, enrolment) for role in (0, 1)]]
+                 *[self._signed(founded, "create user", role, None, self._enrolment(founded)) for role in (0, 1)]]
         self._operate([*steps, ["set_pin", "SO", self.so_pin, CODE], ["set_pin", "user", self.pin, CODE]])
         (self.directory / "trust").write_text(self.trust + "\n")
 
@@ -236,12 +235,24 @@ class Fleet:
         origin, entries, newest = cbor2.loads(bytes.fromhex(self._operate([], "history")[0]))
         return origin, newest, entries
 
+    @staticmethod
+    def _enrolment(state):
+        code = sha384(cbor2.dumps(["enrolment", state.domain, CODE.encode()], canonical=True))
+        return [code, int(time.time()) + DAY]
+
     def create_user(self, name, pin):
         """A named user with this PIN."""
         state = self.state()
-        code = sha384(cbor2.dumps(["enrolment", state.domain, CODE.encode()], canonical=True))
-        steps = [self._signed(state, "create user", 2, name, [code, int(time.time()) + DAY])]
-        self._operate([*steps, ["set_pin", name, pin, CODE]])
+        self._operate([self._signed(state, "create user", 2, name, self._enrolment(state)), ["set_pin", name, pin, CODE]])
+
+    def reset_pin(self, role):
+        """The holder sets a new PIN with the code."""
+        state = self.state()
+        self._operate([self._signed(state, "reset PIN", {"SO": 0, "user": 1}[role], None, self._enrolment(state))])
+
+    def trust_key(self, object):
+        """The object's id in hexadecimal: the key is TRUSTED."""
+        self.execute("trust key", bytes.fromhex(object), True)
 
     # HSMs
 
@@ -301,6 +312,10 @@ class Fleet:
         self.execute("admit host", self.host_claim(name, self.state().domain, path))
         return path
 
+    def claim_first_host(self, domain):
+        """Its claim, in hexadecimal, for those who found the domain themselves."""
+        return self.host_claim("host", bytes.fromhex(domain), self.host_key).hex()
+
     def entry(self, hsms=None, host_key=..., **more):
         """A `[[fleet]]` of conclave.toml."""
         hsms = [hsm.address for hsm in self.hsms] if hsms is None else hsms
@@ -347,10 +362,12 @@ class Postgres:
 
 class Pool:
     """Slots of a configuration that is there before their fleets are: an application that has begun gets tokens as it
-    makes them, where an embedded one calls C_InitToken."""
+    makes them, where an embedded one calls C_InitToken. With `operators`, there is another slot for each, OPERATORS
+    above its own, on its HSM's admin socket."""
 
-    def __init__(self, directory, count=16, postgres=None):
+    def __init__(self, directory, count=16, postgres=None, operators=False):
         self.directory, self.count, self.postgres, self.made = pathlib.Path(directory), count, postgres, []
+        self.operators, self.prefix = operators, f"fleet{secrets.token_hex(4)}_"
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def place(self, number):
@@ -359,7 +376,7 @@ class Pool:
     def database(self, number):
         if self.postgres is None:
             return f"sqlite:{self.place(number)}/store"
-        return self.postgres.address(f"fleet{number}")
+        return self.postgres.address(f"{self.prefix}{number}")
 
     def entries(self):
         """The `[[fleet]]` of all."""
@@ -368,6 +385,9 @@ class Pool:
             at = self.place(number)
             text += (f'[[fleet]]\nregion = "eu-north"\nhsm = ["unix:{at}/a.sock"]\nhost_key = "{at}/host.pem"\n'
                      f'trust = "file:{at}/trust"\ndatabase = "{self.database(number)}"\n')
+        for number in range(self.count if self.operators else 0):
+            text += (f'[[fleet]]\nregion = "eu-north"\nhsm = ["admin:{self.place(number)}/a.admin"]\n'
+                     f'slot = {OPERATORS + number}\ndatabase = "{self.database(number)}"\n')
         return text
 
     def make(self, label, so_pin=SO_PIN, pin=PIN, **more):
@@ -376,7 +396,7 @@ class Pool:
         assert number < self.count, "the pool of fleets is used up"
         self.made.append(None)
         if self.postgres:
-            self.postgres.make(f"fleet{number}")
+            self.postgres.make(f"{self.prefix}{number}")
         self.made[number] = Fleet(self.place(number), database=self.database(number), label=label, so_pin=so_pin, pin=pin,
                                   **more)
         return FIRST_SLOT + number
@@ -390,32 +410,33 @@ class Pool:
                 fleet.close()
 
 
-def serve(path):
-    """Founds fleets as lines of JSON ask: {directory, label, so_pin, pin, database, options}; {close: directory} ends
-    those under it. Answers each with a line, "ok" or why not."""
+def serve(path, postgres=None):
+    """Founds fleets as lines of JSON ask, and answers each with "ok" and what came of it, or with why not:
+    {pool: DIRECTORY, do: NAME, with: {...}} calls a method of the Pool there, {pool, slot, do, with} one of its fleet's;
+    {pool, open: {...}} makes a Pool and answers its entries."""
+
+    def answer(pool, do=None, slot=None, open=None, **arguments):
+        if open is not None:
+            pools[pool] = Pool(pool, postgres=postgres, **open)
+            return pools[pool].entries()
+        one = pools[pool] if slot is None else pools[pool].fleet(slot)
+        return getattr(one, do)(**arguments.get("with", {}))
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self):
             try:
-                wanted = json.loads(self.rfile.readline())
-                if under := wanted.pop("close", None):
-                    for fleet in [fleet for fleet in fleets if str(fleet.directory).startswith(under + "/")]:
-                        fleet.close()
-                        fleets.remove(fleet)
-                else:
-                    fleets.append(Fleet(wanted.pop("directory"), **wanted))
-                answer = "ok"
+                text = f"ok {answer(**json.loads(self.rfile.readline()))}"
             except Exception as error:  # noqa: BLE001  # the program that asked says it
-                answer = f"{type(error).__name__}: {error}"
-            self.wfile.write((answer.replace("\n", " ") + "\n").encode())
+                text = f"{type(error).__name__}: {error}"
+            self.wfile.write(text.encode())
 
-    fleets = []
+    pools = {}
     with socketserver.UnixStreamServer(path, Handler) as server:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         server.serve_forever()
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] != ["serve"] or len(sys.argv) != 3:
+    if sys.argv[1:2] != ["serve"] or sys.argv[3:] not in ([], ["postgres"]):
         sys.exit(__doc__)
-    serve(sys.argv[2])
+    serve(sys.argv[2], Postgres() if sys.argv[3:] else None)
