@@ -509,7 +509,7 @@ int main(int argc, char **argv) {
     RUN(interface);
     OK(initialize());
     make_keys_token();
-    make_unfounded("domain");
+    make_unfounded("domain", founder() != NULL);
     party *all[] = {&anna, &ben, &cleo, &stranger, &host};
     for (size_t i = 0; i < COUNT(all); i++) make_party(all[i]);
     RUN(governed_by_the_so);

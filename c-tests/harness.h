@@ -180,8 +180,7 @@ static void write_file(const char *name, const char *text) {
 #define OPERATORS_OF(slot) ((slot) + 64)
 static int fleets_made;
 static char fleet_entries[8192];
-/* What conclaved is started with, as more of a JSON object: ", \"key_separation\": \"off\"". */
-static UNUSED const char *fleet_options = "";
+static const char *fleet_options = "";
 
 static UNUSED const char *founder(void) { return getenv("CONCLAVE_TEST_FOUNDER"); }
 
@@ -195,6 +194,13 @@ static UNUSED void configure(const char *toml) {
     char text[sizeof fleet_entries + 1024];
     snprintf(text, sizeof text, "%s\n%s", toml, fleet_entries);
     write_file("conclave.toml", text);
+}
+
+/* Settings of HSMs. `toml`: of the configuration, in force from the next C_Initialize on; `options`: of the
+ * conclaved of fleets that are founded from now on, as more of a JSON object. */
+static UNUSED void configure_hsms(const char *toml, const char *options) {
+    configure(toml);
+    fleet_options = options;
 }
 
 /* Asks the founder for something (python-tests/fleet.py, `serve`): what it answers. */

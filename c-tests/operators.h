@@ -245,8 +245,8 @@ static UNUSED void find_kms(void) {
 
 /* Makes the token of that label, as it is before its founding, and opens it: of a fleet, at the admin
  * socket of its first HSM. */
-static UNUSED void make_unfounded(const char *label) {
-    slot = founder() ? OPERATORS_OF(found_fleet(label, ", \"founded\": false")) : make_embedded_token(label);
+static UNUSED void make_unfounded(const char *label, int fleet) {
+    slot = fleet ? OPERATORS_OF(found_fleet(label, ", \"founded\": false")) : make_embedded_token(label);
     session = open_session(slot);
     const char *id = strstr(describe_domain(), "\"domain\":\"");
     if (!CHECK(id)) exit(1);
@@ -280,12 +280,12 @@ static UNUSED void open_fleet(const party *one, const party *other) {
     session = open_session(slot);
 }
 
-/* Makes the token of that label and founds its domain, as a Region of that name, with operators whose
- * keys are made here, each officer and operator. The user is logged into it. */
-static UNUSED void found_region(const char *label, const char *region, party *founders, int n) {
+/* Makes the token of that label, of a fleet or embedded, and founds its domain, as a Region of that name,
+ * with operators whose keys are made here, each officer and operator. The user is logged into it. */
+static UNUSED void found_region(const char *label, const char *region, party *founders, int n, int fleet) {
     static buffer proposal;
     char request[8 * 1024];
-    make_unfounded(label);
+    make_unfounded(label, fleet);
     size_t at = (size_t)sprintf(request, "{\"command\":\"found domain\",\"region\":\"%s\",\"operators\":[", region);
     for (int i = 0; i < n; i++) {
         make_party(&founders[i]);
@@ -295,9 +295,9 @@ static UNUSED void found_region(const char *label, const char *region, party *fo
     snprintf(request + at, sizeof request - at, "]}");
     propose(&proposal, request);
     for (int i = 0; i < n; i++) OK(approve(&proposal, &founders[i]));
-    if (!founder()) OK(login(session, CKU_SO, SO_PIN));
+    if (!fleet) OK(login(session, CKU_SO, SO_PIN));
     OK(execute(&proposal));
-    if (founder()) open_fleet(&founders[0], &founders[1]);
+    if (fleet) open_fleet(&founders[0], &founders[1]);
     else OK(p11->C_Logout(session));
     OK(login(session, CKU_USER, USER_PIN));
 }
@@ -311,7 +311,7 @@ static UNUSED void make_keys_token(void) {
 /* The tokens "keys" and "domain": one domain, and its operators' keys. */
 static UNUSED void found_domain(party *founders, int n) {
     make_keys_token();
-    found_region("domain", "Bern", founders, n);
+    found_region("domain", "Bern", founders, n, founder() != NULL);
 }
 
 /* Opens both tokens in another process and finds the operators' keys again. */

@@ -12,7 +12,6 @@ mkdir -p "$out"
 
 programs=(smoke robust lengths attacks pins threads lifecycle fork processes domain governed authenticated_wrap managed replication)
 founder=${CONCLAVE_TEST_FOUNDER:-}
-[ -z "$founder" ] || programs=(smoke robust lengths attacks threads fork processes authenticated_wrap managed)
 [ $# -eq 0 ] || programs=("$@")
 wanted() { [[ " ${programs[*]} " == *" $1 "* ]]; }
 
