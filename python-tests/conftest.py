@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     if FLEET:
         # What makes no token by these fixtures is the same either way.
-        items[:] = [item for item in items if {"module", "token"} & set(item.fixturenames)]
+        items[:] = [item for item in items if {"module", "token", "own_fleet"} & set(item.fixturenames)]
     for item in items:
         mark = item.get_closest_marker("embedded")
         if FLEET and mark:
@@ -157,6 +157,25 @@ def token(home):
     run("pkcs11-tool", "--module", MODULE, "--token-label", "tools", "--login", "--login-type", "so", "--so-pin", SO_PIN,
         "--init-pin", "--new-pin", PIN)
     return Token("tools", home)
+
+
+@pytest.fixture(scope="module")
+def own_fleet(tmp_path_factory):
+    """Founds fleets that are not in this process's configuration, of a label and options of conclaved. None where
+    tokens are embedded."""
+    if not FLEETS:
+        yield None
+        return
+    made = []
+
+    def found(label, **options):
+        directory = tmp_path_factory.mktemp("fleet") / "fleet"
+        made.append(FLEETS.apart(directory, label=label, so_pin=SO_PIN, pin=PIN, **options))
+        return made[-1]
+
+    yield found
+    for one in made:
+        one.close()
 
 
 def free_slot():

@@ -36,7 +36,7 @@ def names(call):
 module = Module({str(MODULE)!r})
 module.initialize()
 slot = module.slot_of("audited")
-database = f"{{os.environ['CONCLAVE_HOME']}}/tokens/{{slot}}/token.db"
+database = os.environ["AUDITED_DATABASE"]
 def open_kms():
     session = module.session(slot)
     session.login({PIN.encode()!r})
@@ -47,12 +47,12 @@ plaintext = {PLAINTEXT!r}
 
 
 class World:
-    """A data directory with one token, and processes that use it."""
+    """A data directory with one token, or a fleet, and processes that use it."""
 
-    def __init__(self, home, mode="on"):
-        self.home = pathlib.Path(home)
+    def __init__(self, home, mode="on", fleet=None):
+        self.home, self.fleet = pathlib.Path(home), fleet
         self.conf = self.home.parent / f"{self.home.name}.toml"
-        self.conf.write_text(f'audit = "{mode}"\n')
+        self.conf.write_text(fleet.entry() if fleet else f'audit = "{mode}"\n')
         self.env = {**os.environ, "CONCLAVE_HOME": str(self.home), "CONCLAVE_CONF": str(self.conf)}
 
     def conclave(self, *words, status=0):
@@ -62,14 +62,16 @@ class World:
 
     def process(self, body, status=0):
         """Runs a program that begins as above; what it printed."""
-        program = BEGINNING + body
-        done = subprocess.run([sys.executable, "-c", program], env=self.env, cwd=HERE, capture_output=True, timeout=120,
+        program, env = BEGINNING + body, {**self.env, "AUDITED_DATABASE": str(self.database)}
+        done = subprocess.run([sys.executable, "-c", program], env=env, cwd=HERE, capture_output=True, timeout=120,
                               check=False)
         assert done.returncode == status, done.stderr.decode()
         return done.stdout.decode()
 
     @property
     def database(self):
+        if self.fleet:
+            return pathlib.Path(self.fleet.database.removeprefix("sqlite:"), "token.db")
         return next(self.home.glob("tokens/*/token.db"))
 
     def rows(self):
@@ -99,22 +101,24 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path):
-    return made(tmp_path)
+def world(tmp_path, own_fleet):
+    return made(tmp_path, own_fleet)
 
 
-def made(path, mode="on"):
+def made(path, own_fleet, mode="on"):
     (path / "home").mkdir(mode=0o700)
+    if own_fleet:
+        return World(path / "home", fleet=own_fleet("audited", audit=mode))
     world = World(path / "home", mode)
     world.conclave("token", "init", "--label", "audited", "--so-pin", f"pass:{SO_PIN}", "--pin", f"pass:{PIN}")
     return world
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
+def written(tmp_path_factory, own_fleet):
     """A log of several chains, closed, and a head of the whole."""
     path = tmp_path_factory.mktemp("written")
-    world = made(path)
+    world = made(path, own_fleet)
     world.process("""
 key = kms.create()
 kms.create_alias("alias/one", key)
@@ -195,12 +199,15 @@ def test_a_log_that_nobody_touched_is_whole(written):
         assert report["ok"] and report["open_count"] == 0 and report["chains"] == 3 and report["events"] >= 16
     text = world.conclave("audit", "verify", "--head", kept)
     assert "the log is whole, and has all that the head vouches for" in text
-    printed = world.copy().conclave("audit", "head", "--pin", f"pass:{PIN}").strip()
+    printed = (world if world.fleet else world.copy()).conclave("audit", "head", "--pin", f"pass:{PIN}").strip()
     assert len(bytes.fromhex(printed)) < 512
     # One that was printed is typed in again.
     typed = kept.with_suffix(".hex")
     typed.write_text(kept.read_bytes().hex() + "\n")
     assert world.verify(typed)["head_checked"]
+
+
+copies = pytest.mark.embedded("copies of the token's files are spoiled; a reader does the same with either's")
 
 
 def event_ids(world):
@@ -236,6 +243,7 @@ DAMAGES = {
 }
 
 
+@copies
 @pytest.mark.parametrize("what", DAMAGES)
 def test_whoever_edits_the_database_is_found(written, what):
     world, kept = written
@@ -272,6 +280,7 @@ def put(world, rows):
         for number, instance, row in rows)])
 
 
+@copies
 def test_whoever_hashes_the_chain_anew_is_found(written):
     world, kept = written
     rows = world.rows()
@@ -286,6 +295,7 @@ def test_whoever_hashes_the_chain_anew_is_found(written):
     assert not spoiled.verify()["ok"]
 
 
+@copies
 def test_a_log_that_is_cut_off_or_put_back_is_found_by_a_head_kept_elsewhere(written, tmp_path):
     world, kept = written
     # The last chain is gone, or all of them.
@@ -387,8 +397,8 @@ key, signing = kms.create(), kms.create("ECC_NIST_P256", KeyUsage="SIGN_VERIFY")
 
 
 @pytest.mark.parametrize("broken", [BREAK, FULL], ids=["no row is taken", "the disk is full"])
-def test_strict_gives_nothing_that_is_not_recorded(tmp_path, broken):
-    world = made(tmp_path, "strict")
+def test_strict_gives_nothing_that_is_not_recorded(tmp_path, own_fleet, broken):
+    world = made(tmp_path, own_fleet, "strict")
     world.process(STRICT + """
 ordinary = kms.session.generate(Mechanism(ck.CKM_AES_KEY_GEN), {ck.CKA_VALUE_LEN: 32})
 outcome_of_use = "CKR_OK"
@@ -406,8 +416,8 @@ os._exit(0)
     assert "DisableKey" not in {event["action"] for event in world.events()}
 
 
-def test_strict_goes_on_when_the_log_can_be_written_again(tmp_path):
-    world = made(tmp_path, "strict")
+def test_strict_goes_on_when_the_log_can_be_written_again(tmp_path, own_fleet):
+    world = made(tmp_path, own_fleet, "strict")
     world.process(STRICT + BREAK + """
 assert names(lambda: kms.encrypt(key, plaintext)) == "CKR_DEVICE_ERROR"
 edit("DROP TRIGGER full")
@@ -453,8 +463,8 @@ def test_the_command_line_leaves_no_chain_open(world):
     assert {"CreateKey", "DisableKey"} <= {event["action"] for event in world.events()}
 
 
-def test_off_records_nothing_but_a_log_can_still_be_read(tmp_path):
-    world = made(tmp_path, "off")
+def test_off_records_nothing_but_a_log_can_still_be_read(tmp_path, own_fleet):
+    world = made(tmp_path, own_fleet, "off")
     world.process("kms.encrypt(kms.create(), plaintext)")
     assert world.rows() == [] and world.verify()["ok"] and world.events() == []
     kept = world.head(tmp_path / "head")
