@@ -1599,8 +1599,9 @@ CK_RV KMS_ListRotations(CK_SESSION_HANDLE hSession,
      no more to tell) or "fleet"; then there are Region, DomainVersion, Members (ids of the HSMs that the
      domain has), Connections (how many this process has open), ValidUntil (the end of its session key,
      seconds since 1970; null before the first), Hsms (one object for each that the configuration lists:
-     Address, Hsm, Connections, Trouble), and of the HSM that answered this question Hsm (its id), Name,
-     Address and Microseconds, or Error if none did. Another HSM may serve the next call.
+     Address, Hsm, Connections, Trouble, and Home: whether it holds this process's approvals and its exchanges
+     with other Regions), and of the HSM that answered this question Hsm (its id), Name, Address and Microseconds,
+     or Error if none did. Another HSM may serve the next call.
 
  CKR_BUFFER_TOO_SMALL.
  */

@@ -23,13 +23,17 @@ class Ceremony:
     """A token with both PINs; its SO is logged in. `anna`, `ben` and `cleo` are its operators to be,
     each officer and operator; those of a fleet's token are that already."""
 
-    def __init__(self, module, label):
-        self.module, self.label = module, label
-        self.slot = module.make_token(label, SO_PIN.encode(), PIN.encode())
+    def __init__(self, module, label, region="eu-north"):
+        self.module, self.label, self.fleet = module, label, None
+        if FLEETS:
+            self.slot = FLEETS.make(label, SO_PIN, PIN, region=region)
+            self.fleet = FLEETS.fleet(self.slot)
+        else:
+            self.slot = module.make_token(label, SO_PIN.encode(), PIN.encode())
         self.open()
         self.login()
-        if FLEETS:
-            self.people = FLEETS.fleet(self.slot).people
+        if self.fleet:
+            self.people = self.fleet.people
         else:
             self.people = [Party(name, ["officer", "operator"]) for name in ("Anna", "Ben", "Cleo")]
         self.anna, self.ben, self.cleo = self.people
@@ -61,7 +65,7 @@ class Ceremony:
 
     def found(self, rules=()):
         """Hands the token over to the people; a fleet's are its operators already."""
-        if FLEETS and not rules:
+        if self.fleet and not rules:
             return self
         self.domain.execute(self.command("found domain", *self.founding(rules=rules), by=self.people))
         return self

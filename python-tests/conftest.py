@@ -67,7 +67,8 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     if FLEET:
         # What makes no token by these fixtures is the same either way.
-        items[:] = [item for item in items if {"module", "token", "own_fleet"} & set(item.fixturenames)]
+        items[:] = [item for item in items
+                    if {"module", "token", "own_fleet", "regions_of"} & set(item.fixturenames)]
     for item in items:
         mark = item.get_closest_marker("embedded")
         if FLEET and mark:
@@ -122,6 +123,12 @@ class Token:
 @pytest.fixture(scope="session")
 def home():
     return pathlib.Path(_home)
+
+
+@pytest.fixture(scope="session")
+def regions_of():
+    """What the Regions of this run are, by `regions.Elsewhere`."""
+    return "fleet" if FLEETS else "embedded"
 
 
 @pytest.fixture(scope="session")

@@ -46,8 +46,9 @@ def program(name):
 class Hsm:
     """A `conclaved`. `address` is where hosts connect, `admin` its operators' socket."""
 
-    def __init__(self, directory, name, fingerprint=None, options=(), **more):
+    def __init__(self, directory, name, fingerprint=None, options=(), env=None, **more):
         self.directory, self.name, self.fingerprint = pathlib.Path(directory), name, fingerprint
+        self.env = {**os.environ, **(env or {})}
         self.options = [*options, *[word for key, value in more.items() for word in _option(key, value)]]
         self.log = self.directory / f"{name}.log"
         self.admin = self.directory / f"{name}.admin"
@@ -63,7 +64,7 @@ class Hsm:
                    "--metrics", "127.0.0.1:0", "--json", *fingerprint, *self.options]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=log,
-                                            stdin=subprocess.DEVNULL, start_new_session=True)
+                                            stdin=subprocess.DEVNULL, start_new_session=True, env=self.env)
         _running.add(self.process)
         line = self.process.stdout.readline()
         assert line, f"conclaved did not start: {self.log.read_text()}"
@@ -168,7 +169,8 @@ def worker():
 
 class Fleet:
     """A fleet in `directory`, which must not exist: founded by three people, each officer and operator, with one host
-    and the PINs of the SO and the user, unless it is to be `founded` by others. `options` and `more` are conclaved's."""
+    and the PINs of the SO and the user, unless it is to be `founded` by others. `options` and `more` are conclaved's, as
+    is `env` in `more`."""
 
     def __init__(self, directory, hsms=1, database=None, label="fleet", region="eu-north", so_pin=SO_PIN, pin=PIN,
                  options=(), people=None, rules=(), founded=True, **more):

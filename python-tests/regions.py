@@ -1,6 +1,11 @@
-"""Regions of the module, for tests of replication: in this process, or each in a process and data directory of its
-own that lives at its own time."""
+"""Regions of the module, for tests of replication: in this process, or each in a process of its own that lives at its
+own time, with a data directory or a fleet.
 
+Over fleets (conftest.py) a Region is one, unless it is made as something else."""
+
+import ctypes
+import functools
+import itertools
 import json
 import os
 import pathlib
@@ -9,31 +14,50 @@ import shutil
 import subprocess
 import sys
 import time
+from ctypes import byref, c_ulong
 
 from ceremony import Ceremony
-from conftest import MODULE, PIN, need
+from conftest import FLEETS, MODULE, PIN, need
 from cryptoki import Error, Module, ck
+from fleet import FIRST_SLOT, Fleet
 from kms import Kms
 from kms_process import decoded, encoded
 from material import bring
 from peer.replication import Party
 
 
-class Here:
+class Quorum:
+    """What a Region's operators do, who `execute` commands."""
+
+    def trust(self, party, replication_keys):
+        self.execute("trust Region", [*party, replication_keys])
+
+    def distrust(self, name):
+        self.execute("distrust Region", name)
+
+    def rotate_rsk(self):
+        self.execute("rotate RSK")
+
+
+class Here(Quorum):
     """A founded domain of the module in this process, as a Region of this name, whose user is logged in."""
 
     def __init__(self, module, name, suite=1):
-        self.ceremony = Ceremony(module, name)
-        arguments = self.ceremony.founding(region=name)
-        self.ceremony.domain.execute(self.ceremony.command("found domain", *arguments, by=self.ceremony.people))
+        self.ceremony = Ceremony(module, name, name)
+        if self.ceremony.fleet is None:
+            arguments = self.ceremony.founding(region=name)
+            self.ceremony.domain.execute(self.ceremony.command("found domain", *arguments, by=self.ceremony.people))
         if suite == 2:
             self.execute("allow suite", 2, True)
         self.ceremony.session.logout()
-        self.ceremony.login(PIN, ck.CKU_USER)
-        self.session = self.ceremony.session
-        self.kms = Kms(self.session)
+        self._begin()
+
+    def _begin(self):
+        self.login()
         state = self.ceremony.state
         self.party = Party(state.region, state.domain)
+        self.session = self.ceremony.session
+        self.kms = Kms(self.session)
         self._read, self._refusals, self._refused = 0, [], 0
 
     # The quorum
@@ -44,15 +68,6 @@ class Here:
 
     def replication_keys(self):
         return self.ceremony.state.replication_keys
-
-    def trust(self, party, replication_keys):
-        self.execute("trust Region", [*party, replication_keys])
-
-    def distrust(self, name):
-        self.execute("distrust Region", name)
-
-    def rotate_rsk(self):
-        self.execute("rotate RSK")
 
     # Keys
 
@@ -175,11 +190,58 @@ class Here:
     def login(self):
         self.ceremony.login(PIN, ck.CKU_USER)
 
+    # A fleet
 
-class Elsewhere:
-    """The same in another process: each method of `Here` is one of it. `clock` moves its time."""
+    def described(self):
+        """What KMS_DescribeSession tells."""
+        room = c_ulong(65536)
+        text = ctypes.create_string_buffer(room.value)
+        self.session.call("KMS_DescribeSession", text, byref(room))
+        return json.loads(text.raw[:room.value])
 
-    def __init__(self, home, name, suite=1):
+    def home(self):
+        """The number of the HSM that holds this process's exchanges."""
+        return [hsm["Home"] for hsm in self.described()["Hsms"]].index(True)
+
+
+class Joined(Here):
+    """A fleet as one of its host's processes has it; its operators are elsewhere."""
+
+    def __init__(self, module):
+        self.ceremony = Ceremony.__new__(Ceremony)
+        self.ceremony.module, self.ceremony.slot = module, FIRST_SLOT
+        self.ceremony.open()
+        self._begin()
+
+
+class Elsewhere(Quorum):
+    """The same in another process: each method of `Here` is one of it. `clock` moves its time. If it has `hsms` it is
+    a fleet, whose time moves too; else it has a data directory of its own."""
+
+    databases = itertools.count()
+
+    def __init__(self, home, name, suite=1, hsms=1 if FLEETS else 0):
+        self.fleet = None
+        self._prepare(home, name)
+        if hsms:
+            database = None
+            if FLEETS and FLEETS.postgres:
+                database = FLEETS.postgres.make(f"region{next(self.databases)}")
+            # A changed clock comes by a library that a hardened HSM would not let in.
+            self.fleet = Fleet(self.home / "fleet", hsms, database, name, name, env=self._env, hardening="off")
+            if suite == 2:
+                self.execute("allow suite", 2, True)
+        self._start(name, suite)
+
+    def neighbour(self, name, number=None):
+        """Another process that uses this one's fleet, or this HSM of it alone."""
+        other = Elsewhere.__new__(Elsewhere)
+        other.fleet = self.fleet
+        other._prepare(self.home.parent, f"{self.home.name}-{name}")
+        other._start(name, None, [self.fleet.hsms[number].address] if number is not None else None)
+        return other
+
+    def _prepare(self, home, name):
         need("faketime")
         self.home = pathlib.Path(home, name)
         self.home.mkdir(mode=0o700)
@@ -187,15 +249,20 @@ class Elsewhere:
         preload = subprocess.run(["faketime", "-f", "+0s", "printenv", "LD_PRELOAD"], capture_output=True, check=True)
         self._time = self.home / "time"
         self._time.write_text("+0s")
-        env = {**os.environ, "LD_PRELOAD": preload.stdout.decode().strip(),
-               "FAKETIME_TIMESTAMP_FILE": str(self._time), "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        self._env = {"LD_PRELOAD": preload.stdout.decode().strip(), "FAKETIME_TIMESTAMP_FILE": str(self._time),
+                     "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+    def _start(self, name, suite, hsms=None):
         (self.home / "data").mkdir(mode=0o700)
-        (self.home / "conclave.toml").write_text(f'log = "{self.log}"\n')
+        entry = "embedded = false\n" + self.fleet.entry(hsms) if self.fleet else ""
+        (self.home / "conclave.toml").write_text(f'log = "{self.log}"\n{entry}')
+        env = {**os.environ, **self._env}
+        # It has no fleets of its own.
+        env.pop("CONCLAVE_TEST_FLEET", None)
         self._process = subprocess.Popen(
-            [sys.executable, "regions.py", str(self.home), name, str(suite)], cwd=pathlib.Path(__file__).parent, env=env,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        region, domain = self._answer()
-        self.party = Party(region, domain)
+            [sys.executable, "regions.py", str(self.home), "" if self.fleet else name, str(suite)],
+            cwd=pathlib.Path(__file__).parent, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.party = Party(*self._answer())
 
     def _answer(self):
         line = self._process.stdout.readline()
@@ -205,12 +272,19 @@ class Elsewhere:
             raise Error(*value)
         return _plain(value)
 
+    def _call(self, name, *arguments, **named):
+        self._process.stdin.write(json.dumps(_json([name, arguments, named])).encode() + b"\n")
+        self._process.stdin.flush()
+        return self._answer()
+
     def __getattr__(self, name):
-        def call(*arguments, **named):
-            self._process.stdin.write(json.dumps(_json([name, arguments, named])).encode() + b"\n")
-            self._process.stdin.flush()
-            return self._answer()
-        return call
+        return functools.partial(self._call, name)
+
+    def execute(self, name, *arguments):
+        if self.fleet:
+            self.fleet.execute(name, *arguments, by=self.fleet.people[:2])
+        else:
+            self._call("execute", name, *arguments)
 
     def clock(self, seconds):
         self._time.write_text(f"{seconds:+d}s")
@@ -222,6 +296,8 @@ class Elsewhere:
     def close(self):
         self._process.stdin.close()
         self._process.wait(60)
+        if self.fleet and self.fleet.directory.parent == self.home:
+            self.fleet.close()
         shutil.rmtree(self.home, ignore_errors=True)
 
 
@@ -254,12 +330,13 @@ def answer_calls(region, first):
 
 
 def main(home, name, suite):
-    """The other process of `Elsewhere`: a line of JSON for each call and for its answer."""
+    """The other process of `Elsewhere`: a line of JSON for each call and for its answer. Without a name it is one of a
+    fleet that is there."""
     shutil.rmtree(os.environ["HOME"])
     os.environ.update({"CONCLAVE_HOME": f"{home}/data", "CONCLAVE_CONF": f"{home}/conclave.toml", "HOME": home})
     module = Module(MODULE)
     module.initialize()
-    region = Here(module, name, int(suite))
+    region = Here(module, name, int(suite)) if name else Joined(module)
     answer_calls(region, region.party)
     module.finalize()
 

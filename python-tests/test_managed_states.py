@@ -13,7 +13,7 @@ from managed import envelope, open_kms, outcome
 from material import MATERIAL, wrap
 from regions import Here
 
-pytestmark = pytest.mark.embedded("Regions in data directories")
+pytestmark = pytest.mark.usefixtures("regions_of")
 
 TABLE = """
 | action | Enabled | Disabled | PendingDeletion, PendingReplicaDeletion | PendingImport | Creating | Updating |

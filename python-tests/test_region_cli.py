@@ -1,216 +1,68 @@
-"""Multi-Region keys by the command line: two Regions with data directories and quorums of their own,
+"""Multi-Region keys by the command line: two Regions with data directories, or fleets, and quorums of their own,
 and what carries their messages."""
 
-import contextlib
 import json
 import os
 import pathlib
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import threading
 import time
 import urllib.request
 
 import pytest
 
-from conftest import MODULE, need, run
+from conftest import FLEETS, MODULE, need, run
+from region_cli import LATE, NOT_FOUND, PIN, REFUSED, FleetRegion, Proxy, Region, serving, until
 
-pytestmark = pytest.mark.embedded("Regions in data directories")
-
-CONCLAVE = MODULE.with_name("conclave")
-PROXY = MODULE.with_name("conclave-proxy")
-PIN, SO_PIN, PASSPHRASE = "123456", "87654321", "correct horse"
-NOT_FOUND, REFUSED, LATE = 3, 5, 6
-PATIENCE = 60
-
-
-class Region:
-    """A token of its own in a directory, and two operators who decide."""
-
-    people = ("anna", "ben")
-
-    def __init__(self, name, place):
-        self.name, self.place = name, place
-        self.env = {"CONCLAVE_HOME": str(place / "data"), "USER_PIN": PIN, "SO_PIN": SO_PIN, "PASS": PASSPHRASE}
-
-    def found(self):
-        self("token", "init", "--label", self.name, "--so-pin", "env:SO_PIN", "--pin", "env:USER_PIN", pin=False)
-        self.bare("domain", "export", "--out", "domain.token")
-        found = []
-        for person in self.people:
-            keys = ["--keys", f"{person}.pem", "--passphrase", "env:PASS"]
-            self.bare("operator", "keygen", "--out", *keys[1:])
-            self.bare("operator", "claim", "--person", person, "--domain", "domain.token", *keys, "--out", f"{person}.claim")
-            found += ["--operator", f"{person}.claim:officer,operator"]
-        self.bare("domain", "found", "--region", self.name, *found, "--out", "found.proposal")
-        self.sign("found.proposal", "--so-pin", "env:SO_PIN")
-
-    def sign(self, paper, *login):
-        for person in self.people:
-            self.bare("proposal", "sign", paper, "--keys", f"{person}.pem", "--passphrase", "env:PASS", "--yes")
-        return self.bare("proposal", "execute", paper, "--yes", *login)
-
-    def does(self, *command):
-        """The operators propose, sign and execute."""
-        paper = f"paper-{time.monotonic_ns()}"
-        said = self.bare("proposal", "new", *command, "--out", paper)
-        self.sign(paper, "--pin", "env:USER_PIN")
-        return said
-
-    def bare(self, *args, **kwargs):
-        return run(CONCLAVE, *args, cwd=self.place, env=self.env, **kwargs)
-
-    def __call__(self, *args, pin=True, ahead=None, **kwargs):
-        login = ["--pin", "env:USER_PIN"] if pin and "--pin" not in args else []
-        earlier = ["faketime", "-f", ahead] if ahead else []
-        return run(*earlier, CONCLAVE, *args, *login, cwd=self.place, env=self.env, **kwargs)
-
-    def json(self, *args, **kwargs):
-        return json.loads(self(*args, "--json", **kwargs))
-
-    def fails(self, *args):
-        """Exit status and what was said to standard error."""
-        done = subprocess.run([CONCLAVE, *map(str, args), "--pin", "env:USER_PIN"], capture_output=True, cwd=self.place,
-                              timeout=120, env={**os.environ, **self.env}, check=False)
-        assert done.returncode != 0, done.stdout
-        return done.returncode, done.stderr.decode()
-
-    def begin(self, *args):
-        """A command that goes on while others run."""
-        return Running([CONCLAVE, *args, "--pin", "env:USER_PIN"], self.place, {**os.environ, **self.env})
-
-    def serve(self, *carrier):
-        return self.begin("region", "serve", *carrier)
-
-    def encrypt(self, key, text):
-        done = subprocess.run([CONCLAVE, "key", "encrypt", key, "--pin", "env:USER_PIN"], input=text, capture_output=True,
-                              cwd=self.place, env={**os.environ, **self.env}, check=True)
-        return done.stdout
-
-    def decrypt(self, blob):
-        done = subprocess.run([CONCLAVE, "key", "decrypt", "--pin", "env:USER_PIN"], input=blob, capture_output=True,
-                              cwd=self.place, env={**os.environ, **self.env}, check=False)
-        assert done.returncode == 0, done.stderr.decode()
-        return done.stdout
-
-    def version(self, key):
-        return self.json("key", "describe", key)["KeyVersion"]
-
-
-class Running:
-    """A process whose lines are read as they come."""
-
-    def __init__(self, command, place, env):
-        self.read = []
-        self.process = subprocess.Popen([str(word) for word in command], cwd=place, env=env, text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        self.reader = threading.Thread(target=self.follow, daemon=True)
-        self.reader.start()
-
-    def follow(self):
-        for line in self.process.stdout:
-            self.read.append(line.rstrip("\n"))
-
-    def waits_for(self, pattern):
-        """The first line that matches."""
-        def found():
-            return next((line for line in list(self.read) if re.search(pattern, line)), None)
-        until(found, lambda: f"no line {pattern!r} in {self.read}")
-        return found()
-
-    def ends(self, timeout=PATIENCE):
-        """The exit status."""
-        status = self.process.wait(timeout)
-        self.reader.join()
-        return status
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.ends()
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-        self.reader.join()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.kill()
-
-
-class Proxy:
-    """conclave-proxy; killed and started again it has the same address."""
-
-    def __init__(self, data):
-        self.data, self.listen = data, "127.0.0.1:0"
-        self.start()
-
-    def start(self):
-        self.running = Running([PROXY, "--listen", self.listen, "--data", self.data], self.data.parent, os.environ)
-        self.listen = self.running.waits_for("listening on").split()[-1]
-
-    def kill(self):
-        self.running.kill()
-
-    @property
-    def url(self):
-        return f"http://{self.listen}"
-
-    @property
-    def carrier(self):
-        return ["--proxy", self.url]
-
-    def post(self, to, sender, message):
-        request = urllib.request.Request(f"{self.url}/v1/messages/{to}", message, {"X-Conclave-From": sender})
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            assert answer.status == 201
-
-
-def until(condition, said=lambda: "it does not happen", patience=PATIENCE):
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end, said()
-        time.sleep(0.1)
+pytestmark = pytest.mark.usefixtures("regions_of")
+alone = pytest.mark.embedded("counts the keys of a Region, which a fleet shares with the other tests")
 
 
 @pytest.fixture(scope="module")
 def founded(tmp_path_factory):
     """Two Regions that trust each other, and a multi-Region key in the first, alias/files."""
     there = tmp_path_factory.mktemp("regions")
-    regions = [Region(name, there / name) for name in ("eu-1", "us-1")]
-    for region in regions:
-        region.place.mkdir()
-        region.found()
-        (there / f"{region.name}.region").write_text(region.bare("region", "show", "--json"))
+    regions = []
+    for name in "eu-1", "us-1":
+        (there / name).mkdir()
+        if FLEETS:
+            database = FLEETS.postgres and FLEETS.postgres.make(name.replace("-", ""))
+            regions.append(FleetRegion(name, there / name, database=database))
+        else:
+            regions.append(Region(name, there / name))
+            regions[-1].found()
+        (there / f"{name}.region").write_text(regions[-1].bare("region", "show", "--json"))
     a, b = regions
     said = a.does("trust-region", "--region", there / "us-1.region")
     assert "us-1" in said
     b.does("trust-region", "--region", there / "eu-1.region")
     a("key", "create", "--multi-region", "--alias", "files")
-    return there
+    yield there, regions
+    for region in regions:
+        region.close()
 
 
 @pytest.fixture
-def place(founded, tmp_path):
-    shutil.copytree(founded, tmp_path / "regions")
-    return tmp_path / "regions"
+def both(founded, tmp_path):
+    """The Regions as they were founded: copies; but of fleets the same ones, with another key."""
+    there, regions = founded
+    if not FLEETS:
+        shutil.copytree(there, tmp_path / "regions")
+        return [Region(region.name, tmp_path / "regions" / region.name) for region in regions]
+    regions[0]("alias", "delete", "files")
+    regions[0]("key", "create", "--multi-region", "--alias", "files")
+    return regions
 
 
 @pytest.fixture
-def a(place):
-    return Region("eu-1", place / "eu-1")
+def a(both):
+    return both[0]
 
 
 @pytest.fixture
-def b(place):
-    return Region("us-1", place / "us-1")
+def b(both):
+    return both[1]
 
 
 @pytest.fixture
@@ -224,21 +76,6 @@ def proxy(tmp_path):
 def directory(tmp_path):
     (tmp_path / "stick").mkdir()
     return ["--via", tmp_path / "stick"]
-
-
-@contextlib.contextmanager
-def serving(*regions, by):
-    """`region serve` in each, which ends cleanly."""
-    running = [region.serve(*by) for region in regions]
-    try:
-        for each in running:
-            each.waits_for(" serving ")
-        yield running
-        for each in running:
-            assert each.stop() == 0, each.read
-    finally:
-        for each in running:
-            each.kill()
 
 
 def key_id(region, name="files"):
@@ -279,6 +116,7 @@ def test_one_key_by_the_proxy(a, b, proxy):
     assert "eu-1" in said
 
 
+@alone
 def test_many_keys_by_a_directory(a, b, directory):
     keys = [a.json("key", "create", "--multi-region")["KeyId"] for _ in range(3)]
     a("key", "create", "--alias", "local")
@@ -312,6 +150,7 @@ def create_many(region, count):
     run(sys.executable, "-c", program, MODULE, region.name, PIN, count, cwd=pathlib.Path(__file__).parent, env=region.env)
 
 
+@alone
 def test_two_hundred_keys(a, b, proxy):
     create_many(a, 199)
     with serving(b, by=proxy.carrier):
@@ -347,6 +186,7 @@ def test_a_rotation_waits_for_a_region_that_rests(a, b, proxy):
     assert a.version("files") == 2 and a.json("key", "replicas", "files")["ReplicaKeys"] == []
 
 
+@pytest.mark.embedded("the command lives at another time; a fleet's time is that of its HSMs (test_replication)")
 def test_a_replica_is_deleted(a, b, proxy):
     need("faketime")
     with serving(b, by=proxy.carrier):

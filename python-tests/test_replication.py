@@ -15,7 +15,7 @@ from kms_process import decoded
 from managed import DAY, refused
 from regions import Elsewhere, Here
 
-pytestmark = pytest.mark.embedded("Regions in data directories")
+pytestmark = pytest.mark.usefixtures("regions_of")
 
 _names = itertools.count(1)
 

@@ -14,7 +14,7 @@ from peer.region import Region
 from peer.replication import Message, Party, make, sign
 from regions import Elsewhere
 
-pytestmark = pytest.mark.embedded("Regions in data directories")
+pytestmark = pytest.mark.usefixtures("regions_of")
 
 REFUSED = "KMS_R_REPLICATION_REFUSED"
 KINDS = ["request", "offer", "shipment", "receipt", "activate", "activated"]

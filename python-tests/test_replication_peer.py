@@ -16,7 +16,7 @@ from peer.region import Region, new_object, receive
 from peer.replication import Message, make
 from regions import Elsewhere
 
-pytestmark = pytest.mark.embedded("Regions in data directories")
+pytestmark = pytest.mark.usefixtures("regions_of")
 
 REFUSED = "KMS_R_REPLICATION_REFUSED"
 CONTEXT = {"room": "4"}

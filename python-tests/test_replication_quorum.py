@@ -7,7 +7,7 @@ import pytest
 from cryptoki import Error
 from regions import Here
 
-pytestmark = pytest.mark.embedded("Regions in data directories")
+pytestmark = pytest.mark.usefixtures("regions_of")
 
 _names = itertools.count(1)
 

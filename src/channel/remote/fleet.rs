@@ -745,7 +745,7 @@ impl Fleet {
         }
     }
 
-    fn home(&self) -> Option<Place> {
+    pub(super) fn home(&self) -> Option<Place> {
         *self.home.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -2,7 +2,7 @@
 //! name above this module; what HSMs are shown is the newest that one of them gave for it.
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use crate::hsm::{Role, Ticket};
 
@@ -16,7 +16,7 @@ pub(super) struct Login {
     /// What HSMs are shown.
     pub(super) ticket: Ticket,
     /// When it was given, and by an HSM with which version of the domain.
-    given: Instant,
+    given: SystemTime,
     version: u64,
     name: Ticket,
 }
@@ -27,7 +27,7 @@ pub(super) struct Logins(RwLock<Vec<Arc<Login>>>);
 impl Logins {
     /// A login that an HSM has just granted.
     pub(super) fn begin(&self, role: Role, ticket: &Ticket, version: u64) {
-        let login = Login { role, ticket: ticket.clone(), given: Instant::now(), version, name: ticket.clone() };
+        let login = Login { role, ticket: ticket.clone(), given: SystemTime::now(), version, name: ticket.clone() };
         self.write().push(Arc::new(login));
     }
 
@@ -50,7 +50,7 @@ impl Logins {
 
     /// A new ticket in the place of `login`'s.
     pub(super) fn renew(&self, login: &Login, ticket: Ticket, version: u64) {
-        let renewed = Login { ticket, given: Instant::now(), version, ..login.clone() };
+        let renewed = Login { ticket, given: SystemTime::now(), version, ..login.clone() };
         if let Some(place) = self.write().iter_mut().find(|held| held.name == renewed.name) {
             *place = Arc::new(renewed);
         }
@@ -81,6 +81,7 @@ impl Logins {
 impl Login {
     /// Whether a refusal by an HSM with this version of the domain may be for the ticket's age alone.
     pub(super) fn may_be_old(&self, version: u64) -> bool {
-        version != self.version || self.given.elapsed() >= FRESH
+        // A ticket ages by the clock, which a machine that slept finds advanced.
+        version != self.version || self.given.elapsed().map_or(true, |age| age >= FRESH)
     }
 }

@@ -343,11 +343,13 @@ impl Channel for Remote {
         });
         let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         let standings = fleet.pool.standings();
-        let hsms: Vec<_> = (fleet.config.hsms.iter().zip(&standings))
-            .map(|(address, standing)| {
+        let home = fleet.home();
+        let hsms: Vec<_> = (fleet.config.hsms.iter().zip(&standings).enumerate())
+            .map(|(place, (address, standing))| {
                 json!({
                     "Address": address.to_string(),
                     "Hsm": standing.id.map(|id| hex(&id)),
+                    "Home": home == Some(place),
                     "Connections": standing.connections,
                     "Trouble": standing.trouble,
                 })

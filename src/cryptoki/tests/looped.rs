@@ -120,6 +120,8 @@ impl Party for Told<'_> {
         self.hsm.audit_status()
     }
 
+    fn logged_in(&self, _: &Ticket) {}
+
     fn logged_out(&self, _: &Ticket) {}
 
     fn bring(&self, _: &[u8], newest: &[u8], log: Log<'_>) -> Result<Reply> {
