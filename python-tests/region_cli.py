@@ -193,6 +193,12 @@ class Proxy:
         with urllib.request.urlopen(request, timeout=20) as answer:
             assert answer.status == 201
 
+    def is_empty(self, region):
+        """Whether nothing waits for a Region, by its counts."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=20) as answer:
+            text = answer.read().decode()
+        return not re.search(rf'^\w+\{{[^}}]*region="{region}"[^}}]*\}} [1-9]', text, re.M)
+
 
 def until(condition, said=lambda: "it does not happen", patience=PATIENCE):
     end = time.monotonic() + patience

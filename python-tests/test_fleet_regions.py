@@ -1,10 +1,14 @@
 """Regions that are fleets: an exchange is bound to the HSM that began it and to its host's process. If that HSM is
 gone, or was expelled, what it began is refused, and the next exchange succeeds; a replica is of all HSMs at once."""
 
+import signal
+
 import pytest
 from cryptoki import Error
 from managed import refused
 from peer.envelope import name_of
+from proxy import Proxy as Way
+from region_cli import FleetRegion, Proxy, until
 from regions import Elsewhere
 
 REFUSED = "KMS_R_REPLICATION_REFUSED"
@@ -214,3 +218,49 @@ def test_an_offer_of_an_expelled_hsm_is_finished_by_nobody(fleets):
     in_use(a, b, key)
     b.fleet.hsms[number].kill()
     regain(b, number, (a, e))
+
+
+@pytest.fixture
+def commanded(tmp_path):
+    """Two fleets by the command line, that trust each other."""
+    made = []
+    for name, hsms in ("eu-1", 1), ("us-1", 2):
+        (tmp_path / name).mkdir()
+        made.append(FleetRegion(name, tmp_path / name, hsms=hsms))
+        (tmp_path / f"{name}.region").write_text(made[-1].bare("region", "show", "--json"))
+    a, b = made
+    a.does("trust-region", "--region", tmp_path / "us-1.region")
+    b.does("trust-region", "--region", tmp_path / "eu-1.region")
+    yield a, b
+    for region in made:
+        region.close()
+
+
+def test_the_command_line_starts_over_by_itself(commanded, tmp_path):
+    """`region serve` loses the HSM that made its offer before the shipment comes."""
+    a, b = commanded
+    a("key", "create", "--multi-region", "--alias", "files")
+    first, second = b.fleet.hsms
+    # There is only one way at first, so that is the one which makes the offer.
+    way = Way(tmp_path / "way", second.address)
+    way.cut()
+    b.configure(first.address, way.address)
+    carrier = Proxy(tmp_path / "proxy")
+    try:
+        with a.begin("replicate", "files", "--to", "us-1", *carrier.carrier) as here:
+            until(lambda: not carrier.is_empty("us-1"))
+            here.process.send_signal(signal.SIGSTOP)
+            with b.serve(*carrier.carrier) as there:
+                there.waits_for("message=request .*answer=offer")
+                first.kill()
+                way.mend()
+                here.process.send_signal(signal.SIGCONT)
+                assert "this HSM instance made no such offer" in there.waits_for("refused .*message=shipment")
+                assert here.ends() == 0, (here.read, there.read)
+                assert there.stop() == 0
+        key = a.json("key", "describe", "files")["KeyId"]
+        assert b.decrypt(a.encrypt("files", b"secret")) == b"secret"
+        assert [each["managed"]["KeyId"] for each in b.json("key", "list")] == [key]
+    finally:
+        carrier.kill()
+        way.close()
