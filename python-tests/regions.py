@@ -293,9 +293,14 @@ class Elsewhere(Quorum):
         """The lines of its log."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
-    def close(self):
+    def end(self):
+        """Ends the process; a fleet's HSMs stay."""
         self._process.stdin.close()
         self._process.wait(60)
+
+    def close(self):
+        if self._process.poll() is None:
+            self.end()
         if self.fleet and self.fleet.directory.parent == self.home:
             self.fleet.close()
         shutil.rmtree(self.home, ignore_errors=True)
