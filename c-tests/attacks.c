@@ -666,6 +666,8 @@ static CK_OBJECT_HANDLE trust(CK_ATTRIBUTE *label) {
     if (founder()) {
         CHECK(get_bool(session, key, CKA_TRUSTED) == 0 && get(session, key, CKA_UNIQUE_ID, id, 32) == 32);
         ask_founder("\"slot\": %lu, \"do\": \"trust_key\", \"with\": {\"object\": \"%s\"}", test_slot, id);
+        /* Attributes are what the host read of its database, a second ago at most. */
+        for (double end = now() + 10; get_bool(session, key, CKA_TRUSTED) != 1 && now() < end;) usleep(20000);
     }
     return key;
 }
