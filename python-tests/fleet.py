@@ -215,16 +215,18 @@ class Fleet:
         command = Command.of(state, name, *arguments)
         return ["execute", command.sign(*[person.signing for person in by or self.people]).encode().hex()]
 
-    def _operate(self, steps, *more):
-        """Steps of a worker, and more whose results count."""
+    def _operate(self, steps, *more, without=None):
+        """Steps of a worker, and more whose results count, by HSMs but for the one of this id."""
         conf = self.directory / "operators.toml"
-        members = [f"admin:{hsm.admin}" for hsm in self.hsms if hsm.alive and hsm.status()["member"]]
+        members = [f"admin:{hsm.admin}" for hsm in self.hsms if hsm.alive and hsm.id != without and hsm.status()["member"]]
         conf.write_text("embedded = false\n" + self.entry(members, None))
         return worker().run(conf, FIRST_SLOT, [*steps, *[[name] for name in more]])[len(steps):]
 
     def execute(self, name, *arguments, by=None):
         """A command of the quorum."""
-        self._operate([self._signed(self.state(), name, *arguments, by=by)])
+        # No HSM carries out its own expulsion.
+        without = arguments[0] if name == "expel HSM" else None
+        self._operate([self._signed(self.state(), name, *arguments, by=by)], without=without)
 
     def token(self):
         return bytes.fromhex(self._operate([], "token")[0])

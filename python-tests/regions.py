@@ -199,7 +199,7 @@ class Here(Quorum):
         self.session.call("KMS_DescribeSession", text, byref(room))
         return json.loads(text.raw[:room.value])
 
-    def home(self):
+    def home_hsm(self):
         """The number of the HSM that holds this process's exchanges."""
         return [hsm["Home"] for hsm in self.described()["Hsms"]].index(True)
 

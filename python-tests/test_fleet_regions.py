@@ -72,7 +72,7 @@ def exchange(a, b, key):
 
 def lose(region):
     """Kills the HSM that holds the exchanges of the Region's process; its number."""
-    number = region.home()
+    number = region.home_hsm()
     region.fleet.hsms[number].kill()
     return number
 
@@ -199,7 +199,7 @@ def test_an_offer_of_an_expelled_hsm_is_finished_by_nobody(fleets):
     key = replicable(a, b)
     shipment = a.ship(b.offer(a.party.region, key))
     late = b.offer(a.party.region, key)
-    number = b.home()
+    number = b.home_hsm()
     alone = b.neighbour("expelled", number)
     b.execute("expel HSM", b.fleet.hsms[number].id, None)
     assert b.fleet.hsms[number].alive
