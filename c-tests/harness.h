@@ -176,6 +176,7 @@ static void write_file(const char *name, const char *text) {
 
 /* Fleets that the program may have; where their slots are, and those of their operators. */
 #define MOST_FLEETS 4
+#define HSMS 2 /* of each */
 #define FIRST_FLEET ((CK_SLOT_ID)1 << 30)
 #define OPERATORS_OF(slot) ((slot) + 64)
 static int fleets_made;
@@ -286,7 +287,7 @@ static UNUSED void start(int argc, char **argv) {
     setenv("SOFTHSM2_CONF", text, 1);
     if (founder())
         snprintf(fleet_entries, sizeof fleet_entries, "%s",
-                 ask_founder("\"open\": {\"count\": %d, \"operators\": %s}", MOST_FLEETS, OPERATORS));
+                 ask_founder("\"open\": {\"count\": %d, \"operators\": %s, \"hsms\": %d}", MOST_FLEETS, OPERATORS, HSMS));
     configure("");
     snprintf(text, sizeof text, "%s/conclave.toml", work_dir);
     setenv("CONCLAVE_CONF", text, 1);

@@ -253,15 +253,19 @@ static UNUSED void make_unfounded(const char *label, int fleet) {
     from_hex(domain_id, id + strlen("\"domain\":\""), sizeof domain_id);
 }
 
-/* After the founding of a fleet's domain: its operators admit the host and make the SO and the user, who
- * set their PINs; the host is told the fingerprint. From then on the token is as an embedded one. */
+/* The founder does something with the fleet of this operators' slot: what it answers. */
+#define ASK_FLEET(what, ...) ask_founder("\"slot\": %lu, " what, slot - 64, __VA_ARGS__)
+
+/* After the founding of a fleet's domain: its operators admit the host and the other HSMs, and make the SO
+ * and the user, who set their PINs; the host is told the fingerprint. From then on the token is as an
+ * embedded one. */
 static UNUSED void open_fleet(const party *one, const party *other) {
     static const CK_USER_TYPE users[] = {CKU_SO, CKU_USER};
     static const char *const names[] = {"SO", "user"}, *const pins[] = {SO_PIN, USER_PIN};
     static const char code[] = "code of 128 bits";
     char request[8 * 1024], hash[97], path[32];
     to_hex(hash, domain_id, sizeof domain_id);
-    const char *claim_ = ask_founder("\"slot\": %lu, \"do\": \"claim_first_host\", \"with\": {\"domain\": \"%s\"}", slot - 64, hash);
+    const char *claim_ = ASK_FLEET("\"do\": \"claim_first_host\", \"with\": {\"domain\": \"%s\"}", hash);
     snprintf(request, sizeof request, "{\"command\":\"admit host\",\"host\":\"%s\"}", claim_);
     decide(request, one, other);
     for (size_t i = 0; i < COUNT(users); i++) {
@@ -273,6 +277,12 @@ static UNUSED void open_fleet(const party *one, const party *other) {
     const char *at = strstr(describe_domain(), "\"hash\":\"");
     if (!CHECK(at)) exit(1);
     snprintf(hash, sizeof hash, "%.96s", at + strlen("\"hash\":\""));
+    for (int i = 1; i < HSMS; i++) {
+        claim_ = ASK_FLEET("\"do\": \"start_claimant\", \"with\": {\"trust\": \"%s\"}", hash);
+        snprintf(request, sizeof request, "{\"command\":\"admit HSM\",\"hsm\":\"%s\"}", claim_);
+        decide(request, one, other);
+        ASK_FLEET("\"do\": \"%s\"", "bring_all");
+    }
     slot -= 64;
     snprintf(path, sizeof path, "fleets/%lu/trust", slot - FIRST_FLEET);
     write_file(path, hash);

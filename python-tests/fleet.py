@@ -183,8 +183,9 @@ class Fleet:
         self.hsms = [Hsm(self.directory, "a", None, self.options, **self.more).start()]
         self.host_key = self.directory / "host.pem"
         conclave("fleet", "create", "--admin", self.hsms[0].admin, "--database", self.database, "--label", self.label)
-        if founded:
-            self._found(rules)
+        if not founded:
+            return
+        self._found(rules)
         for _ in range(hsms - 1):
             self.start_hsm()
 
@@ -262,11 +263,22 @@ class Fleet:
 
     def start_hsm(self, *options, **more):
         """One more, which is a member when this returns."""
-        name = chr(ord("a") + len(self.hsms))
-        hsm = Hsm(self.directory, name, self.trust, (*self.options, *options), **{**self.more, **more}).start()
+        hsm = self._start(*options, **more)
         self.admit(hsm)
         self.hsms.append(hsm)
         return hsm
+
+    def _start(self, *options, **more):
+        name = chr(ord("a") + len(self.hsms))
+        return Hsm(self.directory, name, self.trust, (*self.options, *options), **{**self.more, **more}).start()
+
+    def start_claimant(self, trust):
+        """One more for those who found the domain themselves and admit it by its claim, in hexadecimal."""
+        self.trust = trust
+        hsm = self._start()
+        self.bring(hsm)
+        self.hsms.append(hsm)
+        return hsm.claim().hex()
 
     def admit(self, hsm):
         """Brings the domain to a new HSM, admits it, and lets all know."""
@@ -276,6 +288,12 @@ class Fleet:
             if each.alive:
                 self.bring(each)
         assert hsm.status()["member"]
+
+    def bring_all(self):
+        history = self.history()
+        for hsm in self.hsms:
+            self.bring(hsm, history)
+        assert all(hsm.status()["member"] for hsm in self.hsms)
 
     def readmit(self, hsm):
         """An HSM that was started again is another: the old one is expelled, it is admitted."""
@@ -367,11 +385,11 @@ class Postgres:
 class Pool:
     """Slots of a configuration that is there before their fleets are: an application that has begun gets tokens as it
     makes them, where an embedded one calls C_InitToken. With `operators`, there is another slot for each, OPERATORS
-    above its own, on its HSM's admin socket."""
+    above its own, on its first HSM's admin socket. Each fleet has so many `hsms`."""
 
-    def __init__(self, directory, count=16, postgres=None, operators=False):
+    def __init__(self, directory, count=16, postgres=None, operators=False, hsms=1):
         self.directory, self.count, self.postgres, self.made = pathlib.Path(directory), count, postgres, []
-        self.operators, self.prefix = operators, f"fleet{secrets.token_hex(4)}_"
+        self.operators, self.hsms, self.prefix = operators, hsms, f"fleet{secrets.token_hex(4)}_"
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def place(self, number):
@@ -387,7 +405,8 @@ class Pool:
         text = ""
         for number in range(self.count):
             at = self.place(number)
-            text += (f'[[fleet]]\nregion = "eu-north"\nhsm = ["unix:{at}/a.sock"]\nhost_key = "{at}/host.pem"\n'
+            hsms = [f"unix:{at}/{chr(ord('a') + hsm)}.sock" for hsm in range(self.hsms)]
+            text += (f'[[fleet]]\nregion = "eu-north"\nhsm = {json.dumps(hsms)}\nhost_key = "{at}/host.pem"\n'
                      f'trust = "file:{at}/trust"\ndatabase = "{self.database(number)}"\n')
         for number in range(self.count if self.operators else 0):
             text += (f'[[fleet]]\nregion = "eu-north"\nhsm = ["admin:{self.place(number)}/a.admin"]\n'
@@ -401,8 +420,7 @@ class Pool:
         self.made.append(None)
         if self.postgres:
             self.postgres.make(f"{self.prefix}{number}")
-        self.made[number] = Fleet(self.place(number), database=self.database(number), label=label, so_pin=so_pin, pin=pin,
-                                  **more)
+        self.made[number] = Fleet(self.place(number), self.hsms, self.database(number), label, so_pin=so_pin, pin=pin, **more)
         return FIRST_SLOT + number
 
     def apart(self, directory, **more):
