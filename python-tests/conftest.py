@@ -53,12 +53,13 @@ if FLEET:
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "embedded(reason): is about embedded tokens; not run over a fleet")
+    config.addinivalue_line("markers", "one_store(reason): over a fleet with SQLite only")
 
 
 # Whole modules are dealt out to processes that run side by side (scripts/python-tests.sh). Other programs
 # come first, before there are many tokens: GnuTLS looks at 48 slots at most. Then those that take longest,
 # so that all processes end at about the same time.
-FIRST = ("tools", "fleet_faults", "fleet_proxy", "replication_faults", "replication_hostile", "region_cli", "readme", "domain_refusals", "domain_cli",
+FIRST = ("tools", "fleet_faults", "fleet_proxy", "fleet_regions", "replication_faults", "replication_hostile", "region_cli", "readme", "domain_refusals", "domain_cli",
          "managed_states")
 
 
@@ -73,6 +74,9 @@ def pytest_collection_modifyitems(items):
         mark = item.get_closest_marker("embedded")
         if FLEET and mark:
             item.add_marker(pytest.mark.skip(reason=f"embedded only: {mark.args[0]}"))
+        mark = item.get_closest_marker("one_store")
+        if FLEET == "postgres" and mark:
+            item.add_marker(pytest.mark.skip(reason=f"with SQLite only: {mark.args[0]}"))
 
 
 def pytest_sessionfinish():

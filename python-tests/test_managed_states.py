@@ -13,7 +13,7 @@ from managed import envelope, open_kms, outcome
 from material import MATERIAL, wrap
 from regions import Here
 
-pytestmark = pytest.mark.usefixtures("regions_of")
+pytestmark = pytest.mark.one_store("whether a key may be used is decided before anything is stored")
 
 TABLE = """
 | action | Enabled | Disabled | PendingDeletion, PendingReplicaDeletion | PendingImport | Creating | Updating |

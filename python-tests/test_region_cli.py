@@ -13,7 +13,8 @@ import pytest
 from conftest import FLEETS, MODULE, need, run
 from region_cli import LATE, NOT_FOUND, PIN, REFUSED, FleetRegion, Proxy, Region, serving, until
 
-pytestmark = pytest.mark.usefixtures("regions_of")
+pytestmark = [pytest.mark.usefixtures("regions_of"),
+              pytest.mark.one_store("the command line sees no store; test_replication has exchanges by either")]
 alone = pytest.mark.embedded("counts the keys of a Region, which a fleet shares with the other tests")
 
 

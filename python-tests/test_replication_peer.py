@@ -7,7 +7,6 @@ import time
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
-from cryptoki import Error
 from managed import DAY, refused
 from material import MATERIAL
 from peer.encoding import Refused
@@ -16,7 +15,7 @@ from peer.region import Region, new_object, receive
 from peer.replication import Message, make
 from regions import Elsewhere
 
-pytestmark = pytest.mark.usefixtures("regions_of")
+pytestmark = [pytest.mark.usefixtures("regions_of"), pytest.mark.one_store("the peer's half of an exchange has no store")]
 
 REFUSED = "KMS_R_REPLICATION_REFUSED"
 CONTEXT = {"room": "4"}
