@@ -159,7 +159,7 @@ impl<S: Read + Write> Client<S> {
     /// At an admin socket.
     fn try_ping(&mut self) -> std::io::Result<()> {
         let header = RequestHeader { version: 0, hash: [0; 48], stamp: 0, heard: 0, ticket: Ticket::public() };
-        let mut message = zeroize::Zeroizing::default();
+        let mut message = conclave::hsm::Wiped::default();
         encode_request(&header, &Request::Ping, &mut message).unwrap();
         let reply = self.try_ask(&message)?;
         let room = Room::new();

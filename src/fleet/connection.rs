@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use zeroize::{Zeroize, Zeroizing};
-
 use super::gate::Gate;
 use super::io::{BadLength, Frames, Io, Sent};
 use super::limits::{CLEAR_FRAMES, Limits, MESSAGE, SMALL};
@@ -18,6 +16,7 @@ use super::server::Shared;
 use super::service::{Callbacks, Cipher, Party, Then};
 use super::slots::Slot;
 use crate::error::{ErrorKind, Result};
+use crate::hsm::Wiped;
 
 /// Requests that are handled before other connections have their turn.
 const BURST: u32 = 32;
@@ -46,7 +45,7 @@ pub(super) struct Connection {
     frame_since: Option<Instant>,
     message_since: Option<Instant>,
     /// What was opened of a message that is not handled yet, and whether that is all of it.
-    message: Zeroizing<Vec<u8>>,
+    message: Wiped,
     complete: bool,
     /// To be closed after the output was sent.
     closing: Option<Closed>,
@@ -82,7 +81,7 @@ impl Connection {
             phase: Phase::Clear { admin, frames: 0, since: Instant::now() },
             frame_since: None,
             message_since: None,
-            message: Zeroizing::default(),
+            message: Wiped::default(),
             complete: false,
             closing: None,
             answered: None,
@@ -158,7 +157,7 @@ impl Connection {
                             }
                         }
                         Phase::Admin { .. } => {
-                            self.message.extend_from_slice(self.io.bytes(range.clone()));
+                            self.message.append(self.io.bytes(range.clone()));
                             self.io.consume(range.end);
                             self.io.wipe();
                             self.complete = true;
@@ -198,7 +197,7 @@ impl Connection {
     pub(super) fn shrink(&mut self) {
         self.io.shrink();
         if self.message.is_empty() {
-            self.message = Zeroizing::default();
+            self.message = Wiped::default();
         }
     }
 
@@ -331,9 +330,9 @@ impl Connection {
                 self.closing = Some(Closed::Failed);
             }
         }
-        self.message.zeroize();
+        self.message.wipe();
         if self.message.capacity() > SMALL {
-            self.message = Zeroizing::default();
+            self.message = Wiped::default();
         }
         self.complete = false;
         self.message_since = None;
@@ -459,7 +458,7 @@ struct Calling<'a> {
 }
 
 impl Callbacks for Calling<'_> {
-    fn call(&mut self, message: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    fn call(&mut self, message: &[u8]) -> Result<Wiped> {
         let lost = |error: io::Error| ErrorKind::DeviceError.with(format!("the host did not answer the HSM: {error}"));
         let frames = if self.cipher.is_some() { Frames::Link } else { Frames::Admin };
         match &mut self.cipher {
@@ -468,14 +467,14 @@ impl Callbacks for Calling<'_> {
         }
         let until = Instant::now() + self.limits.callback;
         self.io.flush_until(self.fd, until).map_err(lost)?;
-        let mut answer = Zeroizing::new(Vec::new());
+        let mut answer = Wiped::default();
         loop {
             let range = self.io.frame_until(self.fd, frames, until).map_err(lost)?;
             let frame = self.io.bytes(range.clone());
             let last = match &mut self.cipher {
                 Some(cipher) => cipher.open(frame, &mut answer)?,
                 None => {
-                    answer.extend_from_slice(frame);
+                    answer.append(frame);
                     true
                 }
             };

@@ -97,6 +97,20 @@ pub fn become_user(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Blocks that are larger than this are given back to the system when they are freed.
+#[cfg(target_env = "gnu")]
+const LARGE: libc::c_int = 4 << 20;
+
+/// Has large blocks given back at once. Otherwise each thread that ever hashed a PIN would keep the
+/// hash's memory, locked as all of it is.
+pub fn keep_no_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes numbers. A refusal changes nothing.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+    }
+}
+
 pub fn is_root() -> bool {
     // SAFETY: takes and changes nothing.
     unsafe { libc::geteuid() == 0 }

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use super::service::{Callbacks, Cipher, Clear, Figures, Id, Party, Reply, Service, Standing, Then};
 use crate::error::Result;
 use crate::hsm::session::Link;
-use crate::hsm::{self, Connection, Member};
+use crate::hsm::{self, Connection, Member, Wiped};
 
 impl Service for Arc<Member> {
     fn clear(&self, frame: &[u8], admin: bool) -> Clear {
@@ -60,7 +58,7 @@ impl Party for Connection {
 }
 
 impl Cipher for Link {
-    fn open(&mut self, frame: &[u8], message: &mut Zeroizing<Vec<u8>>) -> Result<bool> {
+    fn open(&mut self, frame: &[u8], message: &mut Wiped) -> Result<bool> {
         Self::open(self, frame, message)
     }
 

@@ -1,8 +1,7 @@
 //! An HSM, as the server sees it. The server knows frames, and of a message no more than it counts.
 
-use zeroize::Zeroizing;
-
 use crate::error::Result;
+use crate::hsm::Wiped;
 pub(super) use crate::hsm::wire::Callbacks;
 
 /// Of a host or an HSM.
@@ -53,7 +52,7 @@ pub trait Party: Send {
 }
 
 pub struct Reply {
-    pub message: Zeroizing<Vec<u8>>,
+    pub message: Wiped,
     /// Nothing more is answered on this connection. An empty message is not sent then.
     pub close: bool,
 }
@@ -62,7 +61,7 @@ pub struct Reply {
 pub trait Cipher: Send {
     /// Opens a frame (without its length) and appends what is in it. True: it was the message's last.
     /// After an error the link is over.
-    fn open(&mut self, frame: &[u8], message: &mut Zeroizing<Vec<u8>>) -> Result<bool>;
+    fn open(&mut self, frame: &[u8], message: &mut Wiped) -> Result<bool>;
 
     /// Appends a message's frames, with their lengths.
     fn seal(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<()>;

@@ -8,11 +8,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use zeroize::Zeroizing;
 
 use super::service::Callbacks;
 use super::*;
 use crate::error::{ErrorKind, Result};
+use crate::hsm::Wiped;
 
 const HOST: Id = [7; 16];
 
@@ -58,12 +58,12 @@ impl Party for Guest {
     }
 
     fn request(&mut self, message: &[u8], callbacks: &mut dyn Callbacks) -> Reply {
-        let mut reply = Zeroizing::new(message.to_vec());
+        let mut reply = Wiped::from(message.to_vec());
         match message {
             b"nap" => thread::sleep(Duration::from_millis(300)),
             b"ask" => match callbacks.call(b"?") {
                 Ok(answer) => reply = answer,
-                Err(_) => return Reply { message: Zeroizing::default(), close: true },
+                Err(_) => return Reply { message: Wiped::default(), close: true },
             },
             b"panic" => panic!("as asked"),
             _ => {}
@@ -76,10 +76,10 @@ impl Party for Guest {
 struct Plain;
 
 impl Cipher for Plain {
-    fn open(&mut self, frame: &[u8], message: &mut Zeroizing<Vec<u8>>) -> Result<bool> {
+    fn open(&mut self, frame: &[u8], message: &mut Wiped) -> Result<bool> {
         match frame {
             [last @ (0 | 1), rest @ ..] => {
-                message.extend_from_slice(rest);
+                message.append(rest);
                 Ok(*last == 1)
             }
             _ => Err(ErrorKind::DeviceError.into()),

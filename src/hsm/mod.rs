@@ -49,6 +49,7 @@ pub use command::{
     IndexColumn, KeyRecords, Log, Manage, MessageKind, MessageView, ObjectChange, ObjectId, OldKey, Operation, Outcome,
     PinCost, PinRecord, Place, Record, Replicate, Reply, Role, Sealed, Ticket, View,
 };
+pub use crypto::Wiped;
 pub use domain::governance;
 pub use managed::{
     CKA_KMS_CREATED, CKA_KMS_DELETION_DATE, CKA_KMS_DELETION_WINDOW, CKA_KMS_DESCRIPTION, CKA_KMS_DUAL_CONTROL,

@@ -93,6 +93,7 @@ fn run(plan: Plan) -> Result<(), String> {
 
 /// Everything that needs privileges, or must be so before there is a secret.
 fn harden_process(plan: &Plan) -> Result<(), String> {
+    harden::keep_no_large_blocks();
     if plan.hardening {
         harden::close_inherited().map_err(|error| format!("inherited descriptors: {error}"))?;
         harden::close_to_others()?;

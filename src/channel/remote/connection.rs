@@ -3,11 +3,12 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 use super::socket::Stream;
 use crate::config::Address;
 use crate::error::Error;
+use crate::hsm::Wiped;
 use crate::hsm::session::{self, CLEAR_MAX, Code, Connecting, FRAME_MAX, Follower, HsmId, Link, Process, Session};
 use crate::hsm::wire::MAX_MESSAGE;
 
@@ -125,8 +126,8 @@ pub(super) struct Connection {
     /// The pool's generation when it was made.
     pub(super) generation: u64,
     /// What is sent next.
-    pub(super) request: Zeroizing<Vec<u8>>,
-    reply: Zeroizing<Vec<u8>>,
+    pub(super) request: Wiped,
+    reply: Wiped,
     frames: Vec<u8>,
 }
 
@@ -139,8 +140,8 @@ impl Connection {
             valid_until,
             rested: Instant::now(),
             generation: 0,
-            request: Zeroizing::default(),
-            reply: Zeroizing::default(),
+            request: Wiped::default(),
+            reply: Wiped::default(),
             frames: Vec::new(),
         }
     }
@@ -179,10 +180,10 @@ impl Connection {
         self.rested = Instant::now();
         for buffer in [&mut self.request, &mut self.reply] {
             if buffer.capacity() > LARGEST_KEPT {
-                *buffer = Zeroizing::default();
+                *buffer = Wiped::default();
             } else {
                 // There may be a PIN in it, or what was decrypted.
-                buffer.zeroize();
+                buffer.wipe();
             }
         }
         if self.link.is_none() {
@@ -200,7 +201,7 @@ impl Connection {
             Some(link) => while !link.open(self.stream.frame(FRAME_MAX)?, &mut self.reply)? {},
             None => {
                 let frame = self.stream.frame(MAX_MESSAGE)?;
-                self.reply.extend_from_slice(frame);
+                self.reply.append(frame);
             }
         }
         Ok(())

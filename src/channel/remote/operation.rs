@@ -5,15 +5,13 @@
 
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use super::fleet::{Asking, Failed, Fleet, Route};
 use super::params::Owned;
 use super::pool::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::session::HsmId;
 use crate::hsm::wire::{Answer, Request, StreamId};
-use crate::hsm::{ApprovalRequest, Function, Mechanism, Operation, Outcome, Params, Record, Ticket};
+use crate::hsm::{ApprovalRequest, Function, Mechanism, Operation, Outcome, Params, Record, Ticket, Wiped};
 
 /// Parts are kept up to so many bytes.
 const KEPT: usize = 64 * 1024;
@@ -56,7 +54,7 @@ pub(super) struct RemoteOperation {
     begun: Begun,
     stream: Option<Stream>,
     /// Parts that no HSM was sent yet.
-    parts: Zeroizing<Vec<u8>>,
+    parts: Wiped,
     /// Parts were sent to the stream: no other HSM can go on.
     sent: bool,
     /// The length of an input, and what an HSM said its output needs.
@@ -129,7 +127,7 @@ impl Fleet {
 
 impl RemoteOperation {
     pub(super) fn new(fleet: Arc<Fleet>, begun: Begun, stream: Stream) -> Self {
-        Self { fleet, begun, stream: Some(stream), parts: Zeroizing::default(), sent: false, needed: None }
+        Self { fleet, begun, stream: Some(stream), parts: Wiped::default(), sent: false, needed: None }
     }
 
     /// Whether parts give nothing before the end.
@@ -270,14 +268,7 @@ impl Operation for RemoteOperation {
     fn update(&mut self, input: &[u8], mut output: Option<&mut [u8]>) -> Result<Outcome> {
         if self.collects() {
             if !self.sent && !self.begun.controlled && self.parts.len() + input.len() <= KEPT {
-                let len = self.parts.len() + input.len();
-                if len > self.parts.capacity() {
-                    // Nothing is left behind in a buffer that was outgrown.
-                    let mut larger = Zeroizing::new(Vec::with_capacity(len.next_power_of_two().max(1024)));
-                    larger.extend_from_slice(&self.parts);
-                    self.parts = larger;
-                }
-                self.parts.extend_from_slice(input);
+                self.parts.append(input);
             } else {
                 self.flush()?;
                 self.send(input)?;

@@ -22,7 +22,7 @@ use crate::fleet::{Limits, Listener, Server};
 use crate::hsm::governance::{self, OperatorKeys, PartyKind};
 use crate::hsm::session::{self, HostKey};
 use crate::hsm::wire::{Answer, Callbacks, Request, RequestHeader, Room, decode_reply, encode_request};
-use crate::hsm::{self, AuditMode, Command, Function, Mechanism, Member, Outcome, PinCost, Reply, Then, Ticket};
+use crate::hsm::{self, AuditMode, Command, Function, Mechanism, Member, Outcome, PinCost, Reply, Then, Ticket, Wiped};
 use crate::store::{Directory, Store};
 
 const CHEAP: PinCost = PinCost { memory_kib: 1024, passes: 1, lanes: 1 };
@@ -65,7 +65,7 @@ const OPERATORS: [Operator; 3] = [Operator(1), Operator(2), Operator(3)];
 struct NoCallbacks;
 
 impl Callbacks for NoCallbacks {
-    fn call(&mut self, _: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    fn call(&mut self, _: &[u8]) -> Result<Wiped> {
         Err(ErrorKind::FunctionFailed.into())
     }
 }
@@ -94,7 +94,7 @@ fn admin_call(member: &Arc<Member>, command: Command<'_>) -> Reply {
     let frame = session::Request::Admin.to_wire().unwrap();
     let Then::Admin(mut connection) = member.clear(&frame[4..], true).then else { panic!() };
     let header = RequestHeader { version: 0, hash: [0; 48], stamp: 0, heard: 0, ticket: Ticket::public() };
-    let mut message = Zeroizing::default();
+    let mut message = Wiped::default();
     encode_request(&header, &Request::Call(command), &mut message).unwrap();
     let answer = connection.request(&message, &mut NoCallbacks);
     let room = Room::new();

@@ -6,8 +6,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use zeroize::Zeroizing;
-
 use crate::channel::Channel;
 use crate::cryptoki::SlotId;
 use crate::cryptoki::backend::{Backend, Embedded, SlotIds};
@@ -18,7 +16,7 @@ use crate::hsm::wire::{
 };
 use crate::hsm::{
     self, ApprovalRequest, AuditStatus, AuditStore, Command, DomainToken, Function, Hsm, Log, Mechanism, Operation,
-    Outcome, PinRecord, Record, Reply, Ticket,
+    Outcome, PinRecord, Record, Reply, Ticket, Wiped,
 };
 use crate::store::Store;
 
@@ -146,7 +144,7 @@ impl Party for Told<'_> {
 struct NoCallbacks;
 
 impl Callbacks for NoCallbacks {
-    fn call(&mut self, _: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    fn call(&mut self, _: &[u8]) -> Result<Wiped> {
         panic!("a callback without a store")
     }
 }
@@ -158,15 +156,15 @@ struct Ends {
 }
 
 impl Callbacks for Ends {
-    fn call(&mut self, callback: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    fn call(&mut self, callback: &[u8]) -> Result<Wiped> {
         self.out.send(callback.to_vec()).unwrap();
-        Ok(Zeroizing::new(self.back.recv().unwrap()))
+        Ok(self.back.recv().unwrap().into())
     }
 }
 
 impl End {
     fn serve(&self, domain: Option<(&DomainToken, Log<'_>)>, message: &[u8], callbacks: &mut dyn Callbacks) -> Vec<u8> {
-        let mut reply = Zeroizing::default();
+        let mut reply = Wiped::default();
         serve_request(&Told { hsm: &self.hsm, domain }, &self.streams, message, callbacks, &mut reply).unwrap();
         reply.to_vec()
     }
@@ -181,7 +179,7 @@ impl End {
         take: impl FnOnce(Answer<'_>) -> T,
     ) -> Result<(AuditStatus, T)> {
         let header = RequestHeader { version: 1, hash: HASH, stamp: 0, heard: 0, ticket: ticket.clone() };
-        let mut message = Zeroizing::default();
+        let mut message = Wiped::default();
         encode_request(&header, request, &mut message)?;
         same_request(&message);
         let reply = match store {
@@ -219,21 +217,21 @@ impl End {
 fn same_request(message: &[u8]) {
     let room = Room::new();
     let (header, request) = decode_request(message, &room).unwrap();
-    let mut again = Zeroizing::default();
+    let mut again = Wiped::default();
     encode_request(&header, &request, &mut again).unwrap();
-    assert_eq!(**again, *message);
+    assert_eq!(*again, *message);
 }
 
 fn same_reply(message: &[u8]) {
     let room = Room::new();
     let (header, answer) = decode_reply(message, &room).unwrap();
-    let mut again = Zeroizing::default();
+    let mut again = Wiped::default();
     encode_reply(&header, &answer, &mut again);
-    assert_eq!(**again, *message);
+    assert_eq!(*again, *message);
 }
 
 fn respond(response: &Response) -> Vec<u8> {
-    let mut message = Zeroizing::default();
+    let mut message = Wiped::default();
     encode_response(response, &mut message).unwrap();
     decode_response(&message).unwrap();
     message.to_vec()

@@ -5,9 +5,11 @@ mod arena;
 pub(super) mod aws_lc;
 mod entropy;
 mod secret;
+mod wiped;
 
 pub(super) use entropy::Entropy;
 pub(super) use secret::SecretBytes;
+pub use wiped::Wiped;
 
 /// To be called in a forked child before anything else: it must not use its parent's secret memory.
 /// Async-signal-safe.

@@ -1,7 +1,7 @@
 //! What is sealed under a PIN. Of a PIN record, the agreement key to which the secrets are encrypted.
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 use super::super::command::{PinCost, PinRecord, Role};
 use super::super::crypto::{Entropy, SecretBytes};
@@ -226,14 +226,23 @@ fn keys(kind: Kind, pin: &[u8], salt: &[u8; 32], cost: PinCost, domain: &DomainI
     let mut blocks = Vec::new();
     blocks.try_reserve_exact(params.block_count()).map_err(|_| ErrorKind::HostMemory)?;
     blocks.resize(params.block_count(), Block::default());
-    let mut blocks = Zeroizing::new(blocks);
+    let mut blocks = Blocks(blocks);
     let key = SecretBytes::fill(32, |key| {
         Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-            .hash_password_into_with_memory(pin, salt, key, blocks.as_mut_slice())
+            .hash_password_into_with_memory(pin, salt, key, blocks.0.as_mut_slice())
             .map_err(|_| ErrorKind::GeneralError.into())
     })?;
-    blocks.zeroize();
+    drop(blocks);
     Keys::derive(key.expose(), salt, kind, domain)
+}
+
+/// What a hash leaves behind, wiped once: a `Zeroizing<Vec<_>>` goes over it twice.
+struct Blocks(Vec<Block>);
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        self.0.iter_mut().zeroize();
+    }
 }
 
 fn refused(why: &'static str) -> Error {

@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
 use super::super::Hsm;
 use super::super::auditing::AuditStatus;
 use super::super::command::{DomainKeyId, Log, PinRecord, Reply, Ticket};
 use super::super::core::Guest;
+use super::super::crypto::Wiped;
 use super::super::domain::{Opened, OwnKeys};
 use super::super::session::{self, Code, Link, Peer, Refused};
 use super::super::wire::{self, Callbacks, Description, Party};
@@ -55,7 +55,7 @@ struct Session {
 
 /// The answer to a request.
 pub struct Answer {
-    pub message: Zeroizing<Vec<u8>>,
+    pub message: Wiped,
     /// Nothing more is answered on this connection. An empty message is not sent then.
     pub close: bool,
 }
@@ -128,7 +128,7 @@ impl Connection {
 
     /// Executes one request; the first of a session is the process secret.
     pub fn request(&mut self, message: &[u8], callbacks: &mut dyn Callbacks) -> Answer {
-        let closed = || Answer { message: Zeroizing::default(), close: true };
+        let closed = || Answer { message: Wiped::default(), close: true };
         if let Some(session) = &mut self.peer {
             if !session.greeted {
                 let shown: [u8; 32] = Sha256::digest(message).into();
@@ -137,7 +137,7 @@ impl Connection {
                     return closed();
                 }
                 session.greeted = true;
-                return Answer { message: Zeroizing::new(vec![0]), close: false };
+                return Answer { message: Wiped::zeros(1), close: false };
             }
             if let Err(refused) = self.member.check(session) {
                 tracing::info!(host = session.peer.host_name, why = %refused, "a connection is over");
@@ -145,7 +145,7 @@ impl Connection {
             }
         }
         let serving = Serving { member: &self.member, visit: &self.visit, peer: self.peer.as_ref().map(|s| &s.peer) };
-        let mut out = Zeroizing::default();
+        let mut out = Wiped::default();
         match wire::serve_request(&serving, &self.visit.streams, message, callbacks, &mut out) {
             Ok(()) => Answer { message: out, close: false },
             Err(error) => {

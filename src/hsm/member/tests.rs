@@ -14,7 +14,7 @@ use super::super::session::{self, Code, Follower, HostKey, Link, Process, Sessio
 use super::super::wire::{self, Callbacks, RequestHeader, Room};
 use super::super::{
     Command, DomainChange, DomainToken, Function, Log, Mechanism, PinCost, PinRecord, Place, Raw, Record, Reply, Role,
-    Settings, Template, Ticket,
+    Settings, Template, Ticket, Wiped,
 };
 use super::{Connection, Member, Then};
 use crate::error::{ErrorKind, Result};
@@ -58,7 +58,7 @@ const OPERATORS: [Operator; 3] = [Operator(1), Operator(2), Operator(3)];
 struct NoCallbacks;
 
 impl Callbacks for NoCallbacks {
-    fn call(&mut self, _: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    fn call(&mut self, _: &[u8]) -> Result<Wiped> {
         Err(ErrorKind::FunctionFailed.into())
     }
 }
@@ -114,7 +114,7 @@ impl Wire {
     fn send<T>(&mut self, ticket: &Ticket, request: &wire::Request<'_>, take: impl FnOnce(wire::Answer<'_>) -> T) -> T {
         let (version, hash) = self.state;
         let header = RequestHeader { version, hash, stamp: 0, heard: 0, ticket: ticket.clone() };
-        let mut message = Zeroizing::default();
+        let mut message = Wiped::default();
         wire::encode_request(&header, request, &mut message).unwrap();
         let answer = self.connection.request(&message, &mut NoCallbacks);
         assert!(!answer.close);
@@ -208,7 +208,7 @@ impl Fleet {
         let answer = hsm.clear(&message[4..], false);
         let Then::Linked(mut connection, mut link) = answer.then else { panic!("{:?}", answer.refused) };
         let (_, hello) = connecting.finish(session, process, follower, &answer.bytes[4..]).unwrap();
-        let mut secret = Zeroizing::default();
+        let mut secret = Wiped::default();
         assert!(link.open(&hello[4..], &mut secret).unwrap());
         let welcome = connection.request(&secret, &mut NoCallbacks);
         assert_eq!((&welcome.message[..], welcome.close), (&[0][..], false));

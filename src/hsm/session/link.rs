@@ -4,12 +4,11 @@
 //! before it in its direction, and it is bound to the request that it belongs to. The frames of a
 //! message but the last are full, so a message is cut in one way only.
 
-use aes_gcm::aead::inout::InOutBuf;
-use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, Zeroizing};
 
+use super::super::crypto::Wiped;
+use super::super::crypto::aws_lc::gcm::{GcmKey, TAG};
 use super::super::domain::cbor::Encoder;
 use super::Peer;
 use super::host::Process;
@@ -17,7 +16,6 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The most plaintext bytes of a frame.
 const PLAIN_MAX: usize = 64 * 1024;
-const TAG: usize = 16;
 /// The most bytes of a frame, without its length; more is refused before it is read.
 pub const FRAME_MAX: usize = 1 + PLAIN_MAX + TAG;
 /// The most bytes of a message.
@@ -39,8 +37,7 @@ pub struct Link {
 }
 
 struct Direction {
-    /// On the heap, so that the key schedule is in one place and wiped there.
-    cipher: Box<Aes256Gcm>,
+    key: GcmKey,
     /// Frames so far.
     frames: u64,
 }
@@ -85,7 +82,6 @@ impl Link {
 
     fn seal_frames(&mut self, mut rest: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let frames = rest.len().div_ceil(PLAIN_MAX).max(1);
-        // At once, so that no plaintext is left in a buffer that was outgrown.
         out.reserve(rest.len() + frames * (4 + 1 + TAG));
         loop {
             let (part, after) = rest.split_at(rest.len().min(PLAIN_MAX));
@@ -94,8 +90,8 @@ impl Link {
             out.extend_from_slice(&len.to_be_bytes());
             out.push(last.into());
             let start = out.len();
-            out.extend_from_slice(part);
-            let tag = self.sending.seal(self.request, last, &mut out[start..])?;
+            out.resize(start + part.len(), 0);
+            let tag = self.sending.seal(self.request, last, part, &mut out[start..])?;
             out.extend_from_slice(&tag);
             if last {
                 return Ok(());
@@ -106,11 +102,11 @@ impl Link {
 
     /// Opens the next frame, given without its length, and appends it to `message`. Whether it was the
     /// message's last. The caller empties `message` for the next.
-    pub fn open(&mut self, frame: &[u8], message: &mut Zeroizing<Vec<u8>>) -> Result<bool> {
+    pub fn open(&mut self, frame: &[u8], message: &mut Wiped) -> Result<bool> {
         self.attempt(|link| link.open_frame(frame, message))
     }
 
-    fn open_frame(&mut self, frame: &[u8], message: &mut Zeroizing<Vec<u8>>) -> Result<bool> {
+    fn open_frame(&mut self, frame: &[u8], message: &mut Wiped) -> Result<bool> {
         let parts = frame.split_first().and_then(|(last, rest)| Some((*last, rest.split_last_chunk::<TAG>()?)));
         let Some((last @ (0 | 1), (ciphertext, tag))) = parts else {
             return Err(broken("a frame is malformed"));
@@ -123,10 +119,8 @@ impl Link {
             return Err(broken("a message is too long"));
         }
         let start = message.len();
-        append(message, ciphertext);
-        let opened = self.receiving.open(self.request, last, &mut message[start..], tag);
+        let opened = self.receiving.open(self.request, last, (ciphertext, tag), message.append_zeros(ciphertext.len()));
         if opened.is_err() {
-            message[start..].zeroize();
             message.truncate(start);
         }
         opened.map(|()| last)
@@ -134,9 +128,9 @@ impl Link {
 
     /// At the host, after its first frame: the HSM's answer to that. Then [`Self::begin_request`].
     pub fn greeted(&mut self, frame: &[u8]) -> Result<()> {
-        let mut answer = Zeroizing::default();
+        let mut answer = Wiped::default();
         self.attempt(|link| match link.open_frame(frame, &mut answer)? {
-            true if **answer == WELCOME => Ok(()),
+            true if *answer == WELCOME => Ok(()),
             _ => Err(broken("the HSM's greeting is wrong")),
         })
     }
@@ -144,10 +138,10 @@ impl Link {
     /// At the HSM: the host's first frame, which shows that the peer is the process that the session
     /// was negotiated for. Appends the answer to `out`. Then [`Self::begin_request`].
     pub fn greet(&mut self, frame: &[u8], peer: &Peer, out: &mut Vec<u8>) -> Result<()> {
-        let mut secret = Zeroizing::default();
+        let mut secret = Wiped::default();
         self.attempt(|link| {
             let last = link.open_frame(frame, &mut secret)?;
-            let digest: [u8; 32] = Sha256::digest(&**secret).into();
+            let digest: [u8; 32] = Sha256::digest(&*secret).into();
             if !last || secret.len() != 32 || !bool::from(digest.ct_eq(&peer.process)) {
                 return Err(broken("the connection is not of the process that negotiated"));
             }
@@ -174,24 +168,20 @@ impl Link {
 
 impl Direction {
     fn new(key: &[u8]) -> Result<Self> {
-        Ok(Self { cipher: Box::new(Aes256Gcm::new_from_slice(key).map_err(|_| ErrorKind::GeneralError)?), frames: 0 })
+        Ok(Self { key: GcmKey::new(key, TAG)?, frames: 0 })
     }
 
-    fn seal(&mut self, request: u64, last: bool, buffer: &mut [u8]) -> Result<[u8; TAG]> {
+    fn seal(&mut self, request: u64, last: bool, plaintext: &[u8], out: &mut [u8]) -> Result<[u8; TAG]> {
         let nonce = self.next_nonce()?;
         let (aad, len) = associated(request, last);
-        let sealed = self.cipher.encrypt_inout_detached(&nonce.into(), &aad[..len], InOutBuf::from(&mut *buffer));
-        sealed.map(Into::into).map_err(|_| {
-            buffer.zeroize();
-            ErrorKind::GeneralError.into()
-        })
+        self.key.seal(&nonce, &aad[..len], plaintext, out)
     }
 
-    fn open(&mut self, request: u64, last: bool, buffer: &mut [u8], tag: &[u8; TAG]) -> Result<()> {
+    /// Zeros in `out`, if it fails.
+    fn open(&mut self, request: u64, last: bool, sealed: (&[u8], &[u8; TAG]), out: &mut [u8]) -> Result<()> {
         let nonce = self.next_nonce()?;
         let (aad, len) = associated(request, last);
-        let buffer = InOutBuf::from(buffer);
-        let opened = self.cipher.decrypt_inout_detached(&nonce.into(), &aad[..len], buffer, &(*tag).into());
+        let opened = self.key.open(&nonce, &aad[..len], sealed.0, sealed.1, out);
         opened.map_err(|_| broken("a frame does not verify"))
     }
 
@@ -214,17 +204,6 @@ fn associated(request: u64, last: bool) -> ([u8; 16], usize) {
     e.array(2).uint(request).bool(last);
     let used = e.used();
     (aad, used)
-}
-
-/// Appends, and leaves no copy in a buffer that was outgrown.
-fn append(message: &mut Zeroizing<Vec<u8>>, bytes: &[u8]) {
-    let needed = message.len() + bytes.len();
-    if needed > message.capacity() {
-        let mut larger = Zeroizing::new(Vec::with_capacity(needed.max(2 * message.capacity())));
-        larger.extend_from_slice(message);
-        *message = larger;
-    }
-    message.extend_from_slice(bytes);
 }
 
 fn broken(why: &'static str) -> Error {

@@ -2,11 +2,9 @@
 
 use std::borrow::Cow;
 
-use zeroize::Zeroizing;
-
 use super::super::command::{ApprovalRequest, Command, Function, PinRecord, Record, Reply, Ticket};
 use super::super::domain::cbor::{Decoded, Decoder, Encoder, Malformed, Sink};
-use super::super::{AuditBatch, AuditStatus, AuditTip, Mechanism};
+use super::super::{AuditBatch, AuditStatus, AuditTip, Mechanism, Wiped};
 use super::codec::{Room, Wire, count, put_list, take_list, wire_enum, wire_struct};
 use super::{MAX_MESSAGE, MAX_TICKET};
 use crate::error::{Error, ErrorKind, Result};
@@ -264,7 +262,7 @@ impl<'a> Wire<'a> for AuditBatch<'static> {
 
 /// Writes a request; `out` is emptied first. CKR_FUNCTION_NOT_SUPPORTED for a command that does not
 /// cross, CKR_DATA_LEN_RANGE for one that is longer than [`MAX_MESSAGE`].
-pub fn encode_request(header: &RequestHeader, request: &Request<'_>, out: &mut Zeroizing<Vec<u8>>) -> Result<()> {
+pub fn encode_request(header: &RequestHeader, request: &Request<'_>, out: &mut Wiped) -> Result<()> {
     if let Request::Call(command) = request
         && !command.crosses()
     {
@@ -298,7 +296,7 @@ pub fn decode_request<'a>(message: &'a [u8], room: &'a Room<'a>) -> Result<(Requ
 
 /// Writes a reply; `out` is emptied first. One that is too long, or that does not cross, becomes an
 /// error's.
-pub fn encode_reply(header: &ReplyHeader, answer: &Answer<'_>, out: &mut Zeroizing<Vec<u8>>) {
+pub fn encode_reply(header: &ReplyHeader, answer: &Answer<'_>, out: &mut Wiped) {
     let refused = match answer {
         Answer::Reply(reply) if !reply.crosses() => Err(ErrorKind::FunctionNotSupported.into()),
         _ => write_reply(header, answer, out),
@@ -307,7 +305,7 @@ pub fn encode_reply(header: &ReplyHeader, answer: &Answer<'_>, out: &mut Zeroizi
     let _ = refused.or_else(|error| write_reply(header, &Answer::Error(error), out));
 }
 
-fn write_reply(header: &ReplyHeader, answer: &Answer<'_>, out: &mut Zeroizing<Vec<u8>>) -> Result<()> {
+fn write_reply(header: &ReplyHeader, answer: &Answer<'_>, out: &mut Wiped) -> Result<()> {
     written(out, |e| {
         e.array(5).uint(header.version).bytes(&header.hash).uint(header.stamp);
         header.audit.put(e);
@@ -327,7 +325,7 @@ pub fn decode_reply<'a>(message: &'a [u8], room: &'a Room<'a>) -> Result<(ReplyH
 }
 
 /// Writes what answers a callback; `out` is emptied first.
-pub fn encode_response(response: &Response, out: &mut Zeroizing<Vec<u8>>) -> Result<()> {
+pub fn encode_response(response: &Response, out: &mut Wiped) -> Result<()> {
     written(out, |e| response.put(e))
 }
 
@@ -340,39 +338,25 @@ pub fn decode_response(message: &[u8]) -> Result<Response> {
     Ok(response)
 }
 
-/// A growing buffer that leaves nothing behind where it was. Takes [`MAX_MESSAGE`] bytes, and counts
-/// what is more.
-struct Growing<'o> {
-    out: &'o mut Zeroizing<Vec<u8>>,
+/// Takes [`MAX_MESSAGE`] bytes, and counts what is more.
+struct Bounded<'o> {
+    out: &'o mut Wiped,
     len: usize,
 }
 
-impl Sink for Growing<'_> {
+impl Sink for Bounded<'_> {
     #[inline]
     fn put(&mut self, bytes: &[u8]) {
         self.len = self.len.saturating_add(bytes.len());
-        if self.len > MAX_MESSAGE {
-            return;
+        if self.len <= MAX_MESSAGE {
+            self.out.append(bytes);
         }
-        if self.out.capacity() < self.len {
-            self.grow();
-        }
-        self.out.extend_from_slice(bytes);
     }
 }
 
-impl Growing<'_> {
-    #[cold]
-    fn grow(&mut self) {
-        let mut larger = Zeroizing::new(Vec::with_capacity(self.len.max(2 * self.out.capacity()).max(1024)));
-        larger.extend_from_slice(self.out);
-        *self.out = larger;
-    }
-}
-
-fn written(out: &mut Zeroizing<Vec<u8>>, write: impl FnOnce(&mut Encoder<Growing<'_>>)) -> Result<()> {
+fn written(out: &mut Wiped, write: impl FnOnce(&mut Encoder<Bounded<'_>>)) -> Result<()> {
     out.clear();
-    let mut e = Encoder::onto(Growing { out, len: 0 });
+    let mut e = Encoder::onto(Bounded { out, len: 0 });
     write(&mut e);
     if e.into_sink().len > MAX_MESSAGE {
         return Err(

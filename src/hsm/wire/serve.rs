@@ -3,10 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use zeroize::Zeroizing;
-
 use super::super::command::{Command, DomainToken, Log, Operation, Outcome, PinRecord, Reply, Ticket};
-use super::super::{Access, AuditBatch, AuditOpening, AuditStatus, AuditStore, Hsm, random};
+use super::super::{Access, AuditBatch, AuditOpening, AuditStatus, AuditStore, Hsm, Wiped, random};
 use super::codec::Room;
 use super::message::{
     Answer, Callback, Description, ReplyHeader, Request, RequestHeader, Response, StreamId, decode_request,
@@ -22,7 +20,7 @@ const MAX_OUTPUT: usize = MAX_MESSAGE - 1024;
 pub trait Callbacks: Send {
     /// Sends a callback, which is a whole reply, and gives the host's whole message. After an error the
     /// link is to be closed.
-    fn call(&mut self, callback: &[u8]) -> Result<Zeroizing<Vec<u8>>>;
+    fn call(&mut self, callback: &[u8]) -> Result<Wiped>;
 }
 
 /// An HSM in the name of one host process, with what requests need beside the command set.
@@ -95,7 +93,7 @@ pub fn serve_request(
     streams: &Streams,
     message: &[u8],
     callbacks: &mut dyn Callbacks,
-    out: &mut Zeroizing<Vec<u8>>,
+    out: &mut Wiped,
 ) -> Result<()> {
     let relay = Relay { party, link: Mutex::new(Ok(callbacks)) };
     {
@@ -104,7 +102,7 @@ pub fn serve_request(
             None => Room::with_store(&relay),
         };
         let (header, request) = decode_request(message, &room)?;
-        let mut output = Zeroizing::default();
+        let mut output = Wiped::default();
         let serving = Serving { party, streams, ticket: &header.ticket };
         let answer = match serving.refused(&header, &request) {
             Some(refusal) => refusal,
@@ -155,7 +153,7 @@ impl Serving<'_> {
     }
 
     /// Answers a request. What an operation writes goes through `output`.
-    fn answer<'o>(&self, request: Request<'_>, output: &'o mut Zeroizing<Vec<u8>>) -> Result<Answer<'o>> {
+    fn answer<'o>(&self, request: Request<'_>, output: &'o mut Wiped) -> Result<Answer<'o>> {
         let (party, streams) = (self.party, self.streams);
         let hsm = || party.view(self.ticket);
         match request {
@@ -225,7 +223,7 @@ impl Serving<'_> {
             }
             Request::Save { stream } => {
                 let state = streams.get(stream)?;
-                *output = Zeroizing::new(enter(&state)?.save()?);
+                *output = enter(&state)?.save()?.into();
                 Ok(Answer::Written(output))
             }
             Request::Resume { state } => {
@@ -250,7 +248,7 @@ impl Serving<'_> {
                 if len > MAX_RANDOM {
                     return Err(ErrorKind::DataLenRange.with(format!("at most {MAX_RANDOM} random bytes at once")));
                 }
-                output.resize(len, 0);
+                *output = Wiped::zeros(len);
                 random::fill(output)?;
                 Ok(Answer::Written(output))
             }
@@ -315,7 +313,7 @@ impl<'o> Written<'o> {
 
 /// Makes a call that writes at most `room` bytes. Gives it what it needs, however much room there is.
 fn write<'o>(
-    output: &'o mut Zeroizing<Vec<u8>>,
+    output: &'o mut Wiped,
     room: Option<usize>,
     input: usize,
     mut call: impl FnMut(Option<&mut [u8]>) -> Result<Outcome>,
@@ -329,7 +327,7 @@ fn write<'o>(
     };
     let mut len = room.min(input.saturating_add(1024)).min(MAX_OUTPUT);
     loop {
-        *output = Zeroizing::new(vec![0; len]);
+        *output = Wiped::zeros(len);
         match call(Some(output))? {
             Outcome::Written(written) => return output.get(..written).map(Written::Output).ok_or_else(too_long),
             Outcome::Needed(needed) if needed > room => return Ok(Written::Needed(needed)),
@@ -438,7 +436,7 @@ impl Relay<'_> {
         let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
         let broken = || ErrorKind::DeviceError.with("the link broke during a callback");
         let callbacks = link.as_mut().map_err(|_| broken())?;
-        let mut message = Zeroizing::default();
+        let mut message = Wiped::default();
         encode_reply(&reply_header(self.party), &Answer::Callback(callback), &mut message);
         let answer = callbacks.call(&message).and_then(|answer| decode_response(&answer));
         answer.map_err(|error| {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use conclave::config::Address;
 use conclave::hsm::session::{self, Status};
 use conclave::hsm::wire::{self, Answer, RequestHeader, Room};
-use conclave::hsm::{Command, Reply, Ticket};
+use conclave::hsm::{Command, Reply, Ticket, Wiped};
 
 use super::stores::History;
 use crate::args::HsmAt;
@@ -121,7 +121,7 @@ impl Admin {
     pub(super) fn call(&mut self, command: Command<'_>, what: &str) -> Result<Reply, Failure> {
         let failed = |error| Failure::while_(what, &error);
         let header = RequestHeader { version: 0, hash: [0; 48], stamp: 0, heard: 0, ticket: Ticket::public() };
-        let mut message = zeroize::Zeroizing::default();
+        let mut message = Wiped::default();
         wire::encode_request(&header, &wire::Request::Call(command), &mut message).map_err(failed)?;
         let length = u32::try_from(message.len()).map_err(|_| Failure::new("the request is too large"))?;
         let wire = [&length.to_be_bytes()[..], &message].concat();

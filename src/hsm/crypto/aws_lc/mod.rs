@@ -41,6 +41,12 @@ fn clear_errors() {
     unsafe { aws_lc_sys::ERR_clear_error() }
 }
 
+/// Wipes bytes; no compiler leaves it out.
+pub(super) fn cleanse_bytes(bytes: &mut [u8]) {
+    // SAFETY: pointer and length are those of one exclusively borrowed slice.
+    unsafe { aws_lc_sys::OPENSSL_cleanse(bytes.as_mut_ptr().cast(), bytes.len()) }
+}
+
 /// Wipes a plain C struct in place.
 fn cleanse<T: Copy>(value: &mut T) {
     // SAFETY: the pointer and length are those of one valid, exclusively borrowed value. Callers

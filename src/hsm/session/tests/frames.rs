@@ -1,12 +1,11 @@
 //! Frames that do not arrive as they were sent: every one of them closes the link.
 
-use zeroize::Zeroizing;
-
+use super::super::super::crypto::Wiped;
 use super::super::host::Process as HostProcess;
 use super::super::link::End;
 use super::*;
 
-type Message = Zeroizing<Vec<u8>>;
+type Message = Wiped;
 
 /// Two links with the same keys, without a handshake.
 fn ends() -> (Link, Link) {
@@ -102,7 +101,7 @@ fn messages_are_cut_in_one_way() {
     let (mut host, mut hsm) = ends();
     assert!(host.seal(&vec![0; MESSAGE_MAX + 1], &mut Vec::new()).is_err());
     assert!(host.is_open());
-    let mut message = Message::new(vec![0; MESSAGE_MAX]);
+    let mut message = Message::zeros(MESSAGE_MAX);
     let frame = sealed(&mut host, b"!").remove(0);
     assert!(hsm.open(&frame, &mut message).is_err() && message.len() == MESSAGE_MAX);
 }
@@ -128,14 +127,14 @@ fn greetings_are_of_the_process() {
 #[test]
 fn buffers_are_used_again() {
     let (mut host, mut hsm) = ends();
-    let (mut wire, mut message) = (Vec::with_capacity(4096), Message::new(Vec::with_capacity(4096)));
+    let (mut wire, mut message) = (Vec::with_capacity(4096), Message::from(Vec::with_capacity(4096)));
     let (at, to) = (wire.as_ptr(), message.as_ptr());
     for n in 0..100u32 {
         wire.clear();
         message.clear();
         host.seal(&n.to_be_bytes(), &mut wire).unwrap();
         assert!(hsm.open(&wire[4..], &mut message).unwrap());
-        assert_eq!(**message, n.to_be_bytes());
+        assert_eq!(*message, n.to_be_bytes());
         host.begin_request();
         hsm.begin_request();
     }

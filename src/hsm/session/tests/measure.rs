@@ -34,7 +34,7 @@ fn session_costs() {
         let mut pair = world.connect(&sessions[0], 1).unwrap();
         for len in [100, 4096, 65_536] {
             let (message, count) = (vec![7; len], 2000);
-            let (mut wire, mut arrived) = (Vec::new(), zeroize::Zeroizing::new(Vec::new()));
+            let (mut wire, mut arrived) = (Vec::new(), crate::hsm::Wiped::default());
             let started = Instant::now();
             for _ in 0..count {
                 wire.clear();

@@ -220,7 +220,7 @@ fn arrives(from: &mut Link, to: &mut Link, message: &[u8]) {
     for (n, frame) in frames.iter().enumerate() {
         assert_eq!(to.open(frame, &mut arrived).unwrap(), n + 1 == frames.len());
     }
-    assert_eq!(**arrived, *message);
+    assert_eq!(*arrived, *message);
 }
 
 #[test]

@@ -5,7 +5,6 @@ mod sample;
 mod serve;
 
 use proptest::prelude::*;
-use zeroize::Zeroizing;
 
 pub(super) use self::sample::{Sample, Sampler};
 use super::codec::Room;
@@ -14,9 +13,9 @@ use super::message::{
     encode_request, encode_response,
 };
 use crate::hsm::domain::cbor::Encoder;
-use crate::hsm::{Mechanism, Params, Raw, Template, Ticket};
+use crate::hsm::{Mechanism, Params, Raw, Template, Ticket, Wiped};
 
-type Buffer = Zeroizing<Vec<u8>>;
+type Buffer = Wiped;
 
 /// The form of a message, and how it is shown; None for what is none.
 type Reading = fn(&[u8]) -> Option<(Buffer, String)>;
@@ -31,7 +30,7 @@ macro_rules! message {
             let $value = $make;
             let mut $out = Buffer::default();
             $write;
-            ($out.clone(), format!("{:?}", $value))
+            ($out, format!("{:?}", $value))
         }
         fn read(bytes: &[u8]) -> Option<(Buffer, String)> {
             let room = Room::new();
@@ -39,7 +38,7 @@ macro_rules! message {
             let $value = $read.ok()?;
             let mut $out = Buffer::default();
             $write;
-            Some(($out.clone(), format!("{:?}", $value)))
+            Some(($out, format!("{:?}", $value)))
         }
         (make as fn(&mut Sampler<'_>) -> (Buffer, String), read as Reading)
     }};
@@ -90,9 +89,9 @@ proptest! {
         sampled(seed, |mut message, _, read| {
             let at = usize::try_from(damage).unwrap() % message.len();
             assert!(read(&message[..at]).is_none(), "cut off at {at}");
-            message.push(0);
+            message.append(&[0]);
             assert!(read(&message).is_none(), "with one more byte");
-            message.pop();
+            message.truncate(message.len() - 1);
             message[at] ^= 1 << (damage >> 61);
             if let Some((again, _)) = read(&message) {
                 assert_eq!(again, message);
@@ -133,7 +132,7 @@ fn templates_nest_as_deep_as_a_caller_may_nest_them_and_hold_as_much() {
         assert_eq!(reads(&sent(&Request::Call(command))), fits);
     }
     // As many brackets as a frame takes are no deeper.
-    let mut message = sent(&Request::Call(Command::Create { template: &long(0), place: Place::Session }));
+    let mut message = sent(&Request::Call(Command::Create { template: &long(0), place: Place::Session })).to_vec();
     let at = message.len() - 2;
     message.splice(at..at, std::iter::repeat_n([0x82, 1], 1 << 16).flatten());
     assert!(!reads(&message));
