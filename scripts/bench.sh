@@ -14,7 +14,7 @@ else
     cargo build --release --locked --lib --example raw_backend
 fi
 if [[ "${1:-}" =~ ^(domain|managed|replication|fleet)$ ]]; then
-    cargo build --release --locked
+    cargo build --release --locked --lib --bins --example fleet_client
     exec "bench/$1/run.sh"
 fi
 python3 bench/run.py "$@"
@@ -24,7 +24,7 @@ if [[ " $* " == *" --smoke "* ]]; then
     bench/replication/run.sh --smoke
     bench/fleet/run.sh --smoke
 elif [[ " $* " != *" --only "* ]]; then
-    cargo build --release --locked
+    cargo build --release --locked --lib --bins --example fleet_client
     bench/domain/run.sh
     bench/managed/run.sh
     bench/replication/run.sh

@@ -1,5 +1,6 @@
 """A fleet over loopback, beside the embedded HSM in the same run: what a remote operation adds, operations per
-second by threads and by HSMs, handshakes per second of a core, and what an idle connection costs."""
+second by threads and by HSMs; what handshakes, host processes and idle connections cost an HSM; and how fast one
+starts."""
 
 import argparse
 import json
@@ -13,6 +14,7 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT / "python-tests"), str(ROOT / "bench")]
 MODULE = os.environ["CONCLAVE_MODULE"]
+CLIENT = pathlib.Path(MODULE).parent / "examples/fleet_client"
 SO_PIN, PIN = "12345678", "9876-user"
 
 # Benchmarks of pkcs11_bench; of each, whether its rate by threads and HSMs is measured too.
@@ -75,10 +77,15 @@ def throughput(contestant, hsms, seconds):
 
 
 def usage(pid):
-    """CPU seconds and resident bytes of a process."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    ticks = int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK"), int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+    """CPU seconds of a process, and its memory in bytes without what is mapped from files."""
+    cpu = 0
+    for stat in pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        try:
+            cpu += int(stat.read_text().split()[0])
+        except FileNotFoundError:
+            pass
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return cpu / 1e9, int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
 
 def processes(fleet, program, home, count):
@@ -94,6 +101,65 @@ def processes(fleet, program, home, count):
          hsm_bytes_each=(more - resident) / count)
     for contestant in there:
         contestant.close()
+
+
+class Client:
+    """The host that only shakes hands (client.rs)."""
+
+    def __init__(self, fleet):
+        from run import Server
+
+        origin, newest, entries = fleet.history()
+        history = fleet.directory / "history.hex"
+        history.write_text("\n".join(part.hex() for part in (origin, newest, *entries)))
+        hsm = fleet.hsms[0]
+        self.hsm = hsm.process.pid
+        self.server = Server([str(CLIENT), str(fleet.host_key), str(history), fleet.trust, hsm.address.removeprefix("unix:")],
+                             os.environ)
+        if self.server.ready != {}:
+            raise RuntimeError(f"the client did not start: {self.server.ready}")
+
+    def ask(self, *words):
+        """Seconds, and the HSM's CPU seconds."""
+        before, _ = usage(self.hsm)
+        answer = self.server.ask(*words, timeout=300)
+        if "seconds" not in answer:
+            raise RuntimeError(f"{words}: {answer}")
+        return answer["seconds"], usage(self.hsm)[0] - before
+
+
+def handshakes(client, count):
+    """Of sessions and of connections, by one client on the same cores; and what the HSM's part of them costs."""
+    for name in ("negotiate", "connect"):
+        for threads in (1, 4):
+            seconds, cpu = client.ask(name, count, threads)
+            tell(what="handshakes", of=name, threads=threads, rate=count / seconds, hsm_cpu_ms_each=cpu / count * 1e3)
+
+
+def idle(client, counts, seconds):
+    """Connections that have been authenticated and do nothing."""
+    held, (_, first) = 0, usage(client.hsm)
+    for count in counts:
+        client.ask("hold", count - held)
+        held = count
+        time.sleep(1)
+        cpu, resident = usage(client.hsm)
+        time.sleep(seconds)
+        spent = usage(client.hsm)[0] - cpu
+        tell(what="idle", connections=count, hsm_bytes=resident, hsm_bytes_each=(resident - first) / count if count else 0,
+             hsm_cpu_ms_per_second=spent / seconds * 1e3)
+    client.ask("drop")
+
+
+def starts(fleet, rounds):
+    """From the start of an HSM to its readiness for an admission."""
+    hsm, took = fleet.hsms[0], []
+    for _ in range(rounds):
+        hsm.kill()
+        begin = time.monotonic()
+        hsm.start()
+        took.append(time.monotonic() - begin)
+    tell(what="start", seconds=median(took))
 
 
 def main():
@@ -117,6 +183,15 @@ def main():
                 if hsms == 1:
                     processes(fleet, program, home, 2 if smoke else 40)
         embedded.close()
+        if smoke and not CLIENT.exists():
+            return
+        limits = {"max_connections": 8192, "max_connections_per_host": 8192}
+        with Fleet(pathlib.Path(home, "handshakes"), hsms=1, pin=PIN, **limits) as fleet:
+            client = Client(fleet)
+            handshakes(client, 8 if smoke else 800)
+            idle(client, (0, 10) if smoke else (0, 500, 2000), 0.1 if smoke else 10)
+            client.server.close()
+            starts(fleet, 1 if smoke else 5)
 
 
 if __name__ == "__main__":
