@@ -89,8 +89,12 @@ class Hsm:
             stream.connect(str(self.admin) if admin else self.address.removeprefix("unix:"))
             data = cbor2.dumps(message, canonical=True)
             stream.sendall(struct.pack(">I", len(data)) + data)
-            (length,) = struct.unpack(">I", _exactly(stream, 4))
-            return cbor2.loads(_exactly(stream, length))
+            try:
+                (length,) = struct.unpack(">I", _exactly(stream, 4))
+                return cbor2.loads(_exactly(stream, length))
+            except AssertionError as closed:
+                log = "".join(self.log.read_text().splitlines(True)[-20:])
+                raise AssertionError(f"{closed}; it {'runs' if self.alive else 'has ended'}, and its log says:\n{log}") from None
 
     def status(self):
         kind, *status = self.ask([0])

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import time
+from statistics import mean
 
 import pytest
 
@@ -101,12 +102,14 @@ def test_faults(fleet, postgres):
     unexcused = [error for error in errors if not any(first <= error[0] <= last for first, last in faults.outages)]
     assert unexcused == [], unexcused[:10]
 
-    # All of them work at the end, about as fast as in the beginning.
-    def done(report, first, last):
-        return sum(count for tenth, count in report["done"].items() if first <= int(tenth) / 10 < last)
+    # All of them work at the end, about as fast as in the beginning, or as mostly, where others took the machine.
+    def rate(report, first, last):
+        return sum(count for tenth, count in report["done"].items() if first <= int(tenth) / 10 < last) / (last - first)
 
     for report in reports:
-        assert done(report, SECONDS - 3, SECONDS) > done(report, 0, 2) / 4, report["done"]
+        rates = [rate(report, second, second + 1) for second in range(SECONDS)]
+        usual = min(rate(report, 0, 2), sorted(rates)[SECONDS // 2])
+        assert rate(report, SECONDS - 3, SECONDS) > usual / 4, [round(mean(rates[at:at + 10])) for at in range(0, SECONDS, 10)]
 
     # No key is lost or there twice.
     counted = hosts[0].do("labels")
