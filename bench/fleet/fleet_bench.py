@@ -76,29 +76,35 @@ def throughput(contestant, hsms, seconds):
                      p99=answer.get("p99"))
 
 
-def usage(pid):
-    """CPU seconds of a process, and its memory in bytes without what is mapped from files."""
-    cpu = 0
-    for stat in pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        try:
-            cpu += int(stat.read_text().split()[0])
-        except FileNotFoundError:
-            pass
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return cpu / 1e9, int(status.partition("RssAnon:")[2].split()[0]) * 1024
+class Usage:
+    """What a process has used: CPU time of each of its threads, and bytes of memory without what is mapped from files."""
+
+    def __init__(self, pid):
+        self.cpu = {}
+        for stat in pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            try:
+                self.cpu[stat.parent.name] = int(stat.read_text().split()[0])
+            except OSError:
+                pass
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+        self.bytes = int(status.partition("RssAnon:")[2].split()[0]) * 1024
+
+    def since(self, before):
+        """CPU seconds. A thread that has ended was idle for ten seconds before."""
+        return sum(used - before.cpu.get(thread, 0) for thread, used in self.cpu.items()) / 1e9
 
 
 def processes(fleet, program, home, count):
     """Host processes that connect, log in, make one signature and stay: what each costs the HSM."""
     hsm = fleet.hsms[0].process.pid
-    cpu, resident = usage(hsm)
+    before = Usage(hsm)
     begin = time.monotonic()
     there = [Contestant(program, f"{home}/idle{number}", fleet.label, fleet.entry()) for number in range(count)]
     for contestant in there:
         contestant.measure("p256-sign", 0.02, 1)
-    after, more = usage(hsm)
-    tell(what="processes", count=count, seconds=time.monotonic() - begin, hsm_cpu_ms_each=(after - cpu) / count * 1e3,
-         hsm_bytes_each=(more - resident) / count)
+    after = Usage(hsm)
+    tell(what="processes", count=count, seconds=time.monotonic() - begin, hsm_cpu_ms_each=after.since(before) / count * 1e3,
+         hsm_bytes_each=(after.bytes - before.bytes) / count)
     for contestant in there:
         contestant.close()
 
@@ -121,11 +127,11 @@ class Client:
 
     def ask(self, *words):
         """Seconds, and the HSM's CPU seconds."""
-        before, _ = usage(self.hsm)
+        before = Usage(self.hsm)
         answer = self.server.ask(*words, timeout=300)
         if "seconds" not in answer:
             raise RuntimeError(f"{words}: {answer}")
-        return answer["seconds"], usage(self.hsm)[0] - before
+        return answer["seconds"], Usage(self.hsm).since(before)
 
 
 def handshakes(client, count):
@@ -138,16 +144,17 @@ def handshakes(client, count):
 
 def idle(client, counts, seconds):
     """Connections that have been authenticated and do nothing."""
-    held, (_, first) = 0, usage(client.hsm)
+    held, first = 0, Usage(client.hsm)
     for count in counts:
         client.ask("hold", count - held)
         held = count
-        time.sleep(1)
-        cpu, resident = usage(client.hsm)
+        time.sleep(min(1, seconds))
+        before = Usage(client.hsm)
         time.sleep(seconds)
-        spent = usage(client.hsm)[0] - cpu
-        tell(what="idle", connections=count, hsm_bytes=resident, hsm_bytes_each=(resident - first) / count if count else 0,
-             hsm_cpu_ms_per_second=spent / seconds * 1e3)
+        after = Usage(client.hsm)
+        more = after.bytes - first.bytes
+        tell(what="idle", connections=count, hsm_bytes=after.bytes, hsm_bytes_each=more / count if count else 0,
+             hsm_cpu_ms_per_second=after.since(before) / seconds * 1e3)
     client.ask("drop")
 
 

@@ -7,7 +7,7 @@ use super::aws_lc;
 
 /// Bytes that are wiped before their memory is given back, also where the buffer grows: as in a
 /// `Zeroizing<Vec<u8>>`, but what was used of it only, and with memset rather than byte by byte.
-#[derive(Default, PartialEq, Eq)]
+#[derive(Default)]
 pub struct Wiped {
     bytes: Vec<u8>,
     /// How many bytes of its memory may hold something.
@@ -81,6 +81,14 @@ impl From<Vec<u8>> for Wiped {
         Self { used: bytes.len(), bytes }
     }
 }
+
+impl PartialEq for Wiped {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Wiped {}
 
 impl Deref for Wiped {
     type Target = [u8];
