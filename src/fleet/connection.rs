@@ -414,7 +414,9 @@ impl Connection {
         let more = wanted - self.reserved;
         let before = shared.memory.fetch_add(more, Ordering::Relaxed);
         self.reserved = wanted;
-        before.saturating_add(more) <= shared.limits.memory
+        // Strangers leave the most of it to hosts.
+        let is_stranger = matches!(self.phase, Phase::Clear { admin: false, .. });
+        before.saturating_add(more) <= if is_stranger { shared.limits.memory / 4 } else { shared.limits.memory }
     }
 }
 
@@ -443,9 +445,7 @@ impl<'a> Inside<'a> {
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        if let Some(next) = self.gate.and_then(Gate::leave) {
-            self.shared.arm(&next, Interest::Now);
-        }
+        self.gate.map(Gate::leave).into_iter().flatten().for_each(|next| self.shared.arm(&next, Interest::Now));
     }
 }
 

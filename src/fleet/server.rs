@@ -226,6 +226,9 @@ impl Shared {
                 self.slots.remove(&slot);
                 drop(held);
                 drop(closed);
+                let gates = [Some(&self.strangers), slot.host.get().map(|host| &host.gate)];
+                let next = gates.into_iter().flatten().flat_map(Gate::pass);
+                next.for_each(|next| self.arm(&next, Interest::Now));
                 let _ = rustix::net::shutdown(&slot.fd, rustix::net::Shutdown::Both);
                 if matches!(why, Closed::TooLarge | Closed::BadFrame | Closed::Memory | Closed::Slow) {
                     self.refused(format_args!("{:?} was closed: {}", slot.peer, why.name()));

@@ -372,6 +372,39 @@ fn an_expelled_host_is_closed_at_once() {
 }
 
 #[test]
+fn those_who_wait_for_their_turn_end_too() {
+    let running = Running::new(Limits { workers_per_host: 1, ..Limits::default() });
+    let nap = |host: &mut Vec<Client>| host.iter_mut().for_each(|client| client.frame(b"\x01nap"));
+    let mut host: Vec<_> = (0..5).map(|_| running.link()).collect();
+    nap(&mut host);
+    thread::sleep(Duration::from_millis(50));
+    running.server.expel(|host| *host == HOST);
+    // Clients see the end in any case; the server is to see it, too.
+    running.await_metric("conclaved_connections_closed_total{reason=\"expelled\"} 5");
+    let mut host: Vec<_> = (0..5).map(|_| running.link()).collect();
+    nap(&mut host);
+    thread::sleep(Duration::from_millis(50));
+    let begun = Instant::now();
+    assert!(running.server.stop());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn strangers_leave_memory_to_hosts() {
+    let running = Running::new(Limits { memory: 16 << 20, ..Limits::default() });
+    let mut stranger = running.open();
+    // What brings a domain may be that long.
+    let mut frame = (8_u32 << 20).to_be_bytes().to_vec();
+    frame.extend([0x85, 1]);
+    frame.resize(5 << 20, 0);
+    let _ = stranger.0.write_all(&frame);
+    running.await_metric("conclaved_connections_closed_total{reason=\"memory\"} 1");
+    let mut host = running.link();
+    let long = vec![7; 5 << 20];
+    assert_eq!(host.request(&long), long);
+}
+
+#[test]
 fn links_that_are_over_end_with_their_request() {
     let running = Running::new(Limits::default());
     let (mut idle, mut busy, mut stranger) = (running.link(), running.link(), running.open());
