@@ -9,6 +9,8 @@ use crate::error::{ErrorKind, Result};
 pub const CLEAR_MAX: usize = 64 * 1024;
 /// The most bytes of a [`Request::Bring`].
 pub const BRING_MAX: usize = 16 << 20;
+/// The most entries of it. Each is signed, so that many would be longer; lists of nothing take memory.
+const ENTRIES_MAX: usize = BRING_MAX / 128;
 
 const STATUS: u64 = 0;
 const BRING: u64 = 1;
@@ -107,12 +109,9 @@ impl<'a> Request<'a> {
         let mut d = Decoder::new(bytes);
         let request = match (d.array()?, d.uint()?) {
             (1, STATUS) => Self::Status,
-            (5, BRING) => Self::Bring {
-                origin: d.bytes()?,
-                newest: d.bytes()?,
-                after: d.uint()?,
-                entries: d.list(Decoder::bytes)?,
-            },
+            (5, BRING) => {
+                Self::Bring { origin: d.bytes()?, newest: d.bytes()?, after: d.uint()?, entries: entries(&mut d)? }
+            }
             (2, NEGOTIATE) => Self::Negotiate(d.bytes()?),
             (3, CONNECT) => Self::Connect { ekt: d.bytes()?, qc: d.fixed()? },
             (1, ADMIN) => Self::Admin,
@@ -178,6 +177,13 @@ impl<'a> Reply<'a> {
         };
         d.end()?;
         Ok(reply)
+    }
+}
+
+fn entries<'a>(d: &mut Decoder<'a>) -> Decoded<Vec<&'a [u8]>> {
+    match d.array()? {
+        len if len <= ENTRIES_MAX => (0..len).map(|_| d.bytes()).collect(),
+        _ => Err(Malformed("too many entries")),
     }
 }
 

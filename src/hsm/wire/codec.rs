@@ -15,7 +15,7 @@ use super::super::{AuditStore, Mechanism, Template};
 use crate::error::{ErrorKind, Result};
 
 /// The most items of all lists in one message.
-const MAX_ITEMS: usize = 1 << 20;
+const MAX_ITEMS: usize = 1 << 18;
 
 /// What crosses a link.
 pub(in crate::hsm) trait Wire<'a>: Sized {
@@ -125,7 +125,7 @@ struct Pool<T> {
 }
 
 /// Enough for [`MAX_ITEMS`].
-const CHUNKS: usize = 21;
+const CHUNKS: usize = 19;
 
 impl<T> Default for Pool<T> {
     fn default() -> Self {

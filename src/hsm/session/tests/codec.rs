@@ -72,6 +72,10 @@ fn clear_messages_have_a_largest_size() {
     assert_eq!(too_large(&[&wire[4..], &[0; 101]].concat()), Some(Code::TooLarge));
     assert_eq!(too_large(&vec![0x82; CLEAR_MAX + 1]), Some(Code::TooLarge));
     assert_eq!(clear_limit([0x82, 2]), CLEAR_MAX);
+    // Entries of nothing would take sixteen times their length and more.
+    let entries = vec![&[][..]; BRING_MAX / 128 + 1];
+    let wire = Request::Bring { origin: &[], newest: &[], after: 1, entries }.to_wire().unwrap();
+    assert!(Request::decode(&wire[4..]).is_err());
     assert!(matches!(Reply::decode(&vec![0x82; CLEAR_MAX + 1]), Err(Failure::Invalid(_))));
 }
 
