@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::command::{Record, View};
 use super::key::Key;
+use super::quota::Quota;
 
 const SHARDS: usize = 16;
 const PER_SHARD: usize = 64;
@@ -22,7 +23,17 @@ pub(super) struct Open {
     pub(super) verified: bool,
 }
 
+/// Larger objects are not kept where there is a quota, in bytes.
+const LARGE: usize = 256 * 1024;
+/// What an opened object takes besides what is sealed of it, twice, in bytes.
+const OVERHEAD: usize = 1024;
+
 impl Open {
+    /// About the memory that it takes, in bytes.
+    fn size(&self) -> usize {
+        2 * self.record.sealed.as_bytes().len() + OVERHEAD
+    }
+
     pub(super) fn new(key: Key, record: Record, verified: bool) -> Arc<Self> {
         Arc::new(Self { key: Arc::new(key), view: OnceLock::new(), record, verified })
     }
@@ -45,6 +56,8 @@ pub(super) struct Cache {
     shards: [RwLock<Shard>; SHARDS],
     /// How often it was cleared.
     epoch: AtomicU64,
+    /// What it may take, if that is not its own affair.
+    quota: Option<Arc<Quota>>,
 }
 
 /// When something was opened that is to be kept.
@@ -52,6 +65,11 @@ pub(super) struct Cache {
 pub(super) struct Epoch(u64);
 
 impl Cache {
+    /// One that keeps nothing for which there is no room.
+    pub(super) fn within(quota: Arc<Quota>) -> Self {
+        Self { shards: Default::default(), epoch: AtomicU64::new(0), quota: Some(quota) }
+    }
+
     pub(super) fn get(&self, digest: &[u8; 32]) -> Option<Arc<Open>> {
         self.shard(digest).read().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
     }
@@ -63,20 +81,40 @@ impl Cache {
 
     /// Keeps what was opened, unless the cache was cleared since.
     pub(super) fn put(&self, open: Arc<Open>, epoch: Epoch) {
+        if self.quota.is_some() && open.size() > LARGE {
+            return;
+        }
         let digest = *open.record.sealed.digest();
         let mut evicted = Vec::new();
         let mut shard = self.shard(&digest).write().unwrap_or_else(PoisonError::into_inner);
         if epoch != self.epoch() {
             return;
         }
-        if shard.len() >= PER_SHARD {
+        let mut has_room = self.take(&open);
+        if shard.len() >= PER_SHARD || !has_room {
             // Any will do: the map's order is that of a digest.
             let victims: Vec<_> = shard.keys().take(PER_SHARD / 4).copied().collect();
             evicted.extend(victims.iter().filter_map(|victim| shard.remove(victim)));
+            self.release(evicted.iter());
+            has_room = has_room || self.take(&open);
         }
-        shard.insert(digest, open);
+        if has_room && let Some(same) = shard.insert(digest, open) {
+            self.release([&same].into_iter());
+            evicted.push(same);
+        }
         drop(shard);
         drop(evicted);
+    }
+
+    /// False if there is no room for it.
+    fn take(&self, open: &Open) -> bool {
+        self.quota.as_ref().is_none_or(|quota| quota.take(open.size()))
+    }
+
+    fn release<'o>(&self, gone: impl Iterator<Item = &'o Arc<Open>>) {
+        if let Some(quota) = &self.quota {
+            quota.give_back(gone.map(|open| open.size()).sum());
+        }
     }
 
     /// How many are kept.
@@ -85,7 +123,8 @@ impl Cache {
     }
 
     pub(super) fn forget(&self, digest: &[u8; 32]) {
-        self.shard(digest).write().unwrap_or_else(PoisonError::into_inner).remove(digest);
+        let gone = self.shard(digest).write().unwrap_or_else(PoisonError::into_inner).remove(digest);
+        self.release(gone.iter());
     }
 
     /// Forgets everything, also what another thread is about to keep that it opened before.
@@ -93,12 +132,20 @@ impl Cache {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         for shard in &self.shards {
             let all = std::mem::take(&mut *shard.write().unwrap_or_else(PoisonError::into_inner));
-            drop(all);
+            self.release(all.values());
         }
     }
 
     fn shard(&self, digest: &[u8; 32]) -> &RwLock<Shard> {
         &self.shards[usize::from(digest[31]) % SHARDS]
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        if self.quota.is_some() {
+            self.clear();
+        }
     }
 }
 

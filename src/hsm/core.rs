@@ -12,9 +12,13 @@ use super::command::{DomainKeyId, DomainToken, Log, Role};
 use super::domain::{Circumstances, Opened, OwnKeys, PublicState};
 use super::member::Pins;
 use super::permit::{Clock, Expiries};
+use super::quota::Quota;
 use super::replicating::Exchanges;
 use super::transient::Transient;
 use crate::error::{ErrorKind, Result};
+
+/// What the opened token objects of an HSM of a fleet may take in memory, in bytes.
+const CACHED: usize = 256 << 20;
 
 /// The domain as an HSM holds it.
 #[derive(Default)]
@@ -61,7 +65,8 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) fn of_member(own: Arc<OwnKeys>, name: &str) -> Self {
-        Self { own: Some(own), name: name.to_owned(), ..Self::default() }
+        let cache = Cache::within(Quota::new(CACHED));
+        Self { own: Some(own), name: name.to_owned(), cache, ..Self::default() }
     }
 
     pub(super) fn is_member_of_fleet(&self) -> bool {
@@ -120,7 +125,8 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(guest: Option<Guest>, host: &str, audit: AuditMode) -> Result<Self> {
+    /// `cache` is for a guest's session objects.
+    pub(super) fn new(guest: Option<Guest>, host: &str, audit: AuditMode, cache: Cache) -> Result<Self> {
         Ok(Self {
             guest,
             host: host.to_owned(),
@@ -128,7 +134,7 @@ impl Client {
             recorder: Arc::new(Recorder::new(audit)),
             approvals: Arc::new(Approvals::new()?),
             exchanges: Exchanges::default(),
-            cache: Cache::default(),
+            cache,
         })
     }
 }

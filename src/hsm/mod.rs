@@ -28,6 +28,7 @@ mod member;
 mod objects;
 mod params;
 mod permit;
+mod quota;
 mod random;
 mod record;
 mod replicating;
@@ -126,7 +127,7 @@ impl Hsm {
         Ok(Self {
             settings,
             core: Arc::default(),
-            client: Arc::new(core::Client::new(None, "", settings.audit)?),
+            client: Arc::new(core::Client::new(None, "", settings.audit, cache::Cache::default())?),
             login: login::Login::default(),
         })
     }

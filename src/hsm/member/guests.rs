@@ -3,23 +3,33 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::super::auditing::AuditMode;
+use super::super::cache::Cache;
 use super::super::command::{DomainKeyId, PinRecord, Role, Ticket};
 use super::super::core::{Client, Core, Guest};
 use super::super::domain::{Opened, OwnKeys};
 use super::super::login::{self, Seat};
-use super::super::wire::Streams;
+use super::super::quota::Quota;
+use super::super::wire::{MAX_HELD, Streams};
 use super::super::{Hsm, Settings};
 use super::ticket::{Login, refused};
 use crate::error::{ErrorKind, Result};
 
 /// Processes that are remembered; the one that was idle longest goes for another.
 const MOST_GUESTS: usize = 16_384;
+/// Of these, of one host.
+const MOST_OF_A_HOST: usize = 4096;
 /// Logins of one process that are remembered.
 const MOST_SEATS: usize = 8;
 /// How long a process without a connection is remembered, in seconds.
 const IDLE: u64 = 24 * 3600;
+/// How long an operation of such a process stays open.
+const LEFT_OPEN: Duration = Duration::from_secs(3600);
+/// What operations and opened session objects may take in memory, in bytes: of one host, and of all.
+const OPERATIONS: [usize; 2] = [512 << 20, 1 << 30];
+const OBJECTS: [usize; 2] = [64 << 20, 256 << 20];
 
 /// One process of a host.
 pub(super) struct Visit {
@@ -49,18 +59,28 @@ impl Known {
 }
 
 impl Visit {
-    pub(super) fn new(core: &Arc<Core>, settings: Settings, guest: Option<Guest>, host: &str) -> Result<Self> {
-        let audit = if guest.is_some() { settings.audit } else { AuditMode::Off };
-        let client = Arc::new(Client::new(guest, host, audit)?);
+    pub(super) fn of_operators(core: &Arc<Core>, settings: Settings) -> Result<Self> {
+        let client = Client::new(None, "", AuditMode::Off, Cache::default())?;
+        Ok(Self::new(core, settings, client, Quota::new(MAX_HELD)))
+    }
+
+    fn of_guest(core: &Arc<Core>, settings: Settings, guest: Guest, host: &str, share: &Share) -> Result<Self> {
+        let cache = Cache::within(Arc::clone(&share.objects));
+        let client = Client::new(Some(guest), host, settings.audit, cache)?;
+        Ok(Self::new(core, settings, client, Quota::within(&share.operations, MAX_HELD)))
+    }
+
+    fn new(core: &Arc<Core>, settings: Settings, client: Client, operations: Arc<Quota>) -> Self {
+        let client = Arc::new(client);
         let public = view(core, &client, settings, None);
-        Ok(Self {
+        Self {
             client,
-            streams: Streams::default(),
+            streams: Streams::within(operations),
             public,
             seats: Mutex::default(),
             used: AtomicU64::new(0),
             connections: AtomicU64::new(0),
-        })
+        }
     }
 
     /// The HSM as the ticket's holder sees it. CKR_USER_NOT_LOGGED_IN if the ticket is not, or no longer,
@@ -162,50 +182,96 @@ fn view(core: &Arc<Core>, client: &Arc<Client>, settings: Settings, seat: Option
 
 /// All of them.
 #[derive(Default)]
-pub(super) struct Guests(Mutex<HashMap<Guest, Arc<Visit>>>);
+pub(super) struct Guests(Mutex<Present>);
+
+struct Present {
+    visits: HashMap<Guest, Arc<Visit>>,
+    /// What all hosts may take, and each.
+    whole: Share,
+    shares: HashMap<[u8; 16], Share>,
+}
+
+/// Of memory.
+struct Share {
+    operations: Arc<Quota>,
+    objects: Arc<Quota>,
+}
+
+impl Default for Present {
+    fn default() -> Self {
+        let whole = Share { operations: Quota::new(OPERATIONS[1]), objects: Quota::new(OBJECTS[1]) };
+        Self { visits: HashMap::new(), whole, shares: HashMap::new() }
+    }
+}
+
+impl Present {
+    /// Makes room for one more process of a host: of those without a connection, the one that came longest
+    /// ago goes, one of the same host if that has its share.
+    fn make_room(&mut self, host: &[u8; 16]) -> Result<Option<Arc<Visit>>> {
+        let of_host = self.visits.keys().filter(|guest| guest.host == *host).count();
+        let is_full = of_host >= MOST_OF_A_HOST;
+        if !is_full && self.visits.len() < MOST_GUESTS {
+            return Ok(None);
+        }
+        let goes = |(guest, visit): &(&Guest, &Arc<Visit>)| {
+            visit.connections.load(Ordering::Relaxed) == 0 && (!is_full || guest.host == *host)
+        };
+        let longest = self.visits.iter().filter(goes).min_by_key(|(_, visit)| visit.used.load(Ordering::Relaxed));
+        let longest = longest.map(|(guest, _)| *guest);
+        let longest = longest.ok_or_else(|| ErrorKind::DeviceMemory.with("too many processes use this HSM"))?;
+        Ok(self.visits.remove(&longest))
+    }
+
+    fn share(&mut self, host: [u8; 16]) -> &Share {
+        let whole = &self.whole;
+        self.shares.entry(host).or_insert_with(|| Share {
+            operations: Quota::within(&whole.operations, OPERATIONS[0]),
+            objects: Quota::within(&whole.objects, OBJECTS[0]),
+        })
+    }
+}
 
 impl Guests {
     /// What is kept for a process, which is there now.
     pub(super) fn enter(&self, core: &Arc<Core>, settings: Settings, guest: Guest, host: &str) -> Result<Arc<Visit>> {
         let now = core.clock.now();
-        let mut guests = self.guests();
-        if let Some(visit) = guests.get(&guest) {
+        let mut present = self.present();
+        if let Some(visit) = present.visits.get(&guest) {
             visit.used.store(now, Ordering::Relaxed);
             return Ok(Arc::clone(visit));
         }
-        if guests.len() >= MOST_GUESTS {
-            let idle = |visit: &Visit| visit.connections.load(Ordering::Relaxed) == 0;
-            let longest = guests.iter().filter(|(_, visit)| idle(visit));
-            let longest = longest.min_by_key(|(_, visit)| visit.used.load(Ordering::Relaxed)).map(|(guest, _)| *guest);
-            let longest = longest.ok_or_else(|| ErrorKind::DeviceMemory.with("too many processes use this HSM"))?;
-            guests.remove(&longest);
-        }
-        let visit = Arc::new(Visit::new(core, settings, Some(guest), host)?);
+        let gone = present.make_room(&guest.host)?;
+        let visit = Arc::new(Visit::of_guest(core, settings, guest, host, present.share(guest.host))?);
         visit.used.store(now, Ordering::Relaxed);
-        guests.insert(guest, Arc::clone(&visit));
+        present.visits.insert(guest, Arc::clone(&visit));
+        drop(present);
+        drop(gone);
         Ok(visit)
     }
 
-    /// Forgets who has had no connection for long.
+    /// Forgets who has had no connection for long, and before that what such a process left open.
     pub(super) fn tidy(&self, now: u64) {
-        let gone: Vec<Arc<Visit>> = {
-            let mut guests = self.guests();
-            let idle = |visit: &Visit| {
-                visit.connections.load(Ordering::Relaxed) == 0
-                    && visit.used.load(Ordering::Relaxed).saturating_add(IDLE) < now
-            };
-            guests.extract_if(|_, visit| idle(visit)).map(|(_, visit)| visit).collect()
+        let idle = |visit: &Visit| visit.connections.load(Ordering::Relaxed) == 0;
+        let long = |visit: &Visit| visit.used.load(Ordering::Relaxed).saturating_add(IDLE) < now;
+        let (gone, left): (Vec<Arc<Visit>>, Vec<Arc<Visit>>) = {
+            let mut present = self.present();
+            let gone =
+                present.visits.extract_if(|_, visit| idle(visit) && long(visit)).map(|(_, visit)| visit).collect();
+            (gone, present.visits.values().filter(|visit| idle(visit) && !visit.streams.is_empty()).cloned().collect())
         };
         drop(gone);
+        left.iter().for_each(|visit| visit.streams.sweep(LEFT_OPEN));
     }
 
     /// Forgets the processes of hosts that are not in the state, and what was opened and approved under
     /// another. Who `stays` keeps a login though the holder changed its PIN.
     pub(super) fn adopted(&self, opened: &Opened, stays: impl Fn(&Role) -> bool) {
         let state = opened.state();
-        let mut guests = self.guests();
-        guests.retain(|guest, _| state.hosts.iter().any(|host| host.id == guest.host));
-        for visit in guests.values() {
+        let mut present = self.present();
+        let stays_host = |id: &[u8; 16]| state.hosts.iter().any(|host| host.id == *id);
+        present.visits.retain(|guest, _| stays_host(&guest.host));
+        present.shares.retain(|host, _| stays_host(host));
+        for visit in present.visits.values() {
             visit.client.cache.clear();
             visit.client.approvals.governed_by(&state.governance());
             for known in visit.seats().iter_mut().filter(|known| stays(&known.login.role)) {
@@ -217,19 +283,19 @@ impl Guests {
     }
 
     pub(super) fn streams(&self) -> usize {
-        self.guests().values().map(|visit| visit.streams.len()).sum()
+        self.present().visits.values().map(|visit| visit.streams.len()).sum()
     }
 
     pub(super) fn clear(&self) {
-        let all = std::mem::take(&mut *self.guests());
+        let all = std::mem::take(&mut self.present().visits);
         drop(all);
     }
 
     pub(super) fn len(&self) -> usize {
-        self.guests().len()
+        self.present().visits.len()
     }
 
-    fn guests(&self) -> MutexGuard<'_, HashMap<Guest, Arc<Visit>>> {
+    fn present(&self) -> MutexGuard<'_, Present> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -70,7 +70,7 @@ impl Member {
     pub fn new(settings: Settings, name: &str, fingerprint: Option<[u8; 48]>) -> Result<Self> {
         let own = Arc::new(OwnKeys::generate(&mut Entropy::System)?);
         let core = Arc::new(Core::of_member(own, name));
-        let admin = Arc::new(Visit::new(&core, settings, None, "")?);
+        let admin = Arc::new(Visit::of_operators(&core, settings)?);
         Ok(Self {
             settings,
             core,

@@ -40,7 +40,7 @@ pub const MAX_MESSAGE: usize = 64 << 20;
 pub const MAX_RANDOM: usize = 1 << 20;
 /// The most operations that a host process has open at one HSM.
 pub const MAX_STREAMS: usize = 1024;
-/// How many bytes of input those operations may keep together until they end.
+/// How many bytes those operations may take together, with the input that they keep until they end.
 pub const MAX_HELD: usize = 256 << 20;
 /// The longest ticket, in bytes.
 const MAX_TICKET: usize = 4096;

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 use super::super::command::{Command, DomainToken, Log, Operation, Outcome, PinRecord, Reply, Ticket};
+use super::super::quota::Quota;
 use super::super::{Access, AuditBatch, AuditOpening, AuditStatus, AuditStore, Hsm, Wiped, random};
 use super::codec::Room;
 use super::message::{
@@ -15,6 +17,11 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The longest output of an operation: a reply has it, and a head.
 const MAX_OUTPUT: usize = MAX_MESSAGE - 1024;
+/// What an open operation is taken to need besides the input that it keeps, in bytes.
+const OPEN: usize = 4096;
+/// An operation that was not used for so long goes if there is no room for another: its host may have
+/// lost the answer in which it was named.
+pub(super) const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// How an HSM asks the host whose request it executes.
 pub trait Callbacks: Send {
@@ -61,7 +68,8 @@ pub trait Party: Sync {
 /// The operations that one host process has open.
 pub struct Streams {
     open: Mutex<Open>,
-    most_held: usize,
+    /// What they may keep in memory.
+    quota: Arc<Quota>,
 }
 
 impl Default for Streams {
@@ -74,14 +82,15 @@ impl Default for Streams {
 struct Open {
     last: StreamId,
     operations: HashMap<StreamId, Stream>,
-    /// Of all operations.
-    held: usize,
 }
 
 struct Stream {
     operation: Shared,
-    /// Bytes of input that it keeps.
+    /// Who was logged in when it was begun. Only he goes on with a private object.
+    holder: Option<Arc<str>>,
+    /// What it took of the quota.
     held: usize,
+    used: Instant,
 }
 
 type Shared = Arc<Mutex<Box<dyn Operation>>>;
@@ -174,8 +183,8 @@ impl Serving<'_> {
                 Ok(Answer::Reply(reply))
             }
             Request::Begin { function, mechanism, record } => {
-                let free = streams.free()?;
-                free.open(hsm()?.begin(self.ticket, function, mechanism, record)?)
+                let (hsm, free) = (hsm()?, streams.free()?);
+                free.open(hsm.begin(self.ticket, function, mechanism, record)?, hsm.logged_in())
             }
             Request::OneShot { function, mechanism, record, input, room } => {
                 let mut operation = hsm()?.begin(self.ticket, function, mechanism, record)?;
@@ -222,13 +231,15 @@ impl Serving<'_> {
                     .map(|()| Answer::Done)
             }
             Request::Save { stream } => {
-                let state = streams.get(stream)?;
-                *output = enter(&state)?.save()?.into();
+                let (operation, holder) = streams.get(stream)?;
+                let operation = enter(&operation)?;
+                self.permit(&**operation, holder.as_ref())?;
+                *output = operation.save()?.into();
                 Ok(Answer::Written(output))
             }
             Request::Resume { state } => {
-                let free = streams.free()?;
-                free.open(hsm()?.resume(self.ticket, state)?)
+                let (hsm, free) = (hsm()?, streams.free()?);
+                free.open(hsm.resume(self.ticket, state)?, hsm.logged_in())
             }
             Request::End { stream } => {
                 streams.end(stream);
@@ -256,18 +267,16 @@ impl Serving<'_> {
     }
 
     /// Works on an open operation. An error ends it, and so does a call that `ends` it and did.
-    /// CKR_USER_NOT_LOGGED_IN, and nothing is ended, for one with a private object without its login.
+    /// CKR_USER_NOT_LOGGED_IN, and nothing is ended, for one that is another's.
     fn with<T: Progress>(
         &self,
         stream: StreamId,
         ends: bool,
         work: impl FnOnce(&mut dyn Operation) -> Result<T>,
     ) -> Result<T> {
-        let operation = self.streams.get(stream)?;
+        let (operation, holder) = self.streams.get(stream)?;
         let mut operation = enter(&operation)?;
-        if operation.is_private() && self.party.view(self.ticket)?.access(self.ticket) == Access::Public {
-            return Err(ErrorKind::UserNotLoggedIn.into());
-        }
+        self.permit(&**operation, holder.as_ref())?;
         let worked = work(&mut **operation).and_then(|done| {
             self.streams.hold(stream, operation.held())?;
             Ok(done)
@@ -276,6 +285,18 @@ impl Serving<'_> {
             self.streams.end(stream);
         }
         worked
+    }
+
+    /// An operation with a private object goes on for the user who began it. CKR_USER_NOT_LOGGED_IN.
+    fn permit(&self, operation: &dyn Operation, holder: Option<&Arc<str>>) -> Result<()> {
+        if !operation.is_private() {
+            return Ok(());
+        }
+        let hsm = self.party.view(self.ticket)?;
+        match hsm.access(self.ticket) == Access::User && hsm.logged_in().as_ref() == holder {
+            true => Ok(()),
+            false => Err(ErrorKind::UserNotLoggedIn.with("the operation is of another login")),
+        }
     }
 }
 
@@ -350,9 +371,13 @@ fn enter(stream: &Shared) -> Result<MutexGuard<'_, Box<dyn Operation>>> {
 struct Free<'s>(&'s Streams);
 
 impl Streams {
-    /// The operations keep at most so many bytes of input together until they end.
-    pub fn keeping(most_held: usize) -> Self {
-        Self { open: Mutex::default(), most_held }
+    /// The operations take at most so many bytes together.
+    pub fn keeping(most: usize) -> Self {
+        Self::within(Quota::new(most))
+    }
+
+    pub(in crate::hsm) fn within(quota: Arc<Quota>) -> Self {
+        Self { open: Mutex::default(), quota }
     }
 
     pub fn len(&self) -> usize {
@@ -363,41 +388,95 @@ impl Streams {
         self.len() == 0
     }
 
+    /// Ends what was not used for so long.
+    pub fn sweep(&self, idle: Duration) {
+        loop {
+            let gone = self.forget(&mut self.lock(), idle);
+            if gone.is_none() {
+                return;
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To be asked before an operation is begun. CKR_DEVICE_MEMORY.
     fn free(&self) -> Result<Free<'_>> {
-        if self.len() >= MAX_STREAMS { Err(full()) } else { Ok(Free(self)) }
+        let mut open = self.lock();
+        let gone = match open.operations.len() < MAX_STREAMS {
+            true => None,
+            false => Some(self.forget(&mut open, FORGOTTEN).ok_or_else(full)?),
+        };
+        drop(open);
+        // Its end may be recorded.
+        drop(gone);
+        Ok(Free(self))
     }
 
-    fn get(&self, stream: StreamId) -> Result<Shared> {
-        let open = self.lock().operations.get(&stream).map(|stream| Arc::clone(&stream.operation));
-        open.ok_or_else(|| ErrorKind::OperationNotInitialized.with("the HSM has no such operation"))
+    fn get(&self, stream: StreamId) -> Result<(Shared, Option<Arc<str>>)> {
+        let mut open = self.lock();
+        let stream = open.operations.get_mut(&stream);
+        let stream = stream.ok_or_else(|| ErrorKind::OperationNotInitialized.with("the HSM has no such operation"))?;
+        stream.used = Instant::now();
+        Ok((Arc::clone(&stream.operation), stream.holder.clone()))
     }
 
     fn end(&self, stream: StreamId) {
-        let mut open = self.lock();
-        let ended = open.operations.remove(&stream);
-        open.held -= ended.as_ref().map_or(0, |stream| stream.held);
+        let ended = self.take(&mut self.lock(), stream);
         // Its end may be recorded.
-        drop(open);
         drop(ended);
     }
 
-    /// An operation keeps so much now. CKR_DEVICE_MEMORY if that is too much for all together.
+    fn take(&self, open: &mut Open, stream: StreamId) -> Option<Stream> {
+        let taken = open.operations.remove(&stream)?;
+        self.quota.give_back(taken.held);
+        Some(taken)
+    }
+
+    /// Takes out what was idle longest, if that is so long.
+    fn forget(&self, open: &mut Open, idle: Duration) -> Option<Stream> {
+        let (stream, oldest) = open.operations.iter().min_by_key(|(_, stream)| stream.used)?;
+        let stream = *stream;
+        if oldest.used.elapsed() < idle {
+            return None;
+        }
+        self.take(open, stream)
+    }
+
+    /// An operation keeps so many bytes of input now. CKR_DEVICE_MEMORY if that is too much for all together.
     fn hold(&self, stream: StreamId, held: usize) -> Result<()> {
-        let open = &mut *self.lock();
-        let Some(stream) = open.operations.get_mut(&stream).filter(|stream| stream.held != held) else { return Ok(()) };
-        open.held = open.held - stream.held + held;
-        stream.held = held;
-        if open.held > self.most_held {
-            let most = self.most_held;
-            let why = format!("operations of one process keep at most {most} bytes of input at one HSM");
-            return Err(ErrorKind::DeviceMemory.with(why));
+        let mut gone = Vec::new();
+        let mut open = self.lock();
+        let held = held + OPEN;
+        let Some(before) = open.operations.get(&stream).map(|stream| stream.held) else { return Ok(()) };
+        if held > before {
+            while !self.quota.take(held - before) {
+                gone.push(self.forget(&mut open, FORGOTTEN).ok_or_else(too_much)?);
+            }
+        } else {
+            self.quota.give_back(before - held);
+        }
+        match open.operations.get_mut(&stream) {
+            Some(stream) => stream.held = held,
+            None => self.quota.give_back(held.saturating_sub(before)),
         }
         Ok(())
+    }
+
+    /// Makes all operations older.
+    #[cfg(test)]
+    pub(super) fn age(&self, by: Duration) {
+        let older = |at: Instant| at.checked_sub(by).unwrap();
+        self.lock().operations.values_mut().for_each(|stream| stream.used = older(stream.used));
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        let open = self.open.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.quota.give_back(open.operations.values().map(|stream| stream.held).sum());
     }
 }
 
@@ -408,21 +487,29 @@ impl std::fmt::Debug for Streams {
 }
 
 impl Free<'_> {
-    fn open(self, operation: Box<dyn Operation>) -> Result<Answer<'static>> {
-        let private = operation.is_private();
-        let mut open = self.0.lock();
+    fn open(self, operation: Box<dyn Operation>, holder: Option<Arc<str>>) -> Result<Answer<'static>> {
+        let (private, streams) = (operation.is_private(), self.0);
+        let mut open = streams.lock();
         if open.operations.len() >= MAX_STREAMS {
             return Err(full());
         }
+        if !streams.quota.take(OPEN) {
+            return Err(too_much());
+        }
         open.last += 1;
         let stream = open.last;
-        open.operations.insert(stream, Stream { operation: Arc::new(Mutex::new(operation)), held: 0 });
+        let operation = Arc::new(Mutex::new(operation));
+        open.operations.insert(stream, Stream { operation, holder, held: OPEN, used: Instant::now() });
         Ok(Answer::Stream { stream, private })
     }
 }
 
 fn full() -> Error {
     ErrorKind::DeviceMemory.with(format!("a process has at most {MAX_STREAMS} operations open at one HSM"))
+}
+
+fn too_much() -> Error {
+    ErrorKind::DeviceMemory.with("the HSM has no room for more input of operations that are under way")
 }
 
 /// A store of audit rows on the other end of the link. What breaks the link is kept for its end.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cryptoki_sys as ck;
 
+use super::super::serve::FORGOTTEN;
 use super::{Buffer, header};
 use crate::error::{ErrorKind, Result};
 use crate::hsm::wire::{
@@ -143,7 +144,7 @@ impl One {
 }
 
 /// What the operations of a test may keep.
-const MOST_HELD: usize = 1 << 20;
+const MOST_HELD: usize = 8 << 20;
 
 const SHA256: Mechanism<'static> = Mechanism { kind: ck::CKM_SHA256, params: Params::None };
 
@@ -201,7 +202,7 @@ fn an_operation_is_one_process_s_and_ends_once() {
     let key = one.key();
     let mechanism = Mechanism { kind: ck::CKM_AES_GCM, params: Params::Gcm { iv: &[7; 12], aad: &[], tag_bits: 128 } };
     let streams: Vec<_> = (0..5).map(|_| one.begin(Function::Decrypt, &mechanism, Some(&key))).collect();
-    let input = vec![0; MOST_HELD / 4];
+    let input = vec![0; MOST_HELD / 4 - (16 << 10)];
     let feed = |stream| one.ask(&Request::Update { stream, input: &input, room: Some(0) });
     for stream in &streams[..4] {
         assert_eq!(feed(*stream), "Written([])");
@@ -220,7 +221,19 @@ fn an_operation_is_one_process_s_and_ends_once() {
     }
     let full = Request::Begin { function: Function::Digest, mechanism: &SHA256, record: None };
     assert_eq!(one.refused(&full), ErrorKind::DeviceMemory);
-    assert_eq!(one.ask(&Request::End { stream: another + 1 }), "Done");
+    // The answers in which they were named may have been lost: one that nobody used for long goes.
+    let oldest = another + 1;
+    one.streams.age(FORGOTTEN);
+    let named = |stream| Request::Save { stream };
+    (oldest + 1..=oldest + MAX_STREAMS as u64 - 1).for_each(|used| drop(one.ask(&named(used))));
+    let next = one.begin(Function::Digest, &SHA256, None);
+    assert_eq!(one.refused(&named(oldest)), ErrorKind::OperationNotInitialized);
+    assert!(one.ask(&named(oldest + 1)).starts_with("Written"));
+    assert_eq!(one.refused(&full), ErrorKind::DeviceMemory);
+    one.streams.age(FORGOTTEN);
+    one.streams.sweep(2 * FORGOTTEN);
+    assert_eq!(one.streams.len(), MAX_STREAMS);
+    assert_eq!(one.ask(&Request::End { stream: next }), "Done");
     one.begin(Function::Digest, &SHA256, None);
 }
 
