@@ -106,7 +106,8 @@ static void role_govern(int number) {
     for (int i = 0; going(); i++) {
         const party *one = &founders[(i + number) % 3], *other = &founders[(i + number + 1) % 3];
         char request[256];
-        snprintf(request, sizeof request, "{\"command\":\"%s\",\"role\":{\"named\":\"dora %d\"},\"code\":\"code %d\"}",
+        snprintf(request, sizeof request,
+                 "{\"command\":\"%s\",\"role\":{\"named\":\"dora %d\"},\"code\":\"an enrolment code %d\"}",
                  i == 1 ? "create user" : "reset PIN", number, i);
         switch (i % 4) {
         case 0: decide("{\"command\":\"rotate domain key\"}", one, other); break;
@@ -114,8 +115,9 @@ static void role_govern(int number) {
             decide(request, one, other);
             break;
         case 2: {
-            char name[32], code[32], pin[32];
-            sprintf(name, "dora %d", number), sprintf(code, "code %d", i - 1), sprintf(pin, "dora's %d", i);
+            char name[32], code[48], pin[32];
+            sprintf(name, "dora %d", number), sprintf(code, "an enrolment code %d", i - 1);
+            sprintf(pin, "dora's %d", i);
             OK(kms->KMS_SetEnrolledPIN(session, CKU_USER, (CK_BYTE *)name, strlen(name), (CK_BYTE *)code, strlen(code),
                                        (CK_BYTE *)pin, strlen(pin)));
             break;

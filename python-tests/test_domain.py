@@ -84,7 +84,7 @@ def test_every_command(module):
     token.do("rotate RSK", by=[cleo, ben])
 
     # Users. Operators allow a PIN and never know one.
-    request = {"code": "of 128 bits", "until": int(time.time()) + DAY}
+    request = {"code": "a code of 128 bits", "until": int(time.time()) + DAY}
     enrolment = [enrolment_hash(domain, request["code"].encode()), request["until"]]
     token.do("create user", 2, "otto", enrolment, by=[anna, ben], role={"named": "otto"}, **request)
     token.set_pin((2, "otto"), request)

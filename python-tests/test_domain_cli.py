@@ -282,12 +282,12 @@ def test_a_pin_is_reset_with_a_code(ceremony):
                       input=made["code"].encode() + b"\n")
     assert "wrapping" in ceremony.conclave("key", "list", "--pin", "pass:5678")
     # A named user, whose PIN is set under another's login.
-    ceremony.conclave("proposal", "new", "create-user", "--user", "anna", "--code", "pass:let me in", "--window", "1h",
+    ceremony.conclave("proposal", "new", "create-user", "--user", "anna", "--code", "pass:let me in, please", "--window", "1h",
                       "--out", "anna.proposal")
     for person in ("Anna", "Cleo"):
         ceremony.signs(person, "anna.proposal")
     ceremony.conclave("proposal", "execute", "anna.proposal", "--yes", "--pin", "pass:5678")
-    ceremony.conclave("user", "set-pin", "--user", "anna", "--code", "pass:let me in", "--new-pin", "pass:4321",
+    ceremony.conclave("user", "set-pin", "--user", "anna", "--code", "pass:let me in, please", "--new-pin", "pass:4321",
                       "--pin", "pass:5678")
     ceremony.conclave("domain", "reseal", "--login-as", "anna", "--pin", "pass:4321")
 

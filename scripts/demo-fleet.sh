@@ -99,7 +99,7 @@ for host in web-1 web-2; do
     printf 'embedded = false\n[[fleet]]\nregion = "eu-1"\nhsm = ["unix:%s/a.sock", "unix:%s/b.sock", "unix:%s/c.sock"]\nhost_key = "host.pem"\ntrust = "%s"\ndatabase = "%s"\n' \
         "$work" "$work" "$work" "$fingerprint" "$db" >"$work/$host/conclave.toml"
 done
-export CODE=code-$RANDOM$RANDOM PIN=$((RANDOM % 9000 + 1000))56 SO_PIN=$((RANDOM % 9000 + 1000))4321
+export CODE=enrolment-code-$RANDOM$RANDOM PIN=$((RANDOM % 9000 + 1000))56 SO_PIN=$((RANDOM % 9000 + 1000))4321
 for role in SO user; do
     "$conclave" proposal new create-user --user $role --code env:CODE --out $role.proposal >>log
     decide $role.proposal Anna Cleo

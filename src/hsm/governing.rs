@@ -5,7 +5,7 @@ use super::command::{
     DomainChange, DomainToken, DomainView, Held, Log, ObjectChange, OldKey, PinCost, Record, Reply, Role, Ticket,
 };
 use super::domain::governance::History;
-use super::domain::{Circumstances, Executed, Opened, PublicState, SignedCommand, json};
+use super::domain::{Circumstances, Executed, Opened, PublicState, Refusal, SignedCommand, json};
 use super::{Access, Hsm};
 use crate::error::{ErrorKind, Result};
 use crate::text::hex;
@@ -82,11 +82,22 @@ impl Hsm {
             return Err(ErrorKind::UserNotLoggedIn.with("a login opens the domain; without a code, that of the SO"));
         }
         let opened = self.opened()?;
-        if opened.state().user(role).is_none_or(|user| user.enrolment.is_none()) {
+        let Some(user) = opened.state().user(role).filter(|user| user.enrolment.is_some()) else {
             let why =
                 "no command allows a new PIN now: operators open an enrolment by \"create user\" or \"reset PIN\"";
             return Err(ErrorKind::TokenWriteProtected.with(why));
+        };
+        let whose = self.client.guest.map(|guest| guest.host);
+        // A guess is counted as one of a PIN is, and costs no hash of the new one.
+        if let Some(code) = code {
+            let guess = || opened.check_code(role, code);
+            let checked = self.core.pins.attempt(whose, (role, user.generation), guess);
+            checked.map_err(|error| match error.kind() {
+                ErrorKind::PinIncorrect => Refusal::EnrolmentCode.into(),
+                _ => error,
+            })?;
         }
+        let _place = self.core.pins.place(whose);
         let (_, change) = opened.set_pin(role, pin, code, cost, &mut Circumstances::of_system())?;
         Ok(Reply::Changed(change))
     }

@@ -132,10 +132,10 @@ impl Region {
         region.run(&json!({ "command": "found domain", "region": "eu-1", "operators": operators }));
         region.trust = first.status().unwrap().hash.unwrap();
         region.run(&json!({ "command": "admit host", "host": claim }));
-        region.run(&json!({ "command": "create user", "role": "user", "code": "enrol me" }));
+        region.run(&json!({ "command": "create user", "role": "user", "code": "an enrolment code" }));
         let admin = region.admin();
         let session = admin.rw(SLOT);
-        admin.set_enrolled_pin(session, ck::CKU_USER, None, Some(b"enrol me"), Some(PIN)).unwrap();
+        admin.set_enrolled_pin(session, ck::CKU_USER, None, Some(b"an enrolment code"), Some(PIN)).unwrap();
         for _ in 1..hsms {
             region.start(Some(region.trust));
             region.admit(region.hsms.len() - 1);
@@ -463,10 +463,12 @@ fn sessions_and_tickets_are_renewed_and_a_reset_pin_ends_the_login() {
         std::thread::sleep(Duration::from_millis(300));
     }
     assert!(described(&module, session)["ValidUntil"].as_u64().unwrap() > first);
-    region.run(&json!({ "command": "reset PIN", "role": "user", "code": "once more" }));
+    region.run(&json!({ "command": "reset PIN", "role": "user", "code": "another enrolment code" }));
     refused(sign(&module, session, key, DATA), ErrorKind::KeyHandleInvalid);
     let admin = region.admin();
-    admin.set_enrolled_pin(admin.rw(SLOT), ck::CKU_USER, None, Some(b"once more"), Some(b"the next PIN")).unwrap();
+    admin
+        .set_enrolled_pin(admin.rw(SLOT), ck::CKU_USER, None, Some(b"another enrolment code"), Some(b"the next PIN"))
+        .unwrap();
     module.login(session, ck::CKU_USER, Some(b"the next PIN"), None).unwrap();
 }
 

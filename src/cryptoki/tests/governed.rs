@@ -152,7 +152,7 @@ fn operators_reset_a_pin_and_only_its_holder_sets_it() {
     let user = other.user(0);
     aes(&other, user, b"a", YES).unwrap();
     let session = module.rw(0);
-    let reset = json!({ "command": "reset PIN", "role": "user", "code": "let me in" });
+    let reset = json!({ "command": "reset PIN", "role": "user", "code": "let me in, please" });
     refused(module.command(session, &reset, &[&anna, &ben]), ErrorKind::UserNotLoggedIn);
     module.login(session, ck::CKU_SO, Some(SO_PIN), None).unwrap();
     refused(module.command(session, &reset, &[&anna]), ErrorKind::FunctionRejected);
@@ -164,8 +164,8 @@ fn operators_reset_a_pin_and_only_its_holder_sets_it() {
     let set = |code| module.set_enrolled_pin(session, ck::CKU_USER, None, code, Some(b"newer pin"));
     refused(set(None), ErrorKind::FunctionRejected);
     refused(set(Some(b"wrong")), ErrorKind::FunctionRejected);
-    set(Some(b"let me in")).unwrap();
-    refused(set(Some(b"let me in")), ErrorKind::TokenWriteProtected);
+    set(Some(b"let me in, please")).unwrap();
+    refused(set(Some(b"let me in, please")), ErrorKind::TokenWriteProtected);
     other.login(user, ck::CKU_USER, Some(b"newer pin"), None).unwrap();
     let found = other.search(user, &[(ck::CKA_LABEL, b"a")]);
     encrypts(&other, user, found[0]).unwrap();

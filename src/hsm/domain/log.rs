@@ -20,6 +20,8 @@ use crate::error::ErrorKind;
 /// Clocks of peers may differ by this, in seconds.
 const SKEW: u64 = 60;
 const LARGEST: usize = 2 * 1024 * 1024;
+/// The fewest bytes of an enrolment code.
+const SHORTEST_CODE: usize = 16;
 
 /// One step of the domain, from one version to the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -235,6 +237,11 @@ pub(in crate::hsm) fn members_ever(
         }
     }
     Ok(keys)
+}
+
+/// Whether it is long enough for an enrolment code, whose hash is public.
+pub(in crate::hsm) fn is_enrolment_code(code: &[u8]) -> bool {
+    code.len() >= SHORTEST_CODE
 }
 
 /// What an enrolment code is compared by.

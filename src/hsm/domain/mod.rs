@@ -29,7 +29,7 @@ pub(super) use execute::Executed;
 #[cfg(test)]
 pub(super) use identity::Claim;
 pub(super) use log::{ends_pin, members_ever};
-pub(super) use opened::{Circumstances, Opened, OwnKeys, SigningKey, check_pin};
+pub(super) use opened::{Circumstances, Opened, OwnKeys, SigningKey, check_pin, pin_cost};
 pub(super) use refusal::Refusal;
 pub(super) use seal::{DomainId, IndexKey, Keys, Kind, Sealer, expand, gcm_open, gcm_seal, key_id_of, unverified};
 pub(super) use state::{Hash, State, TrustedRegion, decode_role, encode_role};

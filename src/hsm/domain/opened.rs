@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use subtle::ConstantTimeEq;
+
 use super::super::command::{DomainChange, DomainToken, ObjectChange, ObjectId, PinCost, PinRecord, Role};
 use super::super::crypto::{Entropy, SecretBytes};
 use super::cbor::{Decoder, Encoder, Malformed};
 use super::execute::{Executed, Made};
 use super::identity::{Claim, Identity, Party};
 use super::keys::{PrivateKey, PublicKey};
-use super::log::Step;
+use super::log::{Step, enrolment_hash, is_enrolment_code};
 use super::pin;
+use super::refusal::Refusal;
 use super::seal::{self, DomainId, IndexKey, KeyId, Sealer};
 use super::state::{DomainKey, KeyStatus, Limits, Member, State, User};
 use super::token::{self, PublicState, SUITE};
@@ -251,6 +254,17 @@ impl Opened {
             removed: vec![role.clone()],
             objects: ObjectChange::default(),
         })
+    }
+
+    /// Whether a code is the one that the role's enrolment asks for. CKR_PIN_INCORRECT if not.
+    pub(in crate::hsm) fn check_code(&self, role: &Role, code: &[u8]) -> Result<()> {
+        let state = self.state();
+        let wanted = state.user(role).and_then(|user| user.enrolment.as_ref()).and_then(|enrolment| enrolment.code);
+        let shown = enrolment_hash(&state.domain, code);
+        match wanted.is_some_and(|wanted| bool::from(shown.ct_eq(&wanted))) && is_enrolment_code(code) {
+            true => Ok(()),
+            false => Err(ErrorKind::PinIncorrect.with(Refusal::EnrolmentCode.to_string())),
+        }
     }
 
     /// Sets a role's PIN in a founded domain: an enrolment that a command opened, with the code it
@@ -497,6 +511,11 @@ fn first_state(
         recovery: None,
     };
     Ok((state, secrets))
+}
+
+/// What checking the PIN of a record would cost, as the record says. CKR_TOKEN_NOT_RECOGNIZED.
+pub(in crate::hsm) fn pin_cost(record: &PinRecord) -> Result<PinCost> {
+    pin::cost(record)
 }
 
 /// Checks a PIN against its record and the state; opens nothing.

@@ -92,6 +92,12 @@ pub(super) fn open(public: &PublicState, record: &PinRecord, pin: &[u8]) -> Resu
     if key.public()? == agreement { Ok(key) } else { Err(refused("it wraps another key")) }
 }
 
+/// What a record says that its hash costs. CKR_TOKEN_NOT_RECOGNIZED.
+pub(super) fn cost(record: &PinRecord) -> Result<PinCost> {
+    let sealed = PIN_RECORD.parse(&record.sealed).map_err(|why| refused(why.0))?;
+    Ok(Parameters::decode(sealed.parameters).map_err(|why| refused(why.0))?.cost)
+}
+
 /// What a record says in clear; all of it is authenticated.
 #[derive(PartialEq, Eq)]
 struct Parameters {

@@ -7,6 +7,7 @@ use super::super::command::{Command, PinCost, PinRecord, Reply, Role, Ticket};
 use super::super::core::Guest;
 use super::super::domain::{self, Circumstances, Opened, OwnKeys};
 use super::super::{Access, Hsm};
+use super::pins::check_cost;
 use super::ticket::Login;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -18,6 +19,7 @@ impl Hsm {
         ticket: &Ticket,
         command: Command<'_>,
     ) -> Result<Reply> {
+        hash_cost(&command).map_or(Ok(()), check_cost)?;
         match (command, &self.client.guest) {
             (Command::Login { pin, record, .. }, Some(guest)) => self.log_in_guest(own, guest, pin, record),
             (Command::Logout, Some(_)) => self.log_out_guest(),
@@ -29,11 +31,8 @@ impl Hsm {
             (Command::BeginAudit { store, .. }, Some(_)) => self.begin_audit(&self.client.host, store),
             (Command::AuditHead { store, .. }, Some(_)) => self.audit_head(ticket, &self.client.host, store),
             // They hash a PIN.
-            (
-                command @ (Command::InitPin { .. } | Command::SetEnrolledPin { .. } | Command::CreateUser { .. }),
-                Some(_),
-            ) => {
-                let _place = self.core.pins.place();
+            (command @ (Command::InitPin { .. } | Command::CreateUser { .. }), Some(_)) => {
+                let _place = self.core.pins.place(self.whose());
                 self.execute_command(ticket, command)
             }
             (command, Some(_)) => self.execute_command(ticket, command),
@@ -93,15 +92,20 @@ impl Hsm {
     fn set_guest_pin(&self, (old, new): (&[u8], &[u8]), record: &PinRecord, cost: PinCost) -> Result<Reply> {
         let opened = self.opened()?;
         self.check_counted(&opened, record, old)?;
-        let _place = self.core.pins.place();
+        let _place = self.core.pins.place(self.whose());
         let (_, change) = opened.change_pin(&record.role, new, cost, &mut Circumstances::of_system())?;
         Ok(Reply::Changed(change))
     }
 
     fn check_counted(&self, opened: &Opened, record: &PinRecord, pin: &[u8]) -> Result<()> {
         let user = opened.state().user(&record.role).ok_or(ErrorKind::UserPinNotInitialized)?;
+        check_cost(domain::pin_cost(record)?)?;
         let check = || domain::check_pin(opened.public(), record, pin);
-        self.core.pins.attempt(&record.role, user.generation, check)
+        self.core.pins.attempt(self.whose(), (&record.role, user.generation), check)
+    }
+
+    fn whose(&self) -> Option<[u8; 16]> {
+        self.client.guest.map(|guest| guest.host)
     }
 
     /// What names this HSM in the commands "admit HSM" and "recover domain".
@@ -116,6 +120,17 @@ impl Hsm {
         let public = self.public()?;
         let change = Opened::recover_fleet(&public, Arc::clone(own), command, contributions)?;
         Ok(Reply::Changed(change))
+    }
+}
+
+/// What the hash of a new PIN is to cost.
+fn hash_cost(command: &Command<'_>) -> Option<PinCost> {
+    match command {
+        Command::InitPin { cost, .. }
+        | Command::CreateUser { cost, .. }
+        | Command::SetPin { cost, .. }
+        | Command::SetEnrolledPin { cost, .. } => Some(*cost),
+        _ => None,
     }
 }
 

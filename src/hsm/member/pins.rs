@@ -5,13 +5,18 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::super::command::Role;
+use super::super::command::{PinCost, Role};
 use crate::error::{ErrorKind, Result};
 
 /// Wrong PINs of one record after which the HSM takes no more.
 const MOST_WRONG: u32 = 10;
-/// Hashes under way at once.
-const AT_ONCE: usize = 2;
+/// Hashes under way at once, and of these for one host.
+const AT_ONCE: usize = 3;
+const AT_ONCE_FOR_A_HOST: usize = 2;
+/// What one hash may cost here: what a host asks for, or a record that it sends says, takes the memory and the
+/// time of all.
+const MOST_MEMORY_KIB: u32 = 256 * 1024;
+const MOST_WORK_KIB: u64 = 1024 * 1024;
 
 #[derive(Default)]
 pub(in crate::hsm) struct Pins {
@@ -23,9 +28,24 @@ pub(in crate::hsm) struct Pins {
 
 #[derive(Default)]
 struct Counted {
-    running: usize,
+    /// For whom hashes are under way.
+    running: Vec<Whose>,
     /// The generation of the record, and the wrong PINs since the last right one.
     wrong: HashMap<Role, (u64, u32)>,
+}
+
+/// For whom a PIN is hashed: a host, or operators.
+type Whose = Option<[u8; 16]>;
+
+/// Refuses a hash that costs too much for an HSM of a fleet. CKR_DEVICE_MEMORY.
+pub(super) fn check_cost(cost: PinCost) -> Result<()> {
+    let work = u64::from(cost.memory_kib) * u64::from(cost.passes);
+    if cost.memory_kib <= MOST_MEMORY_KIB && work <= MOST_WORK_KIB {
+        return Ok(());
+    }
+    let (memory, work) = (MOST_MEMORY_KIB / 1024, MOST_WORK_KIB / 1024);
+    let why = format!("an HSM of a fleet hashes PINs with at most {memory} MiB, and {work} MiB in all passes");
+    Err(ErrorKind::DeviceMemory.with(why))
 }
 
 /// How often PINs were right and wrong, and how many roles are locked here.
@@ -37,22 +57,24 @@ pub struct PinFigures {
 }
 
 impl Pins {
-    /// One attempt at the PIN of a record that the state names, counted before it is hashed.
-    /// CKR_PIN_LOCKED.
+    /// One attempt at the PIN of a record that the state names, or at the code of an enrolment, counted before
+    /// it is hashed. CKR_PIN_LOCKED.
     pub(in crate::hsm) fn attempt<T>(
         &self,
-        role: &Role,
-        generation: u64,
+        whose: Whose,
+        (role, generation): (&Role, u64),
         check: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        let place = self.place();
+        let place = self.place(whose);
         let mut counted = self.counted();
         let entry = counted.wrong.entry(role.clone()).or_insert((generation, 0));
         if entry.0 != generation {
             *entry = (generation, 0);
         }
         if entry.1 >= MOST_WRONG {
-            return Err(ErrorKind::PinLocked.with("this HSM has seen too many wrong PINs for this record"));
+            return Err(
+                ErrorKind::PinLocked.with("this HSM has seen too many wrong PINs, or enrolment codes, of this user")
+            );
         }
         entry.1 += 1;
         drop(counted);
@@ -77,13 +99,14 @@ impl Pins {
     }
 
     /// Waits for one of the places for those who hash a PIN.
-    pub(in crate::hsm) fn place(&self) -> Hashing<'_> {
+    pub(in crate::hsm) fn place(&self, whose: Whose) -> Hashing<'_> {
+        let of_whom = |running: &[Whose]| running.iter().filter(|other| **other == whose).count();
         let mut counted = self.counted();
-        while counted.running >= AT_ONCE {
+        while counted.running.len() >= AT_ONCE || of_whom(&counted.running) >= AT_ONCE_FOR_A_HOST {
             counted = self.free.wait(counted).unwrap_or_else(PoisonError::into_inner);
         }
-        counted.running += 1;
-        Hashing(self)
+        counted.running.push(whose);
+        Hashing { pins: self, whose }
     }
 
     pub(super) fn figures(&self) -> PinFigures {
@@ -101,12 +124,19 @@ impl Pins {
 }
 
 /// A place of one who hashes a PIN.
-pub(in crate::hsm) struct Hashing<'p>(&'p Pins);
+pub(in crate::hsm) struct Hashing<'p> {
+    pins: &'p Pins,
+    whose: Whose,
+}
 
 impl Drop for Hashing<'_> {
     fn drop(&mut self) {
-        self.0.counted().running -= 1;
-        self.0.free.notify_one();
+        let running = &mut self.pins.counted().running;
+        if let Some(at) = running.iter().position(|whose| *whose == self.whose) {
+            running.swap_remove(at);
+        }
+        // Who waits may not be the one who may go on now.
+        self.pins.free.notify_all();
     }
 }
 
@@ -115,7 +145,7 @@ mod tests {
     use super::*;
 
     fn wrong(pins: &Pins, generation: u64) -> ErrorKind {
-        let checked = pins.attempt::<()>(&Role::User, generation, || Err(ErrorKind::PinIncorrect.into()));
+        let checked = pins.attempt::<()>(None, (&Role::User, generation), || Err(ErrorKind::PinIncorrect.into()));
         checked.unwrap_err().kind()
     }
 
@@ -123,13 +153,13 @@ mod tests {
     fn ten_wrong_pins_lock_a_record_until_it_is_another() {
         let pins = Pins::default();
         (0..9).for_each(|_| assert_eq!(wrong(&pins, 1), ErrorKind::PinIncorrect));
-        pins.attempt(&Role::User, 1, || Ok(())).unwrap();
+        pins.attempt(None, (&Role::User, 1), || Ok(())).unwrap();
         (0..10).for_each(|_| assert_eq!(wrong(&pins, 1), ErrorKind::PinIncorrect));
         assert_eq!(wrong(&pins, 1), ErrorKind::PinLocked);
-        let right = pins.attempt(&Role::User, 1, || Ok(())).unwrap_err();
+        let right = pins.attempt(None, (&Role::User, 1), || Ok(())).unwrap_err();
         assert_eq!(right.kind(), ErrorKind::PinLocked);
-        pins.attempt(&Role::So, 1, || Ok(())).unwrap();
-        pins.attempt(&Role::User, 2, || Ok(())).unwrap();
+        pins.attempt(None, (&Role::So, 1), || Ok(())).unwrap();
+        pins.attempt(None, (&Role::User, 2), || Ok(())).unwrap();
         assert_eq!(pins.figures(), PinFigures { logins: 3, wrong: 19, locked: 0 });
     }
 
@@ -141,8 +171,27 @@ mod tests {
             Ok(())
         };
         std::thread::scope(|scope| {
-            (0..24).for_each(|_| drop(scope.spawn(|| pins.attempt(&Role::User, 1, slow).unwrap())));
+            (0..24).for_each(|_| drop(scope.spawn(|| pins.attempt(None, (&Role::User, 1), slow).unwrap())));
         });
         assert_eq!(pins.figures().logins, 24);
+    }
+
+    #[test]
+    fn a_host_that_hashes_leaves_a_place_to_others() {
+        let pins = Pins::default();
+        let held = [pins.place(Some([1; 16])), pins.place(Some([1; 16]))];
+        std::thread::scope(|scope| {
+            let more = scope.spawn(|| drop(pins.place(Some([1; 16]))));
+            pins.attempt(Some([2; 16]), (&Role::User, 1), || Ok(())).unwrap();
+            assert!(!more.is_finished());
+            drop(held);
+        });
+    }
+
+    #[test]
+    fn what_a_hash_costs_is_bounded() {
+        let cost = |memory_kib, passes| check_cost(PinCost { memory_kib, passes, lanes: 1 }).is_ok();
+        assert!(cost(64 * 1024, 3) && cost(256 * 1024, 4));
+        assert!(!cost(256 * 1024, 5) && !cost(512 * 1024, 1) && !cost(32 * 1024, 64));
     }
 }

@@ -7,6 +7,7 @@ use cryptoki_sys as ck;
 use p384::ecdsa::signature::Signer;
 use p384::ecdsa::{Signature, SigningKey};
 use p384::pkcs8::EncodePublicKey;
+use sha2::{Digest, Sha384};
 use zeroize::Zeroizing;
 
 use super::super::governance::{self, OperatorKeys, PartyKind};
@@ -20,6 +21,8 @@ use super::{Connection, Member, Then};
 use crate::error::{ErrorKind, Result};
 
 const CHEAP: PinCost = PinCost { memory_kib: 1024, passes: 1, lanes: 1 };
+
+const CODE: &str = "an enrolment code";
 
 /// An operator, whose keys are made of a number.
 struct Operator(u8);
@@ -173,13 +176,13 @@ fn fleet() -> Fleet {
     let commands = [
         serde_json::json!({ "command": "found domain", "region": "eu-1", "operators": operators }),
         serde_json::json!({ "command": "admit host", "host": claim }),
-        serde_json::json!({ "command": "create user", "role": "user", "code": "enrol me" }),
+        serde_json::json!({ "command": "create user", "role": "user", "code": CODE }),
     ];
     for command in &commands {
         admin.run(&mut store, command);
         assert_eq!(store.bring(&first), None);
     }
-    let set = Command::SetEnrolledPin { role: Role::User, code: Some(b"enrol me"), pin: b"user pin", cost: CHEAP };
+    let set = Command::SetEnrolledPin { role: Role::User, code: Some(CODE.as_bytes()), pin: b"user pin", cost: CHEAP };
     store.commit(admin.call(&nobody, set).unwrap());
     assert_eq!(store.bring(&first), None);
     let fingerprint = first.status().unwrap().hash.unwrap();
@@ -357,4 +360,110 @@ fn who_is_expelled_is_served_no_more() {
     let (_, message) = session::negotiate(&fleet.host, &process, &session.0, &fleet.first.id().unwrap(), 600).unwrap();
     let refused = fleet.first.clear(&message[4..], false).refused.unwrap();
     assert_eq!(refused.code, Code::Refused);
+}
+
+fn set_pin(wire: &mut Wire, role: &Role, code: &str, cost: PinCost) -> Result<Reply> {
+    let code = Some(code.as_bytes());
+    wire.call(&Ticket::public(), Command::SetEnrolledPin { role: role.clone(), code, pin: b"user pin", cost })
+}
+
+#[test]
+fn an_enrolment_code_is_not_guessed() {
+    let mut fleet = fleet();
+    let mut admin = Wire::admin(&fleet.first);
+    let short = serde_json::json!({ "command": "reset PIN", "role": "user", "code": "fifteen letters" }).to_string();
+    let refused = admin.call(&Ticket::public(), Command::Propose { request: &short, key: None }).unwrap_err();
+    assert!(refused.to_string().contains("16 characters"), "{refused}");
+    // A hash alone does not show that its code is short.
+    let mut short = b"\x83\x69enrolment\x50".to_vec();
+    short.extend_from_slice(&fleet.first.status().unwrap().domain.unwrap());
+    short.extend_from_slice(b"\x45short");
+    for (code, hash) in [("short", hex::encode(Sha384::digest(&short))), (CODE, String::new())] {
+        let reset = match &hash[..] {
+            "" => serde_json::json!({ "command": "reset PIN", "role": "user", "code": code }),
+            _ => serde_json::json!({ "command": "reset PIN", "role": "user", "code_hash": hash }),
+        };
+        admin.run(&mut fleet.store, &reset);
+        assert_eq!(fleet.store.bring(&fleet.first), None);
+        let right = set_pin(&mut admin, &Role::User, code, CHEAP);
+        assert_eq!(kind(right), (code != CODE).then_some(ErrorKind::FunctionRejected));
+    }
+    admin.run(&mut fleet.store, &serde_json::json!({ "command": "reset PIN", "role": "user", "code": CODE }));
+    assert_eq!(fleet.store.bring(&fleet.first), None);
+    let wrong = |wire: &mut Wire| kind(set_pin(wire, &Role::User, "another code, a wrong one", CHEAP));
+    (0..10).for_each(|_| assert_eq!(wrong(&mut admin), Some(ErrorKind::FunctionRejected)));
+    assert_eq!(wrong(&mut admin), Some(ErrorKind::PinLocked));
+    assert_eq!(kind(set_pin(&mut admin, &Role::User, CODE, CHEAP)), Some(ErrorKind::PinLocked));
+    admin.run(&mut fleet.store, &serde_json::json!({ "command": "reset PIN", "role": "user", "code": CODE }));
+    assert_eq!(fleet.store.bring(&fleet.first), None);
+    set_pin(&mut admin, &Role::User, CODE, CHEAP).unwrap();
+}
+
+#[test]
+fn what_a_pin_hash_costs_is_not_the_host_s_word() {
+    let fleet = fleet();
+    let process = Process::new().unwrap();
+    let session = fleet.negotiate(&process, &fleet.first);
+    let (mut wire, _) = fleet.connect(&process, &session, &fleet.first);
+    let dear = PinCost { memory_kib: 1024 * 1024, passes: 1, lanes: 1 };
+    let record = fleet.store.pin(&Role::User).clone();
+    let (old, new, log) = (&b"user pin"[..], &b"another"[..], Log::default());
+    let set = Command::SetPin { old, new, record: &record, cost: dear, domain: &fleet.store.newest, log };
+    assert_eq!(kind(wire.call(&Ticket::public(), set)), Some(ErrorKind::DeviceMemory));
+    assert_eq!(kind(set_pin(&mut wire, &Role::User, CODE, dear)), Some(ErrorKind::DeviceMemory));
+
+    // A record that says so is no attempt at its PIN, and is not hashed.
+    let at = record.sealed.windows(6).position(|bytes| bytes == [0x83, 0x19, 4, 0, 1, 1]).unwrap();
+    let mut forged = record.clone();
+    forged.sealed[at..at + 6].copy_from_slice(&[0x83, 0x19, 0xff, 0xff, 0x17, 1]);
+    for _ in 0..11 {
+        let (record, domain) = (&forged, &fleet.store.newest);
+        let login = Command::Login { pin: b"user pin", record, domain, log: Log::default() };
+        assert_eq!(kind(wire.call(&Ticket::public(), login)), Some(ErrorKind::DeviceMemory));
+    }
+    assert!(log_in(&fleet.store, &mut wire, b"user pin").is_ok());
+}
+
+#[test]
+fn an_operation_with_a_private_object_is_its_user_s() {
+    let mut fleet = fleet();
+    let so = serde_json::json!({ "command": "create user", "role": "SO", "code": CODE });
+    let mut admin = Wire::admin(&fleet.first);
+    admin.run(&mut fleet.store, &so);
+    assert_eq!(fleet.store.bring(&fleet.first), None);
+    fleet.store.commit(set_pin(&mut admin, &Role::So, CODE, CHEAP).unwrap());
+    assert_eq!(fleet.store.bring(&fleet.first), None);
+
+    let process = Process::new().unwrap();
+    let session = fleet.negotiate(&process, &fleet.first);
+    let (mut wire, _) = fleet.connect(&process, &session, &fleet.first);
+    let user = log_in(&fleet.store, &mut wire, b"user pin").unwrap();
+    let record = fleet.store.pin(&Role::So);
+    let login = Command::Login { pin: b"user pin", record, domain: &fleet.store.newest, log: Log::default() };
+    let Ok(Reply::LoggedIn(so)) = wire.call(&Ticket::public(), login) else { panic!() };
+
+    let record = key(&mut wire, &user, Place::Token).unwrap();
+    let mechanism = Mechanism::new(ck::CKM_AES_ECB);
+    let begin = wire::Request::Begin { function: Function::Encrypt, mechanism: &mechanism, record: Some(&record) };
+    let begin = |wire: &mut Wire, ticket: &Ticket| {
+        wire.send(ticket, &begin, |answer| match answer {
+            wire::Answer::Stream { stream, private: true } => Ok(stream),
+            wire::Answer::Error(error) => Err(error),
+            other => panic!("{other:?}"),
+        })
+    };
+    let stream = begin(&mut wire, &user).unwrap();
+    let update = wire::Request::Update { stream, input: &[7; 16], room: Some(16) };
+    let mut go_on = |ticket: &Ticket, request: &wire::Request<'_>| {
+        wire.send(ticket, request, |answer| match answer {
+            wire::Answer::Written(output) => Ok(output.len()),
+            wire::Answer::Error(error) => Err(error),
+            other => panic!("{other:?}"),
+        })
+    };
+    for other in [&so, &Ticket::public()] {
+        assert_eq!(kind(go_on(other, &update)), Some(ErrorKind::UserNotLoggedIn));
+        assert_eq!(kind(go_on(other, &wire::Request::Save { stream })), Some(ErrorKind::UserNotLoggedIn));
+    }
+    assert_eq!(go_on(&user, &update).unwrap(), 16);
 }

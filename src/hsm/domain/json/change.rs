@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::change::{Change, MAX_KEYS, RegionKeys};
 use super::super::control::{ControlledKey, KeyControl, KeyUse};
 use super::super::identity::{Claim, Party};
-use super::super::log::enrolment_hash;
+use super::super::log::{enrolment_hash, is_enrolment_code};
 use super::super::state::{Enrolment, Hash, Operator, Rule, State};
 use super::form::{Fields, Form, bad, checked, read_limits, read_list, write_limits, write_list};
 use crate::error::Result;
@@ -244,6 +244,12 @@ fn enrolment(f: &mut Fields<'_>, state: &State, now: u64) -> Result<Enrolment> {
     let code_hash: Option<Hash> = f.maybe("code_hash")?;
     let code = match (code, code_hash) {
         (Some(_), Some(_)) => return Err(bad("code_hash", "give either the code or its hash")),
+        (Some(code), None) if !is_enrolment_code(code.as_bytes()) => {
+            return Err(bad(
+                "code",
+                "has fewer than 16 characters: its hash is public, so it must be too long to guess",
+            ));
+        }
         (Some(code), None) => Some(enrolment_hash(&state.domain, code.as_bytes())),
         (None, hash) => hash,
     };

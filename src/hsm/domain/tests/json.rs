@@ -99,11 +99,11 @@ fn what_is_left_out_is_filled_in() {
     ids.sort_unstable();
     assert_eq!(proposal.change, Change::MakeRecoverySet { threshold: 2, operators: ids });
     assert_eq!((proposal.not_before, proposal.not_after), (NOW, NOW + DAY));
-    let value = json!({ "command": "create user", "role": "user", "code": "x", "window": 60, "valid_for": 7 * DAY });
+    let value = json!({ "command": "create user", "role": "user", "code": "of 128 random bits", "window": 60, "valid_for": 7 * DAY });
     let proposal = ask(state, &value).unwrap();
     let Change::CreateUser { enrolment, .. } = &proposal.change else { panic!() };
     assert_eq!((enrolment.until, proposal.not_after), (NOW + 60, NOW + 7 * DAY));
-    assert_eq!(enrolment.code, Some(super::super::log::enrolment_hash(&state.domain, b"x")));
+    assert_eq!(enrolment.code, Some(super::super::log::enrolment_hash(&state.domain, b"of 128 random bits")));
     let value = json!({ "command": "set limits", "limits": { "offer": 5 } });
     let limits = Limits { offer: 5, ..Limits::default() };
     assert_eq!(ask(state, &value).unwrap().change, Change::SetLimits { limits });
