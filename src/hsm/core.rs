@@ -18,7 +18,7 @@ use super::transient::Transient;
 use crate::error::{ErrorKind, Result};
 
 /// What the opened token objects of an HSM of a fleet may take in memory, in bytes.
-const CACHED: usize = 256 << 20;
+const CACHED: usize = 128 << 20;
 
 /// The domain as an HSM holds it.
 #[derive(Default)]

@@ -28,8 +28,8 @@ const IDLE: u64 = 24 * 3600;
 /// How long an operation of such a process stays open.
 const LEFT_OPEN: Duration = Duration::from_secs(3600);
 /// What operations and opened session objects may take in memory, in bytes: of one host, and of all.
-const OPERATIONS: [usize; 2] = [512 << 20, 1 << 30];
-const OBJECTS: [usize; 2] = [64 << 20, 256 << 20];
+const OPERATIONS: [usize; 2] = [256 << 20, 512 << 20];
+const OBJECTS: [usize; 2] = [32 << 20, 128 << 20];
 
 /// One process of a host.
 pub(super) struct Visit {

@@ -15,7 +15,7 @@ const AT_ONCE: usize = 3;
 const AT_ONCE_FOR_A_HOST: usize = 2;
 /// What one hash may cost here: what a host asks for, or a record that it sends says, takes the memory and the
 /// time of all.
-const MOST_MEMORY_KIB: u32 = 256 * 1024;
+const MOST_MEMORY_KIB: u32 = 128 * 1024;
 const MOST_WORK_KIB: u64 = 1024 * 1024;
 
 #[derive(Default)]
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn what_a_hash_costs_is_bounded() {
         let cost = |memory_kib, passes| check_cost(PinCost { memory_kib, passes, lanes: 1 }).is_ok();
-        assert!(cost(64 * 1024, 3) && cost(256 * 1024, 4));
-        assert!(!cost(256 * 1024, 5) && !cost(512 * 1024, 1) && !cost(32 * 1024, 64));
+        assert!(cost(64 * 1024, 3) && cost(128 * 1024, 8));
+        assert!(!cost(128 * 1024, 9) && !cost(256 * 1024, 1) && !cost(32 * 1024, 64));
     }
 }
