@@ -17,7 +17,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use tracing::level_filters::LevelFilter;
 
-pub use fleet::{Address, Database, FIRST_SLOT, Fleet};
+pub use fleet::{Address, Database, FIRST_SLOT, Fleet, Passphrase};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::{AuditMode, PinCost};
@@ -487,6 +487,7 @@ mod tests {
             (("'tcp:hsm-b:7300'", "'admin:/a'"), "stand alone"),
             (("host_key = 'host.pem'\n", ""), "lacks the key host_key"),
             (("cdef'", "cde'"), "key fleet.trust: must be the 96"),
+            (("pem'\n", "pem'\nhost_key_passphrase = 'pass:x'\n"), "must be env:NAME or file:PATH"),
             (("sqlite:", "mysql:"), "line 6, key fleet.database: must be postgresql"),
             (("'eu-1'", "''"), "line 2, key fleet.region"),
             (("region", "regions"), "regions"),

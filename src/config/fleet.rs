@@ -34,6 +34,8 @@ pub struct Fleet {
     pub hsms: Vec<Address>,
     /// The host's signing key. None if all addresses are those of operators.
     pub host_key: Option<PathBuf>,
+    /// What its file is encrypted under, if it is.
+    pub host_key_passphrase: Option<Passphrase>,
     /// The hash of a domain state that the operator vouches for. None as for the host key.
     pub trust: Option<[u8; 48]>,
     /// The file that says so instead, which may come later.
@@ -114,6 +116,26 @@ impl Address {
     }
 }
 
+/// Where the passphrase of a host's key is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Passphrase {
+    /// In this variable of the environment.
+    Env(String),
+    /// In the first line of a file.
+    File(PathBuf),
+}
+
+impl Passphrase {
+    /// `beside` completes a path. The error says what it must be.
+    fn parse(text: &str, beside: &dyn Fn(&Path) -> PathBuf) -> std::result::Result<Self, &'static str> {
+        match text.split_once(':') {
+            Some(("env", name)) if !name.is_empty() => Ok(Self::Env(name.to_owned())),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(beside(Path::new(path)))),
+            _ => Err("must be env:NAME or file:PATH"),
+        }
+    }
+}
+
 /// Where a fleet's key tokens are.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Database {
@@ -150,6 +172,7 @@ pub(super) struct Table {
     region: Spanned<String>,
     hsm: Spanned<Vec<Spanned<String>>>,
     host_key: Option<PathBuf>,
+    host_key_passphrase: Option<Spanned<String>>,
     trust: Option<Spanned<String>>,
     database: Spanned<String>,
     pool: Option<Spanned<usize>>,
@@ -223,6 +246,9 @@ impl Table {
             let missing = if self.trust.is_none() { "trust" } else { "host_key" };
             return Err(refuse(entry, &format!("the fleet lacks the key {missing}")));
         }
+        let passphrase = self.host_key_passphrase.map(|written| {
+            Passphrase::parse(written.get_ref(), beside).map_err(|what| refuse(written.span().start, what))
+        });
         let database = Database::parse(self.database.get_ref(), beside)
             .map_err(|what| refuse(self.database.span().start, what))?;
         let pool = match self.pool {
@@ -248,6 +274,7 @@ impl Table {
             region: self.region.into_inner(),
             hsms,
             host_key: self.host_key.as_deref().map(beside),
+            host_key_passphrase: passphrase.transpose()?,
             trust,
             trust_file,
             database,

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use zeroize::Zeroizing;
+
 use super::auditing::{self, Audits};
 use super::connection::{Broken, Clear, Connection};
 use super::domain::{Domain, Known, Step};
 use super::logins::{Login, Logins};
 use super::pool::{Lease, Place, Pool, Tried};
-use crate::config;
+use crate::config::{self, Passphrase};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::session::{self, Code, HostKey, HsmId, Process, Session};
 use crate::hsm::wire::{Answer, Request, RequestHeader, Room, decode_reply, encode_request};
@@ -353,7 +355,7 @@ impl Fleet {
             return Ok(Arc::clone(key));
         }
         let path = self.config.host_key.as_deref().ok_or_else(|| ErrorKind::GeneralError.with("no host_key"))?;
-        let key = Arc::new(read_host_key(path)?);
+        let key = Arc::new(read_host_key(path, self.config.host_key_passphrase.as_ref())?);
         *held = Some(Arc::clone(&key));
         Ok(key)
     }
@@ -819,16 +821,31 @@ fn is_closed(broken: &Broken) -> bool {
     ))
 }
 
-/// A file that only its user can read.
-fn read_host_key(path: &Path) -> Result<HostKey> {
+fn read_host_key(path: &Path, passphrase: Option<&Passphrase>) -> Result<HostKey> {
+    let about =
+        |what: &dyn std::fmt::Display| ErrorKind::DeviceError.with(format!("host key {}: {what}", path.display()));
+    let pem = read_own(path)?;
+    let passphrase = passphrase.map(|from| match from {
+        Passphrase::File(path) => read_own(path),
+        Passphrase::Env(name) => match std::env::var(name) {
+            Ok(value) => Ok(Zeroizing::new(value.into_bytes())),
+            Err(_) => Err(about(&format!("the environment has no variable {name} with its passphrase"))),
+        },
+    });
+    let passphrase = passphrase.transpose()?;
+    let line = passphrase.as_ref().map(|text| text.split(|byte| *byte == b'\n').next().unwrap_or_default());
+    HostKey::from_pem(&pem, line).map_err(|error| about(&error))
+}
+
+/// Reads a file that only its user can read.
+fn read_own(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     use std::os::unix::fs::MetadataExt;
     let about = |what: &str| ErrorKind::DeviceError.with(format!("host key {}: {what}", path.display()));
     let mode = std::fs::metadata(path).map_err(|error| about(&error.to_string()))?.mode();
     if mode & 0o077 != 0 {
         return Err(about(&format!("has mode {:03o}: others can read it; run chmod 600 on it", mode & 0o777)));
     }
-    let pem = std::fs::read(path).map(zeroize::Zeroizing::new).map_err(|error| about(&error.to_string()))?;
-    HostKey::from_pem(&pem).map_err(|error| about(&error.to_string()))
+    std::fs::read(path).map(Zeroizing::new).map_err(|error| about(&error.to_string()))
 }
 
 fn unexpected() -> Error {

@@ -257,6 +257,7 @@ impl Region {
             region: "eu-1".to_owned(),
             hsms,
             host_key: None,
+            host_key_passphrase: None,
             trust: None,
             trust_file: None,
             database: Database::Sqlite(self.path("tokens/0")),

@@ -22,17 +22,33 @@ pub struct HostKey {
     public: PublicKey,
 }
 
+#[cfg(feature = "fleet")]
+fn encrypted(pem: &str, passphrase: &[u8]) -> p384::pkcs8::Result<p384::SecretKey> {
+    p384::SecretKey::from_pkcs8_encrypted_pem(pem, passphrase)
+}
+
+/// Only hosts have such keys.
+#[cfg(not(feature = "fleet"))]
+fn encrypted(_: &str, _: &[u8]) -> p384::pkcs8::Result<p384::SecretKey> {
+    Err(p384::pkcs8::Error::ParametersMalformed)
+}
+
 impl HostKey {
     pub fn generate() -> Result<Self> {
         Self::of(PrivateKey::generate(&mut Entropy::System)?)
     }
 
-    /// From unencrypted PKCS#8 in PEM. CKR_DATA_INVALID for anything else.
-    pub fn from_pem(pem: &[u8]) -> Result<Self> {
-        let key = std::str::from_utf8(pem).ok().and_then(|pem| p384::SecretKey::from_pkcs8_pem(pem).ok());
-        let key = key.ok_or_else(|| {
-            ErrorKind::DataInvalid.with("the host key is not an unencrypted P-384 private key in PEM (PKCS#8)")
-        })?;
+    /// From PKCS#8 in PEM: unencrypted, or under a passphrase if one is given. CKR_DATA_INVALID for anything else.
+    pub fn from_pem(pem: &[u8], passphrase: Option<&[u8]>) -> Result<Self> {
+        let pem = std::str::from_utf8(pem).unwrap_or_default();
+        let (key, wanted) = match passphrase {
+            None => (p384::SecretKey::from_pkcs8_pem(pem), "an unencrypted P-384 private key in PEM (PKCS#8)"),
+            Some(passphrase) => {
+                let wanted = "a P-384 private key in PEM (PKCS#8) under this passphrase (PBES2)";
+                (encrypted(pem, passphrase), wanted)
+            }
+        };
+        let key = key.map_err(|_| ErrorKind::DataInvalid.with(format!("the host key is not {wanted}")))?;
         Self::of(PrivateKey::from_scalar(&Zeroizing::new(<[u8; 48]>::from(key.to_bytes()))[..])?)
     }
 

@@ -8,6 +8,10 @@ mod vectors;
 
 use std::sync::Arc;
 
+use p384::pkcs8::{EncodePrivateKey, LineEnding};
+use pkcs8::PrivateKeyInfoRef;
+use pkcs8::pkcs5::{pbes2, scrypt};
+
 use super::super::crypto::Entropy;
 use super::super::domain::tests::ceremony::{self, NOW, Person};
 use super::super::domain::{Change, Circumstances, Opened, OwnKeys};
@@ -267,14 +271,46 @@ fn fingerprint(token: &[u8]) -> [u8; 48] {
     *super::super::domain::PublicState::of_bytes(token).unwrap().hash()
 }
 
+/// By `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384 -aes-256-cbc -pass pass:"a passphrase"`.
+const ENCRYPTED: &str = "\
+-----BEGIN ENCRYPTED PRIVATE KEY-----
+MIIBHDBXBgkqhkiG9w0BBQ0wSjApBgkqhkiG9w0BBQwwHAQIIsT5mviWp6sCAggA
+MAwGCCqGSIb3DQIJBQAwHQYJYIZIAWUDBAEqBBBFDD3dCukPcJKALBoZnfGcBIHA
+dHwFxdHBkxwa3vqiiuhTS+E1/oVZT7heChM3sX/8pLI3U13d/R/ncYzy70moaPYt
+6SrWL0DS8LPKWTfZGWoLDcXSTzggJdmxzvspvheePaL32OXp7lI56Vc9J5AX9hU8
+J734FHb0hhkqubopU8k/CyfbjjGYAznjiQrHkFDXXC4xBpyGjGyNutp66OfTbFyL
+OEZrnv2I95VmUGFQgsIPwM0Wjtd73R6hWBTYYzMJxK08LuyBxQvlO4mPEprHWqeH
+-----END ENCRYPTED PRIVATE KEY-----
+";
+
+#[test]
+fn a_host_key_may_be_under_a_passphrase() {
+    let read = |pem: &str, passphrase: Option<&[u8]>| HostKey::from_pem(pem.as_bytes(), passphrase);
+    let key = read(ENCRYPTED, Some(b"a passphrase")).unwrap();
+    assert_eq!(hex::encode(key.kid()), "4faa5677c865869428db6fb2ea71ada2684c5be5ad280b81852460eaa71342e8");
+    assert!(read(ENCRYPTED, Some(b"another")).is_err() && read(ENCRYPTED, None).is_err());
+
+    // As `openssl pkcs8 -topk8 -scrypt` does it.
+    let plain = p384::SecretKey::from_slice(key.private().scalar()).unwrap().to_pkcs8_der().unwrap();
+    let plain = PrivateKeyInfoRef::try_from(plain.as_bytes()).unwrap();
+    let cost = scrypt::Params::new(4, 8, 1).unwrap();
+    let under = pbes2::Parameters::generate_scrypt_aes256cbc(cost, &[1; 16], [2; 16]);
+    let encrypted = plain.encrypt_with_params(under.unwrap(), "other words").unwrap();
+    let encrypted = encrypted.to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF).unwrap();
+    assert_eq!(read(&encrypted, Some(b"other words")).unwrap().kid(), key.kid());
+    assert!(read(&key.to_pem().unwrap(), Some(b"other words")).is_err());
+}
+
 #[test]
 fn a_host_key_is_kept_as_pkcs8() {
     let key = HostKey::generate().unwrap();
     let pem = key.to_pem().unwrap();
     assert!(pem.starts_with("-----BEGIN PRIVATE KEY-----\n"));
-    let again = HostKey::from_pem(pem.as_bytes()).unwrap();
+    let again = HostKey::from_pem(pem.as_bytes(), None).unwrap();
     assert_eq!((again.kid(), again.to_pem().unwrap()), (key.kid(), pem));
     let claim = super::super::domain::Claim::decode(&key.claim("web", &[1; 16]).unwrap()).unwrap();
     assert_eq!((claim.identity.signing.kid(), &*claim.identity.name), (key.kid(), "web"));
-    assert!(HostKey::from_pem(b"").is_err() && HostKey::from_pem(b"\xff-----BEGIN PRIVATE KEY-----").is_err());
+    assert!(
+        HostKey::from_pem(b"", None).is_err() && HostKey::from_pem(b"\xff-----BEGIN PRIVATE KEY-----", None).is_err()
+    );
 }
