@@ -44,9 +44,13 @@ def program(name):
 
 
 class Hsm:
-    """A `conclaved`. `address` is where hosts connect, `admin` its operators' socket."""
+    """A `conclaved`. `address` is where hosts connect, `admin` its operators' socket. Its clock may be `ahead`, in
+    seconds."""
 
-    def __init__(self, directory, name, fingerprint=None, options=(), env=None, **more):
+    def __init__(self, directory, name, fingerprint=None, options=(), env=None, ahead=0, **more):
+        # What fakes the time is loaded into the process.
+        self.time = ["faketime", "--exclude-monotonic", "-f", f"{ahead:+d}s"] if ahead else []
+        options = [*options, "--hardening", "off", "--seccomp", "off"] if ahead else options
         self.directory, self.name, self.fingerprint = pathlib.Path(directory), name, fingerprint
         self.env = {**os.environ, **(env or {})}
         self.options = [*options, *[word for key, value in more.items() for word in _option(key, value)]]
@@ -60,7 +64,7 @@ class Hsm:
         for path in self.admin, self.directory / f"{self.name}.sock":
             path.unlink(missing_ok=True)
         fingerprint = ["--domain-fingerprint", self.fingerprint] if self.fingerprint else []
-        command = [program("conclaved"), "--name", self.name, "--listen", self.address, "--admin", self.admin,
+        command = [*self.time, program("conclaved"), "--name", self.name, "--listen", self.address, "--admin", self.admin,
                    "--metrics", "127.0.0.1:0", "--json", *fingerprint, *self.options]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=log,
@@ -263,10 +267,13 @@ class Fleet:
         """The object's id in hexadecimal: the key is TRUSTED."""
         self.execute("trust key", bytes.fromhex(object), True)
 
+    def remove_user(self, name):
+        self.execute("remove user", 2, name)
+
     # HSMs
 
     def start_hsm(self, *options, **more):
-        """One more, which is a member when this returns."""
+        """One more, which is a member when this returns. `more` as for Hsm."""
         hsm = self._start(*options, **more)
         self.admit(hsm)
         self.hsms.append(hsm)
@@ -350,10 +357,13 @@ class Fleet:
             keys = {"host_key": str(self.host_key if host_key is ... else host_key), "trust": self.trust, **keys}
         return "[[fleet]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
 
-    def close(self):
+    def stop(self):
         for hsm in self.hsms:
             if hsm.alive:
                 hsm.kill()
+
+    def close(self):
+        self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self):
@@ -380,6 +390,9 @@ class Postgres:
     def address(self, name):
         """Of a database, which may not be there yet."""
         return self.url.replace("/postgres?", f"/{name}?")
+
+    def stop(self):
+        self._run("stop")
 
     def make(self, name):
         """Makes a database; its address."""
@@ -434,6 +447,12 @@ class Pool:
 
     def fleet(self, slot):
         return self.made[slot - FIRST_SLOT]
+
+    def rest(self, first, but=()):
+        """Ends the HSMs of all fleets from this one on, but those with these labels; slots and stores stay."""
+        for fleet in self.made[first:]:
+            if fleet is not None and fleet.label not in but:
+                fleet.stop()
 
     def close(self):
         for fleet in self.made:

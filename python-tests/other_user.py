@@ -9,6 +9,7 @@ from ctypes import c_ulong
 
 from cryptoki import Error, Mechanism, Module, ck
 from kms import Kms
+from material import bring  # noqa: F401  # to be called by its name
 
 
 def pack(value):
@@ -33,6 +34,16 @@ def log_in(session, name, pin):
         return session.login(pin.encode(), ck.CKU_SO if name == "so" else ck.CKU_USER)
     return session.call("C_LoginUser", c_ulong(ck.CKU_USER), pin.encode(), c_ulong(len(pin)), name.encode(),
                         c_ulong(len(name)))
+
+
+def log_in_again(kms, name, pin):
+    """Whether or not the login has ended already."""
+    try:
+        kms.session.logout()
+    except Error as error:
+        if error.name != "CKR_USER_NOT_LOGGED_IN":
+            raise
+    log_in(kms.session, name, pin)
 
 
 def create_user(kms, name, pin):

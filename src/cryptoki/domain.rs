@@ -226,36 +226,45 @@ impl Module {
     }
 
     /// Makes a fresh HSM for a domain whose PINs are lost, and answers what names it in the command
-    /// that recovers it. Its keys wait in the store, sealed under the SO's new PIN.
+    /// that recovers it. Its keys wait in the store, sealed under the SO's new PIN; those of a fleet's HSM
+    /// stay with it, and there is no PIN then.
     pub fn begin_recovery(&self, slot: SlotId, so_pin: Option<&[u8]>) -> Result<Vec<u8>> {
         let token = self.token(slot)?;
         token.check()?;
-        let pin = self.new_pin(so_pin)?;
+        let pin = self.recovery_pin(so_pin)?;
         let cost = self.settings.pin.cost;
         match token.channel.call(&Ticket::public(), Command::BeginRecovery { pin, cost })? {
+            Reply::Recovering { claim, sealed } if sealed.is_empty() => Ok(claim),
             Reply::Recovering { claim, sealed } => token.store.put_recovery(&sealed).map(|()| claim),
             _ => Err(unexpected()),
         }
     }
 
     /// Recovers the domain with the command that operators signed and their shares: the fresh HSM is
-    /// its only one, the PIN that it was made with is the SO's, and all other PINs are to be reset.
+    /// its only one, the PIN that it was made with is the SO's, and all other PINs are to be reset; in a
+    /// fleet all.
     pub fn recover(&self, slot: SlotId, so_pin: Option<&[u8]>, command: &[u8], contributions: &[&[u8]]) -> Result<()> {
         let token = self.token(slot)?;
-        let pin = self.new_pin(so_pin)?;
+        let pin = self.recovery_pin(so_pin)?;
         let cost = self.settings.pin.cost;
         let _gate = lock(&token.gate);
-        let none = || ErrorKind::FunctionRejected.with("no recovery was begun on this token");
-        let sealed = token.store.recovery()?.filter(|sealed| !sealed.is_empty()).ok_or_else(none)?;
+        let sealed = token.store.recovery()?.unwrap_or_default();
         token.change(|| {
             let command = Command::FinishRecovery { pin, cost, sealed: &sealed, command, contributions };
             token.channel.call(&Ticket::public(), command)
         })?;
         // The domain is recovered; the keys that waited are of no more use to anybody.
-        if let Err(error) = token.store.put_recovery(&[]) {
+        if !sealed.is_empty()
+            && let Err(error) = token.store.put_recovery(&[])
+        {
             tracing::warn!(slot = token.slot, %error, "the keys that waited for the recovery stay in the store");
         }
         Ok(())
+    }
+
+    /// Empty where there is none, which only a fleet's HSM takes.
+    fn recovery_pin<'a>(&self, pin: Option<&'a [u8]>) -> Result<&'a [u8]> {
+        pin.map_or(Ok(&[]), |pin| self.new_pin(Some(pin)))
     }
 
     fn token_of(&self, session: SessionHandle) -> Result<Arc<Token>> {

@@ -142,6 +142,7 @@ impl Hsm {
     /// Makes a fresh HSM's keys, sealed under the SO's new PIN, for a domain whose PINs are lost.
     pub(super) fn begin_recovery(&self, so_pin: &[u8], cost: PinCost) -> Result<Reply> {
         let public = self.public()?;
+        check_so_pin(so_pin)?;
         let (claim, sealed) = Opened::begin_recovery(&public, so_pin, cost, &mut Circumstances::of_system())?;
         Ok(Reply::Recovering { claim, sealed })
     }
@@ -156,12 +157,21 @@ impl Hsm {
         contributions: &[&[u8]],
     ) -> Result<Reply> {
         let public = self.public()?;
+        check_so_pin(so_pin)?;
+        if sealed.is_empty() {
+            return Err(ErrorKind::FunctionRejected.with("no recovery was begun on this token"));
+        }
         let contributions: Vec<Vec<u8>> = contributions.iter().map(|bytes| bytes.to_vec()).collect();
         let mut circumstances = Circumstances::of_system();
         let (_, change) =
             Opened::finish_recovery(&public, so_pin, cost, sealed, command, &contributions, &mut circumstances)?;
         Ok(Reply::Changed(change))
     }
+}
+
+fn check_so_pin(pin: &[u8]) -> Result<()> {
+    let none = "an embedded domain is recovered with the PIN that the SO is to have";
+    if pin.is_empty() { Err(ErrorKind::ArgumentsBad.with(none)) } else { Ok(()) }
 }
 
 impl DomainView {

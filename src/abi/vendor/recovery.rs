@@ -25,11 +25,13 @@ pub struct KMS_BYTES {
 /// new PIN; a recovery that was begun before is forgotten. Needs no session.
 ///
 /// slotID: the token's slot.
-/// pSoPin, ulSoPinLen: the PIN that the SO will have. KMS_Recover takes the same. UTF-8.
+/// pSoPin, ulSoPinLen: the PIN that the SO will have. KMS_Recover takes the same. UTF-8. NULL for a
+///     fleet, whose fresh HSM (reached by its operators' socket) keeps its keys itself.
 /// pClaim, *pulClaimLen: gets the claim (COSE_Sign1). The buffer has at least KMS_MAX_CLAIM_LEN
 ///     bytes, which is also the length given if pClaim is NULL; no keys are made then.
 ///
-/// CKR_BUFFER_TOO_SMALL: nothing was made. CKR_SLOT_ID_INVALID. CKR_TOKEN_NOT_RECOGNIZED: the token
+/// CKR_ARGUMENTS_BAD: also for an embedded domain without a PIN. CKR_BUFFER_TOO_SMALL: nothing was
+/// made. CKR_SLOT_ID_INVALID. CKR_TOKEN_NOT_RECOGNIZED: the token
 /// is not initialised. CKR_PIN_LEN_RANGE. CKR_PIN_INVALID: the PIN is not UTF-8.
 /// CKR_FUNCTION_REJECTED: the domain has no recovery set, or is not one that recovers here.
 #[unsafe(no_mangle)]
@@ -53,16 +55,16 @@ pub unsafe extern "C" fn KMS_BeginRecovery(
 
 /// Recovers the domain with the operators' shares. The HSM that KMS_BeginRecovery made is then the
 /// domain's only one, with new domain keys beside the old ones; the SO's PIN is the one given, and
-/// all others have to be reset by "reset PIN". Needs no session.
+/// all others (in a fleet all) have to be reset by "reset PIN". Needs no session.
 ///
 /// slotID: the token's slot.
-/// pSoPin, ulSoPinLen: the PIN that KMS_BeginRecovery was given.
+/// pSoPin, ulSoPinLen: the PIN that KMS_BeginRecovery was given; NULL for a fleet.
 /// pCommand, ulCommandLen: the command "recover domain" with its signatures.
 /// pContributions, ulCount: the operators' contributions, each the bytes that an operator's side
 ///     made of his share for this command. An array of the caller's; neither it nor what it points
 ///     to is changed or kept.
 ///
-/// CKR_ARGUMENTS_BAD: also for more than 1024 contributions. CKR_SLOT_ID_INVALID.
+/// CKR_ARGUMENTS_BAD: also for an embedded domain without a PIN, and for more than 1024 contributions. CKR_SLOT_ID_INVALID.
 /// CKR_TOKEN_NOT_RECOGNIZED: the token is not initialised, or the waiting keys are damaged.
 /// CKR_PIN_INCORRECT: it is not the PIN that the recovery was begun with. CKR_DATA_INVALID: the
 /// command or a contribution is malformed. CKR_FUNCTION_REJECTED: no recovery was begun, the command

@@ -107,7 +107,7 @@ impl PublicState {
             if reached.hash() != parsed.hash {
                 return Err(Refusal::LogMismatch.into());
             }
-            before.members
+            signers(&before, &reached).to_vec()
         };
         parsed.of_member(&members).map(Arc::new)
     }
@@ -124,18 +124,20 @@ impl PublicState {
         Ok(Parsed::of_bytes(bytes)?.state.version)
     }
 
-    /// Takes the token of a state that was computed: a member of the state before signed it.
+    /// Takes the token of a state that was computed: a member of the state before signed it, or the HSM
+    /// that a recovery names.
     pub(in crate::hsm) fn of_state(bytes: &[u8], hash: &Hash, before: &State) -> Result<Arc<Self>> {
         let parsed = Parsed::of_bytes(bytes)?;
         if parsed.hash != *hash {
             return Err(Refusal::LogMismatch.into());
         }
-        parsed.of_member(&before.members).map(Arc::new)
+        let signers = signers(before, &parsed.state).to_vec();
+        parsed.of_member(&signers).map(Arc::new)
     }
 
     /// Takes the newest token of a domain of which nothing is held but a fingerprint: the hash of any
     /// of its states from the origin's on. The entries must lead from the origin's state through that
-    /// one to exactly the newest, and a member of the state before the newest must have signed it.
+    /// one to exactly the newest, signed as [`Self::of_state`] says.
     pub(in crate::hsm) fn of_history(
         origin: &[u8],
         newest: &[u8],
@@ -187,6 +189,13 @@ impl PublicState {
     pub(super) fn open_secrets(&self, key: &PrivateKey) -> Result<SecretBytes> {
         self.envelope.open(&self.state, &self.hash, &self.exporter, key)
     }
+}
+
+/// Who may sign the state that an entry of the log makes of the one before: its members. Only a recovery
+/// leaves none of them, and the HSM that it names signs.
+fn signers<'s>(before: &'s State, after: &'s State) -> &'s [Member] {
+    let stays = |member: &Member| before.members.iter().any(|other| other.id == member.id);
+    if after.members.iter().any(stays) { &before.members } else { &after.members }
 }
 
 /// Signs a state and encrypts its secrets to all its recipients.

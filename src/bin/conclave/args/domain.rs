@@ -167,7 +167,9 @@ pub(crate) enum RecoveryCommand {
         after_help = "Example:\n  conclave domain recovery begin --token web --new-so-pin prompt --out recover.proposal\n\n\
                             Operators sign the command (conclave proposal sign) and give their shares (conclave domain \
                             recovery contribute); `conclave domain recovery finish` recovers with them. To begin again \
-                            makes another HSM: commands and shares for the one before are void then."
+                            makes another HSM: commands and shares for the one before are void then.\n\n\
+                            For a fleet the fresh HSM is a new `conclaved`, reached by its operators' socket, to which \
+                            `conclave fleet bring` brought the domain; there is no PIN then."
     )]
     Begin(RecoveryBegin),
     /// Give your share to the HSM that a signed `recover domain` command names.
@@ -181,7 +183,7 @@ pub(crate) enum RecoveryCommand {
         after_help = "Example:\n  conclave domain recovery finish --token web --command recover.proposal \\\n      \
                             --share anna.share --share ben.share --new-so-pin prompt\n\n\
                             The PIN is the one that `begin` was given; it is the SO's from then on. All other PINs are \
-                            to be set anew: conclave proposal new reset-pin."
+                            to be set anew: conclave proposal new reset-pin. In a fleet there is no such PIN, and all are."
     )]
     Finish(RecoveryFinish),
 }

@@ -23,15 +23,21 @@ pub(super) fn begin(begin: &RecoveryBegin, as_json: bool) -> Result<(), Failure>
     if state["recovery"].is_null() {
         return Err(Failure::refused("nobody holds shares of a recovery key of this domain: it cannot be recovered"));
     }
-    output::confirm(
-        "This makes a fresh HSM for the token. One that an earlier `recovery begin` made is forgotten.",
-        &live.token.label,
-        begin.yes,
-    )?;
-    let so_pin = pin::read(&begin.new_so_pin, NEW_SO_PIN, true)?;
+    // A fleet's fresh HSM is the one at the operators' socket, and nothing changes by naming it.
+    let so_pin = match live.is_of_fleet() {
+        true => None,
+        false => {
+            output::confirm(
+                "This makes a fresh HSM for the token. One that an earlier `recovery begin` made is forgotten.",
+                &live.token.label,
+                begin.yes,
+            )?;
+            Some(pin::read(&begin.new_so_pin, NEW_SO_PIN, true)?)
+        }
+    };
     let claim = live
         .module
-        .begin_recovery(live.slot, Some(so_pin.as_bytes()))
+        .begin_recovery(live.slot, so_pin.as_ref().map(|pin| pin.as_bytes()))
         .map_err(|error| Failure::while_("cannot begin a recovery", &error))?;
     let request = json!({ "command": "recover domain", "hsm": hex(&claim) });
     propose::make(&live, request, &begin.options, as_json)
@@ -70,19 +76,21 @@ pub(super) fn finish(finish: &RecoveryFinish, as_json: bool) -> Result<(), Failu
     if !as_json {
         eprint!("{}", proposal::readable(&described));
     }
-    output::confirm(
-        "The HSM that the command names becomes the domain's only one. All PINs but the SO's are gone then.",
-        "recover domain",
-        finish.yes,
-    )?;
-    let so_pin = pin::read(&finish.new_so_pin, NEW_SO_PIN, false)?;
+    let fleet = live.is_of_fleet();
+    let (gone, how) = match fleet {
+        true => ("All PINs", "reset-pin --user … --code …"),
+        false => ("All PINs but the SO's", "reset-pin"),
+    };
+    let warning = format!("The HSM that the command names becomes the domain's only one. {gone} are gone then.");
+    output::confirm(&warning, "recover domain", finish.yes)?;
+    let so_pin = if fleet { None } else { Some(pin::read(&finish.new_so_pin, NEW_SO_PIN, false)?) };
     let shares: Vec<&[u8]> = shares.iter().map(Vec::as_slice).collect();
     live.module
-        .recover(live.slot, Some(so_pin.as_bytes()), &command, &shares)
+        .recover(live.slot, so_pin.as_ref().map(|pin| pin.as_bytes()), &command, &shares)
         .map_err(|error| Failure::while_("the domain was not recovered, and nothing has changed", &error))?;
     let state = live.domain()?;
     let sentence = format!(
-        "Token {:?} is recovered, in version {}. Its users get new PINs by `conclave proposal new reset-pin`.",
+        "Token {:?} is recovered, in version {}. Its users get new PINs by `conclave proposal new {how}`.",
         live.token.label, state["version"]
     );
     output::done(as_json, &sentence, &json!({ "token": live.token.label, "version": state["version"] }));

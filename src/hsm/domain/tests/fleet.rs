@@ -8,7 +8,7 @@ use sha2::{Digest, Sha384};
 use super::super::super::command::{DomainToken, ObjectId};
 use super::super::super::crypto::{Entropy, SecretBytes};
 use super::super::change::Change;
-use super::super::execute::contribute;
+use super::super::execute::{Executed, contribute};
 use super::super::identity::Claim;
 use super::super::keys::PrivateKey;
 use super::super::log::{Entry, Step};
@@ -477,8 +477,13 @@ fn a_lost_fleet_comes_back_on_a_fresh_hsm() {
     for pair in [[0, 1], [0, 2], [2, 1]] {
         assert!(recover(&fresh, &command, &pair.map(|n: usize| shares[n].clone())).is_ok());
     }
-    let back = recover(&fresh, &command, &shares[1..]).unwrap();
-    let back = Hsm { own: fresh, opened: back.opened };
+    let Executed { opened, token, entry } = recover(&fresh, &command, &shares[1..]).unwrap();
+    // Who held the state before follows to the one that the HSM of the recovery signed, and to no other's.
+    let followed = public.adopt_logged(&token, std::slice::from_ref(&entry), NOW).unwrap();
+    assert_eq!(followed.hash(), opened.public().hash());
+    let by_an_old_member = export(opened.state(), &fleet.hsms[0].own.signing);
+    assert!(public.adopt_logged(&by_an_old_member, std::slice::from_ref(&entry), NOW).is_err());
+    let back = Hsm { own: fresh, opened };
     assert!(back.opens(&old_record) && back.opens(&record));
     assert_eq!(back.state().members.iter().map(|member| member.id).collect::<Vec<_>>(), [back.own.id]);
     assert_ne!(back.state().recipients, public.state().recipients);
