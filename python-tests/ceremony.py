@@ -21,12 +21,12 @@ DAY = 24 * HOUR
 
 class Ceremony:
     """A token with both PINs; its SO is logged in. `anna`, `ben` and `cleo` are its operators to be,
-    each officer and operator; those of a fleet's token are that already."""
+    each officer and operator; those of a fleet's token are that already. `rules` are in place of defaults."""
 
-    def __init__(self, module, label, region="eu-north"):
-        self.module, self.label, self.fleet = module, label, None
+    def __init__(self, module, label, region="eu-north", rules=()):
+        self.module, self.label, self.rules, self.fleet = module, label, list(rules), None
         if FLEETS:
-            self.slot = FLEETS.make(label, SO_PIN, PIN, region=region)
+            self.slot = FLEETS.make(label, SO_PIN, PIN, region=region, rules=self.rules)
             self.fleet = FLEETS.fleet(self.slot)
         else:
             self.slot = module.make_token(label, SO_PIN.encode(), PIN.encode())
@@ -51,23 +51,25 @@ class Ceremony:
 
     @property
     def database(self):
+        """The store's file, of SQLite."""
+        if FLEETS:
+            return pathlib.Path(FLEETS.fleet(self.slot).database.removeprefix("sqlite:"), "token.db")
         return pathlib.Path(os.environ["CONCLAVE_HOME"], "tokens", str(self.slot), "token.db")
 
     @property
     def state(self):
         return Token(self.domain.export_token()).state
 
-    def founding(self, people=None, region="eu-north", rules=()):
+    def founding(self, people=None, region="eu-north"):
         """The arguments of "found domain"."""
         people = self.people if people is None else people
         state = self.state
-        return [region, state.members, [person.founder(state.domain) for person in people], list(rules)]
+        return [region, state.members, [person.founder(state.domain) for person in people], self.rules]
 
-    def found(self, rules=()):
+    def found(self):
         """Hands the token over to the people; a fleet's are its operators already."""
-        if self.fleet and not rules:
-            return self
-        self.domain.execute(self.command("found domain", *self.founding(rules=rules), by=self.people))
+        if not self.fleet:
+            self.domain.execute(self.command("found domain", *self.founding(), by=self.people))
         return self
 
     def command(self, name, *arguments, by=(), state=None, **times):

@@ -42,7 +42,9 @@ pathlib.Path(_home, "softhsm2.conf").write_text(f"directories.tokendir = {_home}
 
 FLEETS = None
 if FLEET:
-    FLEETS = fleet.Pool(f"{_home}/fleets", postgres=fleet.Postgres() if FLEET == "postgres" else None)
+    # An address in PostgreSQL costs a look whenever slots are listed, also while it is unused.
+    FLEETS = (fleet.Pool(f"{_home}/fleets", 16, fleet.Postgres()) if FLEET == "postgres" else
+              fleet.Pool(f"{_home}/fleets", 48))
     pathlib.Path(_home, "conclave.toml").write_text(FLEETS.entries())
 
     def _make_token(_module, label, so_pin, user_pin):
@@ -122,6 +124,14 @@ class Token:
 
     def uri(self, more=""):
         return f"pkcs11:token={self.label}{more}"
+
+
+@pytest.fixture(scope="module", autouse=FLEETS is not None)
+def _hsms_end():
+    """The HSMs of the fleets that a module makes end with it."""
+    first = len(FLEETS.made)
+    yield
+    FLEETS.rest(first, but=("ctypes", "tools"))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from peer.keys import new_key, spki
 from peer.rules import DEFAULTS, MAJORITY
 from peer.state import RecoverySet
 
-pytestmark = pytest.mark.embedded("it begins with the SO's governing")
 
 STEPS = int(os.environ.get("CONCLAVE_RANDOM_COMMANDS", "300"))
 ROLES = ["auditor", "officer", "operator"]

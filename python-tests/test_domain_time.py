@@ -12,7 +12,6 @@ from cryptoki import Error, ck
 from peer.encoding import decode, encode
 from peer.log import History, enrolment_hash
 
-pytestmark = pytest.mark.embedded("processes with copies of the token's files, at times of their own")
 
 KEY = b"k" * 16
 CODE = b"a code of 128 bits"
@@ -97,7 +96,7 @@ def test_named_users(module):
     token.login_named("otto", "otto-pin")
     token.execute("remove user", 2, "otto", by=by)
     with refused("CKR_USER_NOT_LOGGED_IN"):
-        token.domain.execute(token.command("trust key", KEY, True, by=by))
+        token.session.generate(ck.CKM_AES_KEY_GEN, AES)
     with refused("CKR_USER_PIN_NOT_INITIALIZED|CKR_PIN_INCORRECT|CKR_USER_TYPE_INVALID"):
         token.login_named("otto", "otto-pin")
     token.login()
@@ -142,6 +141,7 @@ def test_deadlines_and_the_standing_order(module):
     token.logs_in()
 
 
+@pytest.mark.embedded("a fleet's HSMs and hosts are brought forward from its store")
 def test_an_older_copy_is_brought_forward(module):
     """By a history of what was done elsewhere, and by none that is altered."""
     token = Ceremony(module, "older").found()

@@ -10,31 +10,39 @@ import time
 
 import pytest
 
-from conftest import MODULE, need, run
-
-pytestmark = pytest.mark.embedded("each test has a copy of the token's files")
+from conftest import MODULE, PIN, SO_PIN, need, run
 
 CONCLAVE = MODULE.with_name("conclave")
-PIN = "123456"
-SO_PIN = "87654321"
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32}")
 NOT_FOUND = 3
 REFUSED = 5
 DAY = 86_400
+# Days, after which keys that rotate every 90 days have done so.
+LATER = 91
 
 
 class Cli:
     """The command on a token `web` in a directory of its own."""
 
-    def __init__(self, home):
-        self.home = home
+    def __init__(self, home, fleet=None):
+        self.home, self.fleet = home, fleet
         self.env = {"CONCLAVE_HOME": str(home / "data"), "USER_PIN": PIN, "SO_PIN": SO_PIN}
+        if fleet:
+            # The store is that of the test; the HSMs are those of all.
+            for name, hsm in zip(("conf", "later"), fleet.hsms):
+                entry = fleet.entry([hsm.address], database=f"sqlite:{home}/data")
+                (home / name).write_text(f"embedded = false\n{entry}")
+            self.env |= {"CONCLAVE_CONF": str(home / "conf")}
+
+    def at(self, ahead):
+        """The environment of a process at another time."""
+        return {**self.env, "CONCLAVE_CONF": str(self.home / "later")} if ahead and self.fleet else self.env
 
     def __call__(self, *args, pin=True, ahead=None, **kwargs):
-        """What it says; `ahead` runs it at a later time, such as `+8d`."""
+        """What it says; `ahead` runs it so many days later."""
         login = ["--pin", "env:USER_PIN"] if pin else []
-        earlier = ["faketime", "-f", ahead] if ahead else []
-        return run(*earlier, CONCLAVE, *args, *login, cwd=self.home, env=self.env, **kwargs)
+        earlier = ["faketime", "-f", f"+{ahead}d"] if ahead else []
+        return run(*earlier, CONCLAVE, *args, *login, cwd=self.home, env=self.at(ahead), **kwargs)
 
     def json(self, *args, **kwargs):
         return json.loads(self(*args, "--json", **kwargs))
@@ -61,10 +69,18 @@ class Cli:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, own_fleet):
     home = tmp_path_factory.mktemp("managed")
-    cli = Cli(home)
-    cli("token", "init", "--label", "web", "--so-pin", f"pass:{SO_PIN}", "--pin", f"pass:{PIN}", pin=False)
+    if own_fleet:
+        need("faketime")
+        fleet = own_fleet("web", database=f"sqlite:{home}/data")
+        fleet.create_user("anna", "anna-pin")
+        # Beside the one whose clock is right.
+        fleet.start_hsm(ahead=LATER * DAY)
+        cli = Cli(home, fleet)
+    else:
+        cli = Cli(home)
+        cli("token", "init", "--label", "web", "--so-pin", f"pass:{SO_PIN}", "--pin", f"pass:{PIN}", pin=False)
     cli("key", "create", "--alias", "files")
     return cli
 
@@ -73,7 +89,7 @@ def made(tmp_path_factory):
 def cli(made, tmp_path):
     """A copy of a token with one key, alias/files."""
     shutil.copytree(made.home / "data", tmp_path / "data")
-    return Cli(tmp_path)
+    return Cli(tmp_path, made.fleet)
 
 
 def openssl(*args, **kwargs):
@@ -178,13 +194,13 @@ def test_what_is_due_is_done_for_cron(cli):
     assert "Nothing was due." in cli("key", "rotate", "--due")
     # Its own login leaves it all to the command, which tells what was done; a dry run does nothing.
     for dry_run in (True, False):
-        said = cli.json("key", "rotate", "--due", *["--dry-run"] * dry_run, ahead="+91d")
+        said = cli.json("key", "rotate", "--due", *["--dry-run"] * dry_run, ahead=LATER)
         assert said == {"rotated": 1, "deleted": 1, "expired": 0, "failed": 0, "dry_run": dry_run}
-    assert "Nothing was due." in cli("key", "rotate", "--due", ahead="+91d")
-    described = cli.json("key", "describe", "files", ahead="+91d")
+    assert "Nothing was due." in cli("key", "rotate", "--due", ahead=LATER)
+    described = cli.json("key", "describe", "files", ahead=LATER)
     assert described["KeyVersion"] == 2
-    assert doomed not in cli("key", "list", ahead="+91d")
-    told = [line.split()[1:3] for line in cli("audit", "list", ahead="+91d").splitlines()]
+    assert doomed not in cli("key", "list", ahead=LATER)
+    told = [line.split()[1:3] for line in cli("audit", "list", ahead=LATER).splitlines()]
     assert ["-", "DeleteKey"] in told and ["-", "RotateKey"] in told
 
 
@@ -326,7 +342,8 @@ def test_bring_your_own_key(cli):
 
 
 def test_policies_and_grants(cli):
-    cli("user", "add", "anna", "--new-pin", "pass:anna-pin", "--so-pin", "env:SO_PIN", pin=False)
+    if not cli.fleet:
+        cli("user", "add", "anna", "--new-pin", "pass:anna-pin", "--so-pin", "env:SO_PIN", pin=False)
     anna = ["--login-as", "anna", "--pin", "pass:anna-pin"]
     blob = cli.bytes("key", "encrypt", "files", "--context", "customer=7", input=b"x")
     (cli.home / "blob").write_bytes(blob)

@@ -1,6 +1,7 @@
 """What time does to managed keys: deletions, expiring material, rotations. Other processes live at another time, by
 `faketime`; they and this one share the token."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,14 +10,13 @@ from pathlib import Path
 
 import pytest
 from ceremony import edit
-from conftest import MODULE, PIN, need
+from conftest import FLEETS, MODULE, PIN, need, run
 from cryptoki import ck
 from kms_process import decoded, encoded
 from managed import DAY, now, open_kms, refused
 from material import MATERIAL, bring, wrap
 from peer.envelope import name_of
 
-pytestmark = pytest.mark.embedded("processes with copies of the token's files, at times of their own")
 
 LABEL = "time"
 HOUR = 3600
@@ -35,18 +35,39 @@ def call(name, *arguments, **named):
 def elsewhere(seconds, *calls):
     """The answers to calls that another process makes so many seconds from now: [name of the return code, value]."""
     request = {"module": str(MODULE), "label": LABEL, "pin": PIN, "calls": calls}
-    done = subprocess.run(
-        ["faketime", "--exclude-monotonic", "-f", f"{seconds:+d}s", sys.executable, "kms_process.py"],
-        input=json.dumps(request), text=True, capture_output=True, cwd=Path(__file__).parent, check=False, timeout=120)
+    with there(seconds) as environment:
+        done = subprocess.run(
+            ["faketime", "--exclude-monotonic", "-f", f"{seconds:+d}s", sys.executable, "kms_process.py"],
+            input=json.dumps(request), text=True, capture_output=True, cwd=Path(__file__).parent, check=False, timeout=120,
+            env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     return [[code, decoded(value)] for code, value in json.loads(done.stdout)]
 
 
+@contextlib.contextmanager
+def there(seconds):
+    """The environment of a process at another time: in a fleet it has an HSM of that time."""
+    if not FLEETS:
+        yield {}
+        return
+    (fleet,) = [made for made in FLEETS.made if made.label == LABEL]
+    hsm = fleet.start_hsm(ahead=seconds)
+    conf = fleet.directory / "elsewhere.toml"
+    conf.write_text("embedded = false\n" + fleet.entry(hsms=[hsm.address]))
+    try:
+        yield {"CONCLAVE_CONF": str(conf)}
+    finally:
+        hsm.kill()
+
+
 def objects(kms):
     """How many records there are in the store."""
-    token = Path(os.environ["CONCLAVE_HOME"], "tokens", str(kms.session.module.slot_of(LABEL)), "token.db")
-    ((count,),) = edit(token, ["SELECT count(*) FROM objects"])
-    return count
+    slot, query = kms.session.module.slot_of(LABEL), "SELECT count(*) FROM objects"
+    database = FLEETS.fleet(slot).database if FLEETS else f"sqlite:{os.environ['CONCLAVE_HOME']}/tokens/{slot}"
+    if database.startswith("sqlite:"):
+        ((count,),) = edit(Path(database.removeprefix("sqlite:"), "token.db"), [query])
+        return count
+    return int(run("psql", "--no-psqlrc", "--tuples-only", database, "--command", query))
 
 
 def test_a_deletion_is_carried_out_when_it_is_due(kms):
