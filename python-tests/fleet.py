@@ -443,7 +443,7 @@ class Pool:
     def apart(self, directory, **more):
         """A fleet without a slot here."""
         database = self.postgres and self.postgres.make(f"apart{secrets.token_hex(4)}")
-        return Fleet(directory, database=database, **more)
+        return Fleet(directory, **{"database": database, **more})
 
     def fleet(self, slot):
         return self.made[slot - FIRST_SLOT]
