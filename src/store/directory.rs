@@ -12,7 +12,7 @@ use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::fork::{self, Epoch};
-use super::lock::PlainLock;
+use super::lock::{PlainLock, WRITE_WAIT};
 use super::sqlite::{self, SqliteStore};
 use super::{Store, io_error};
 use crate::error::{ErrorKind, Result};
@@ -67,7 +67,7 @@ impl Directory {
         domain: &DomainToken,
         so_pin: &PinRecord,
     ) -> Result<SqliteStore> {
-        let lock = PlainLock::acquire(&self.path.join(LOCK), self.epoch)?;
+        let lock = PlainLock::acquire(&self.path.join(LOCK), self.epoch, WRITE_WAIT)?;
         if self.scan()?.free()? != slot {
             return Err(
                 ErrorKind::FunctionFailed.with(format!("slot {slot} was taken by another; look at the list anew"))
@@ -106,7 +106,7 @@ impl Directory {
             // Unreadable: there is nothing to tell other processes by.
             Err(_) => {}
         }
-        let lock = PlainLock::acquire(&self.path.join(LOCK), self.epoch)?;
+        let lock = PlainLock::acquire(&self.path.join(LOCK), self.epoch, WRITE_WAIT)?;
         let marker = self.path.join(format!("{slot}{DESTROYED}"));
         File::create(&marker).and_then(|file| file.sync_all()).map_err(|error| io_error(&marker, &error))?;
         sync(&self.path)?;

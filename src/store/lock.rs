@@ -56,7 +56,7 @@ impl<'a> WriteLock<'a> {
                 }
             }
             if late {
-                return Err(busy(path));
+                return Err(busy(path, WRITE_WAIT));
             }
             let pause = if first { FIRST_LOOKS } else { OTHERS_LOOK };
             match (&place, signal) {
@@ -82,8 +82,8 @@ pub(super) struct PlainLock {
 }
 
 impl PlainLock {
-    pub(super) fn acquire(path: &Path, epoch: Epoch) -> Result<Self> {
-        let deadline = Instant::now() + WRITE_WAIT;
+    pub(super) fn acquire(path: &Path, epoch: Epoch, wait: Duration) -> Result<Self> {
+        let deadline = Instant::now() + wait;
         loop {
             let pass = epoch.enter()?;
             if let Some(file) = try_lock(path)? {
@@ -91,7 +91,7 @@ impl PlainLock {
             }
             drop(pass);
             if Instant::now() >= deadline {
-                return Err(busy(path));
+                return Err(busy(path, wait));
             }
             thread::sleep(FIRST_LOOKS);
         }
@@ -127,8 +127,8 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>> {
     }
 }
 
-fn busy(path: &Path) -> crate::error::Error {
-    let seconds = WRITE_WAIT.as_secs();
+fn busy(path: &Path, waited: Duration) -> crate::error::Error {
+    let seconds = waited.as_secs();
     ErrorKind::FunctionFailed
         .with(format!("{}: others kept the store busy for {seconds} s; nothing was changed", path.display()))
 }

@@ -217,6 +217,13 @@ pub trait Store: AuditStore {
     fn count_by_domain_key(&self) -> Result<Vec<(Option<DomainKeyId>, u64)>>;
 }
 
+/// Locks a file that processes share until what is given is dropped; it is made if it is not there. Until
+/// then the thread calls no store. CKR_FUNCTION_FAILED after `wait`.
+#[cfg(feature = "fleet")]
+pub fn lock_file(path: &Path, wait: std::time::Duration) -> Result<impl Sized + use<>> {
+    lock::PlainLock::acquire(path, fork::Epoch::current(), wait)
+}
+
 /// What a failed call of the file system means to a caller of PKCS#11.
 fn io_error(path: &Path, error: &std::io::Error) -> Error {
     use std::io::ErrorKind as Io;

@@ -6,12 +6,16 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::session::{Follower, HsmId, replay};
 use crate::hsm::{DomainKeyId, DomainToken};
-use crate::store::Store;
+use crate::store::{Store, lock_file};
 use crate::text::hex;
+
+/// How long to wait for another process that writes down what it has seen.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// One state of the domain.
 pub(super) struct Known {
@@ -50,11 +54,7 @@ pub(super) struct Step {
 impl Domain {
     /// `host_key` is the file beside which the host remembers.
     pub(super) fn new(store: Arc<dyn Store>, trust: Option<[u8; 48]>, host_key: Option<&Path>) -> Self {
-        let seen = host_key.map(|path| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(".seen");
-            name.into()
-        });
+        let seen = host_key.map(|path| beside(path, ".seen"));
         let trust = trust.map(OnceLock::from).unwrap_or_default();
         Self { store, trust, seen, known: RwLock::default(), advancing: Mutex::default() }
     }
@@ -143,55 +143,99 @@ impl Domain {
         Ok((after, self.store.log(after, known.version())?))
     }
 
-    /// Keeps a state that is newer than all that this host has seen, and refuses another of the same version.
-    /// For an older one gives what is wrong with it.
     fn remember(&self, follower: &Follower) -> Result<Option<Error>> {
         let Some(path) = &self.seen else { return Ok(None) };
-        let (domain, version, hash) = (hex(follower.domain()), follower.version(), hex(follower.hash()));
-        let seen = match fs::read_to_string(path) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(ErrorKind::DeviceError.with(format!("{}: {error}", path.display()))),
+        let (domain, hash) = (hex(follower.domain()), hex(follower.hash()));
+        Seen { domain, version: follower.version(), hash }.remember(path)
+    }
+}
+
+/// The highest state of a domain that a host has seen.
+struct Seen {
+    /// Hexadecimal, as the hash is.
+    domain: String,
+    version: u64,
+    hash: String,
+}
+
+impl Seen {
+    /// Keeps a state that is newer than all that this host has seen, and refuses another of the same version.
+    /// For an older one gives what is wrong with it. The file has a line for each domain that the host is in.
+    fn remember(self, path: &Path) -> Result<Option<Error>> {
+        let not_kept = |error: &dyn std::fmt::Display| {
+            tracing::warn!(%error, file = %path.display(), "the domain's newest state is not remembered");
         };
-        if let Some(text) = seen {
-            let mut words = text.split_ascii_whitespace();
-            let (seen_domain, seen_version, seen_hash) = (words.next(), words.next(), words.next());
-            let seen_version: u64 = seen_version
-                .and_then(|version| version.parse().ok())
-                .ok_or_else(|| ErrorKind::DeviceError.with(format!("{}: cannot be understood", path.display())))?;
-            if seen_domain == Some(domain.as_str()) {
-                if seen_version > version {
-                    return Ok(Some(ErrorKind::DeviceError.with(format!(
-                        "the database shows version {version} of the domain, but this host has seen version \
-                         {seen_version} ({})",
-                        path.display()
-                    ))));
-                }
-                if seen_version == version {
-                    return match seen_hash == Some(hash.as_str()) {
-                        true => Ok(None),
-                        false => Err(ErrorKind::DeviceError.with(format!(
-                            "ALARM: the database shows another version {version} of the domain than this host has seen: \
-                             {hash} is not {} ({})",
-                            seen_hash.unwrap_or_default(),
-                            path.display()
-                        ))),
-                    };
+        // Whoever has it reads, compares and writes.
+        let locked = lock_file(&beside(path, ".lock"), LOCK_WAIT);
+        let mut seen = Self::read(path)?;
+        match seen.iter_mut().find(|seen| seen.domain == self.domain) {
+            Some(before) if before.version > self.version => {
+                return Ok(Some(ErrorKind::DeviceError.with(format!(
+                    "the database shows version {} of the domain, but this host has seen version {} ({})",
+                    self.version,
+                    before.version,
+                    path.display()
+                ))));
+            }
+            Some(before) if before.version == self.version && before.hash == self.hash => return Ok(None),
+            Some(before) if before.version == self.version => {
+                return Err(ErrorKind::DeviceError.with(format!(
+                    "ALARM: the database shows another version {} of the domain than this host has seen: {} is not \
+                     {} ({})",
+                    self.version,
+                    self.hash,
+                    before.hash,
+                    path.display()
+                )));
+            }
+            Some(before) => *before = self,
+            None => seen.push(self),
+        }
+        match locked {
+            Ok(_locked) => {
+                let lines: String = seen.iter().map(|seen| format!("{seen}\n")).collect();
+                if let Err(error) = replace(path, &lines) {
+                    not_kept(&error);
                 }
             }
-        }
-        if let Err(error) = replace(path, &format!("{domain} {version} {hash}\n")) {
-            tracing::warn!(%error, file = %path.display(), "the domain's newest state is not remembered");
+            Err(error) => not_kept(&error),
         }
         Ok(None)
     }
+
+    /// All of a file; none if there is no file.
+    fn read(path: &Path) -> Result<Vec<Self>> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(ErrorKind::DeviceError.with(format!("{}: {error}", path.display()))),
+        };
+        let seen = text.lines().filter(|line| !line.trim().is_empty()).map(Self::parse).collect::<Option<_>>();
+        seen.ok_or_else(|| ErrorKind::DeviceError.with(format!("{}: cannot be understood", path.display())))
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_ascii_whitespace();
+        let (domain, version, hash) = (words.next()?, words.next()?, words.next()?);
+        Some(Self { domain: domain.to_owned(), version: version.parse().ok()?, hash: hash.to_owned() })
+    }
+}
+
+impl std::fmt::Display for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} {}", self.domain, self.version, self.hash)
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Writes a file whole or not at all.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(format!(".{}", std::process::id()));
-    let part = PathBuf::from(part);
+    let part = beside(path, &format!(".{}", std::process::id()));
     let written =
         File::options().write(true).create(true).truncate(true).mode(0o600).open(&part).and_then(|mut file| {
             file.write_all(text.as_bytes())?;
@@ -206,4 +250,40 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 fn no_trust() -> Error {
     ErrorKind::TokenNotRecognized.with("[[fleet]] lacks the key trust, and no HSM of it has a domain")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(domain: &str, version: u64, hash: &str) -> Seen {
+        Seen { domain: domain.to_owned(), version, hash: hash.to_owned() }
+    }
+
+    #[test]
+    fn what_was_seen_of_each_domain_only_goes_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key.seen");
+        std::thread::scope(|scope| {
+            for domain in ["a", "b"] {
+                for odd in 0..2 {
+                    let path = &path;
+                    scope.spawn(move || {
+                        for version in (1..40).filter(|version| version % 2 == odd) {
+                            let kept = seen(domain, version, "h").remember(path).unwrap().is_none();
+                            let all = Seen::read(path).unwrap();
+                            let now = all.iter().find(|seen| seen.domain == domain).unwrap().version;
+                            assert!(now >= version, "{now} after {version}, {kept}");
+                        }
+                    });
+                }
+            }
+        });
+        assert!(seen("a", 39, "h").remember(&path).unwrap().is_none());
+        assert!(seen("a", 39, "g").remember(&path).unwrap_err().to_string().contains("ALARM"));
+        let older = seen("b", 38, "h").remember(&path).unwrap().unwrap();
+        assert!(older.to_string().contains("has seen version 39"), "{older}");
+        std::fs::write(&path, "no such thing").unwrap();
+        assert!(seen("a", 40, "h").remember(&path).is_err());
+    }
 }
