@@ -13,8 +13,10 @@ use crate::store::{Meta, Pin};
 /// Wrong PINs in a row after which a role is locked.
 pub(super) const ATTEMPTS: u32 = 10;
 
-/// How long attempts that are under way have to succeed before a PIN counts as locked.
+/// How long attempts that are under way have to succeed before a PIN counts as locked: from the last
+/// commit on, and in all.
 const PATIENCE: Duration = Duration::from_secs(1);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is longer is no PIN of any token, and is refused before it costs a hash or an attempt.
 const LONGEST_PIN: usize = 255;
@@ -129,12 +131,20 @@ impl Token {
 
 impl Token {
     /// Counts an attempt. Others that are under way count too until they succeed, so a PIN that seems
-    /// locked may only be in use by many at once.
+    /// locked may only be in use by many at once: then the store moves.
     fn begin_attempt(&self, role: &Role) -> Result<()> {
         let begun = Instant::now();
+        let mut moved = (self.store.counter(), begun);
         loop {
             match self.store.begin_attempt(role, ATTEMPTS) {
-                Err(error) if error.kind() == ErrorKind::PinLocked && begun.elapsed() < PATIENCE => {
+                Err(error) if error.kind() == ErrorKind::PinLocked => {
+                    let counter = self.store.counter();
+                    if counter != moved.0 {
+                        moved = (counter, Instant::now());
+                    }
+                    if moved.1.elapsed() >= PATIENCE || begun.elapsed() >= LONGEST_PATIENCE {
+                        return Err(error);
+                    }
                     std::thread::sleep(PATIENCE / 50);
                 }
                 begun => return begun.map(|_| ()),
@@ -208,6 +218,7 @@ impl Module {
             Err(error) => {
                 if opened {
                     token.log_out_of_hsm();
+                    token.channel.settle();
                 }
                 Err(error)
             }
