@@ -84,10 +84,16 @@ pub(super) struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// The writes handed in so far.
+    /// The writes handed in so far, in order. One that begins a chain of the audit log is alone: somebody
+    /// else is asked within its transaction, and may be slow.
     pub(super) fn take(&mut self) -> Vec<Write> {
         let mut state = self.group.lock();
-        let size = state.pending.len().min(BATCH);
+        let asks = |(_, write): &(u64, Write)| matches!(write, Write::OpenAudit(_));
+        let size = match state.pending.iter().take(BATCH).position(asks) {
+            Some(0) => 1,
+            Some(before) => before,
+            None => state.pending.len().min(BATCH),
+        };
         let (tickets, writes) = state.pending.drain(..size).unzip();
         self.tickets = tickets;
         writes
@@ -117,5 +123,25 @@ impl Drop for Batch<'_> {
         state.led = false;
         drop(state);
         self.group.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_asks_somebody_else_is_alone_in_its_transaction() {
+        let group = Group::default();
+        let plain = || Write::PutRecovery(Vec::new());
+        let asking = || Write::OpenAudit(Mutex::default());
+        group.lock().pending.extend((0..).zip([plain(), plain(), asking(), asking(), plain()]));
+        let sizes = std::iter::from_fn(|| {
+            let mut batch = Batch { group: &group, tickets: Vec::new() };
+            let size = batch.take().len();
+            batch.tickets.clear();
+            (size > 0).then_some(size)
+        });
+        assert_eq!(sizes.collect::<Vec<_>>(), [2, 1, 1, 1]);
     }
 }
