@@ -36,6 +36,15 @@ pub trait Channel: Send + Sync {
         true
     }
 
+    /// Whether an HSM is there, as far as is known: else whatever is asked fails.
+    fn serves(&self) -> bool {
+        true
+    }
+
+    /// Tells HSMs elsewhere what ended or went on with the calls before: chains of the audit log, logins,
+    /// the domain. They may be slow: the caller holds no lock that other calls wait for.
+    fn settle(&self) {}
+
     /// Sends a command in the name of the ticket's holder and waits for the reply.
     fn call(&self, ticket: &Ticket, command: Command<'_>) -> Result<Reply>;
 

@@ -103,7 +103,12 @@ impl Module {
         if tokens.is_empty() {
             return;
         }
-        let close = move || tokens.iter().for_each(|token| token.close_audit());
+        let close = move || {
+            for token in &tokens {
+                token.close_audit();
+                token.channel.settle();
+            }
+        };
         if matches!(self.settings.threads, Threads::Forbidden) {
             return close();
         }

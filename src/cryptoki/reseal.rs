@@ -172,7 +172,7 @@ impl Token {
                     if let Some(record) = self.store.get(&object.object)? {
                         match self.sealed_anew(ticket, &record) {
                             Ok(record) => anew.extend(record),
-                            Err(error) if error.kind() == ErrorKind::UserNotLoggedIn => return Err(error),
+                            Err(error) if self.is_over(&error) => return Err(error),
                             Err(error) => {
                                 refused += 1;
                                 tracing::debug!(slot = self.slot, %error, "an object was not sealed anew");

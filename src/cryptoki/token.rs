@@ -104,6 +104,12 @@ impl Token {
 
     #[cold]
     fn look_again(&self, counter: u64) -> Result<()> {
+        let looked = self.take_newer(counter);
+        self.channel.settle();
+        looked
+    }
+
+    fn take_newer(&self, counter: u64) -> Result<()> {
         let mut held = lock(&self.held);
         if self.is_removed() {
             return Err(ErrorKind::DeviceRemoved.into());
@@ -114,7 +120,7 @@ impl Token {
             // Initialised anew, or destroyed.
             _ => {
                 self.mark_removed();
-                self.end_login();
+                self.clear_login();
                 return Err(ErrorKind::DeviceRemoved.into());
             }
         };
@@ -132,7 +138,7 @@ impl Token {
             self.old_keys.store(!domain.old_keys.is_empty(), Ordering::Release);
             *self.domain.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(domain);
             if login_ended {
-                self.end_login_at_once();
+                self.clear_login_at_once();
             }
         }
         self.seen.store(counter, Ordering::Release);
@@ -188,9 +194,11 @@ impl Token {
 
     /// The token is no longer in its slot: every later call of its sessions fails.
     pub(super) fn remove(&self) {
-        let _no_look = lock(&self.held);
+        let no_look = lock(&self.held);
         self.mark_removed();
-        self.end_login();
+        self.clear_login();
+        drop(no_look);
+        self.channel.settle();
     }
 
     /// With `held` locked, so that `seen` is not overwritten.
@@ -201,6 +209,11 @@ impl Token {
 
     pub(super) fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Acquire)
+    }
+
+    /// Whether what failed so for one object fails for all: without a login, a token or an HSM.
+    pub(super) fn is_over(&self, error: &Error) -> bool {
+        matches!(error.kind(), ErrorKind::UserNotLoggedIn | ErrorKind::DeviceRemoved) || !self.channel.serves()
     }
 
     pub(super) fn meta(&self) -> Result<Meta> {
@@ -235,6 +248,8 @@ impl Token {
             if self.sessions.load(Ordering::Acquire) == 0 {
                 self.clear(&mut login);
             }
+            drop(login);
+            self.channel.settle();
         }
     }
 
@@ -284,6 +299,8 @@ impl Token {
         };
         if let Some(kind) = refusal {
             self.log_out_of_hsm();
+            drop(login);
+            self.channel.settle();
             return Err(kind.into());
         }
         *login = Credentials { epoch: login.epoch.wrapping_add(1), ticket, holder: Some(holder) };
@@ -294,12 +311,23 @@ impl Token {
     /// Ends the login, if there is one: private session objects are gone, handles of private
     /// objects are dead. Answers whether there was one.
     pub(super) fn end_login(&self) -> bool {
-        let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
-        self.clear(&mut login)
+        let ended = self.clear_login();
+        self.channel.settle();
+        ended
     }
 
     /// As [`Self::end_login`], when the HSM has ended it; also one that is about to be entered.
     pub(super) fn end_login_at_once(&self) {
+        self.clear_login_at_once();
+        self.channel.settle();
+    }
+
+    fn clear_login(&self) -> bool {
+        let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
+        self.clear(&mut login)
+    }
+
+    fn clear_login_at_once(&self) {
         let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
         if !self.clear(&mut login) {
             *login = Credentials::nobody(login.epoch.wrapping_add(1));
@@ -319,7 +347,8 @@ impl Token {
     }
 
     /// The HSM wipes what the login opened. That cannot be refused; if the HSM is not there, there
-    /// is nothing left to wipe.
+    /// is nothing left to wipe. One elsewhere is told by [`Channel::settle`], to be called when no lock is
+    /// held.
     pub(super) fn log_out_of_hsm(&self) {
         self.close_audit();
         if let Err(error) = self.channel.call(&Ticket::public(), Command::Logout) {

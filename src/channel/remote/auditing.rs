@@ -1,7 +1,6 @@
 //! The audit log of a process that several HSMs serve: each writes a chain of its own, and the host
 //! stores the rows of all.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,11 +9,13 @@ use super::pool::Place;
 use crate::error::{Error, ErrorKind};
 use crate::hsm::session::HsmId;
 use crate::hsm::wire::{Answer, Callback, Response, Room, decode_reply, encode_response};
-use crate::hsm::{AuditMode, AuditStatus};
+use crate::hsm::{AuditBatch, AuditMode, AuditStatus, AuditTip};
 use crate::store::Store;
 
 /// What waits at an HSM longer than this is due, whatever the HSM said when it was asked last.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long an HSM that is asked within a transaction may take: every host's writes wait for it.
+const INSIDE: Duration = Duration::from_secs(1);
 
 /// What the HSMs said last.
 pub(super) struct Audits(Mutex<State>);
@@ -116,29 +117,54 @@ pub(super) fn answer(mut connection: Connection, store: &dyn Store, callback: Ca
     }
 }
 
-/// A transaction in which the HSM is asked in between, by whichever thread commits it.
-fn open(connection: Connection, store: &dyn Store) -> Result<Connection, Broken> {
-    let place = Arc::new(Mutex::new(Some(connection)));
-    let inside = Arc::clone(&place);
-    let aborted = Arc::new(AtomicBool::new(false));
-    let abort = Arc::clone(&aborted);
-    let opened = store.open_audit(Box::new(move |tips| {
-        let mut held = inside.lock().unwrap_or_else(PoisonError::into_inner);
-        let connection = held.as_mut().ok_or(ErrorKind::GeneralError)?;
-        let asked = respond(connection, &Response::Tips(tips)).and_then(|()| next(connection));
-        match asked {
+/// A connection during a transaction, and what came of it.
+struct Inside {
+    connection: Connection,
+    aborted: bool,
+    broken: Option<Broken>,
+}
+
+impl Inside {
+    /// Asks the HSM for the rows that begin its chain after these tips.
+    fn ask(&mut self, tips: Vec<AuditTip>) -> crate::error::Result<AuditBatch<'static>> {
+        match self.exchange(tips) {
             Ok(Callback::Opening(batch)) => Ok(batch),
             Ok(Callback::Abort) => {
-                abort.store(true, Ordering::Release);
+                self.aborted = true;
                 Err(ErrorKind::FunctionFailed.with("the HSM began no chain of the audit log"))
             }
             Ok(_) => Err(unexpected()),
-            Err(broken) => Err(ErrorKind::DeviceError.with(broken.to_string())),
+            Err(broken) => {
+                let error = ErrorKind::DeviceError.with(broken.to_string());
+                self.broken = Some(broken);
+                Err(error)
+            }
         }
+    }
+
+    fn exchange(&mut self, tips: Vec<AuditTip>) -> Result<Callback, Broken> {
+        let before = self.connection.wait_for(INSIDE)?;
+        respond(&mut self.connection, &Response::Tips(tips))?;
+        let next = next(&mut self.connection)?;
+        self.connection.wait_for(before)?;
+        Ok(next)
+    }
+}
+
+/// A transaction in which the HSM is asked in between, by whichever thread commits it.
+fn open(connection: Connection, store: &dyn Store) -> Result<Connection, Broken> {
+    let place = Arc::new(Mutex::new(Some(Inside { connection, aborted: false, broken: None })));
+    let within = Arc::clone(&place);
+    let opened = store.open_audit(Box::new(move |tips| {
+        let mut held = within.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_mut().ok_or_else(|| Error::from(ErrorKind::GeneralError))?.ask(tips)
     }));
     let held = place.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let mut connection = held.ok_or_else(|| Error::from(ErrorKind::GeneralError))?;
-    let answer = if aborted.load(Ordering::Acquire) { Response::Stored } else { response(opened) };
+    let Inside { mut connection, aborted, broken } = held.ok_or_else(|| Error::from(ErrorKind::GeneralError))?;
+    if let Some(broken) = broken {
+        return Err(broken);
+    }
+    let answer = if aborted { Response::Stored } else { response(opened) };
     respond(&mut connection, &answer)?;
     Ok(connection)
 }

@@ -8,9 +8,9 @@ use zeroize::Zeroize;
 use super::socket::Stream;
 use crate::config::Address;
 use crate::error::Error;
-use crate::hsm::Wiped;
 use crate::hsm::session::{self, CLEAR_MAX, Code, Connecting, FRAME_MAX, Follower, HsmId, Link, Process, Session};
 use crate::hsm::wire::MAX_MESSAGE;
+use crate::hsm::{DomainKeyId, Wiped};
 
 /// Why a connection is of no more use, or was not made.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(super) enum Broken {
     Refused(Code),
     /// The HSM has a newer state of the domain than this host.
     Outdated,
+    /// The domain's key was rotated since the link was made; nothing was sent.
+    Rotated,
     /// What came is not to be trusted, or something failed here.
     Invalid(Error),
 }
@@ -52,23 +54,50 @@ impl std::fmt::Display for Broken {
             Self::Io(error) => error.fmt(f),
             Self::Refused(code) => session::Failure::Refused(*code).fmt(f),
             Self::Outdated => session::Failure::Outdated.fmt(f),
+            Self::Rotated => f.write_str("its session is from before the domain's last rotation"),
             Self::Invalid(error) => error.fmt(f),
         }
     }
 }
 
+/// How long a handshake may take: each of its steps, and the whole of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Handshake {
+    step: Duration,
+    until: Instant,
+}
+
+impl Handshake {
+    pub(super) fn new(step: Duration, whole: Duration) -> Self {
+        Self { step, until: Instant::now() + whole }
+    }
+
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.until.saturating_duration_since(Instant::now()).min(self.step);
+        if left.is_zero() {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "it did not answer in time"))
+        } else {
+            Ok(left)
+        }
+    }
+}
+
 /// A connection before its link: clear messages.
-pub(super) struct Clear(Stream);
+pub(super) struct Clear {
+    stream: Stream,
+    bound: Handshake,
+}
 
 impl Clear {
-    pub(super) fn connect(address: &Address, timeout: Duration) -> Result<Self, Broken> {
-        Ok(Self(Stream::connect(address, timeout)?))
+    pub(super) fn connect(address: &Address, bound: Handshake) -> Result<Self, Broken> {
+        Ok(Self { stream: Stream::connect(address, bound.left()?)?, bound })
     }
 
     /// Sends a clear message, its length in front, and gives the reply.
     pub(super) fn ask(&mut self, wire: &[u8]) -> Result<Vec<u8>, Broken> {
-        self.0.write(wire)?;
-        Ok(self.0.frame(CLEAR_MAX)?.to_vec())
+        self.stream.wait_for(self.bound.left()?)?;
+        self.stream.write(wire)?;
+        Ok(self.stream.frame(CLEAR_MAX)?.to_vec())
     }
 
     /// Asks an HSM who it is.
@@ -95,10 +124,12 @@ impl Clear {
         hsm: HsmId,
     ) -> Result<Connection, Broken> {
         let (mut link, hello) = connecting.finish(session, process, follower, reply)?;
-        self.0.write(&hello)?;
-        link.greeted(self.0.frame(FRAME_MAX)?)?;
+        self.stream.wait_for(self.bound.left()?)?;
+        self.stream.write(&hello)?;
+        link.greeted(self.stream.frame(FRAME_MAX)?)?;
         let valid_until = link.valid_until();
-        Ok(Connection::new(self.0, Some(link), hsm, valid_until))
+        let key = Some(*session.domain_key());
+        Ok(Connection { key, ..Connection::new(self.stream, Some(link), hsm, valid_until) })
     }
 
     /// Goes on with requests in clear frames, on an admin socket.
@@ -106,7 +137,7 @@ impl Clear {
         let wire = session::Request::Admin.to_wire()?;
         let reply = self.ask(&wire)?;
         match session::Reply::decode(&reply)? {
-            session::Reply::Admin => Ok(Connection::new(self.0, None, hsm, u64::MAX)),
+            session::Reply::Admin => Ok(Connection::new(self.stream, None, hsm, u64::MAX)),
             _ => Err(unexpected().into()),
         }
     }
@@ -119,6 +150,8 @@ pub(super) struct Connection {
     link: Option<Link>,
     /// Who is at the other end.
     pub(super) hsm: HsmId,
+    /// The domain key that its session counts under; None where there is no session.
+    key: Option<DomainKeyId>,
     /// Seconds since 1970.
     pub(super) valid_until: u64,
     /// When it was last used.
@@ -137,6 +170,7 @@ impl Connection {
             stream,
             link,
             hsm,
+            key: None,
             valid_until,
             rested: Instant::now(),
             generation: 0,
@@ -149,6 +183,18 @@ impl Connection {
     /// Whether the HSM has closed it meanwhile.
     pub(super) fn is_stale(&self) -> bool {
         self.stream.is_stale()
+    }
+
+    /// Whether it still counts in a state with this active key: who was expelled since may know the keys
+    /// of one that does not.
+    pub(super) fn is_under(&self, active: Option<&DomainKeyId>) -> bool {
+        self.key.is_none_or(|key| active == Some(&key))
+    }
+
+    /// How long it is waited for what the HSM sends next, instead of what [`Self::send`] was told. The
+    /// time before is given back.
+    pub(super) fn wait_for(&mut self, timeout: Duration) -> Result<Duration, Broken> {
+        Ok(self.stream.wait_for(timeout)?)
     }
 
     /// Sends `self.request` as a new request.

@@ -1,20 +1,24 @@
 //! What all calls of a process share: who is asked, how a connection is made, and what is done when the
 //! answer is not one.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
 
 use super::auditing::{self, Audits};
-use super::connection::{Broken, Clear, Connection};
+use super::connection::{Broken, Clear, Connection, Handshake};
 use super::domain::{Domain, Known, Step};
 use super::logins::{Login, Logins};
+use super::operation::Stream;
 use super::pool::{Lease, Place, Pool, Tried};
+use super::telling::{self, Deaf, Errands};
 use crate::config::{self, Passphrase};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hsm::governance;
 use crate::hsm::session::{self, Code, HostKey, HsmId, Process, Session};
 use crate::hsm::wire::{Answer, Request, RequestHeader, Room, decode_reply, encode_request};
 use crate::hsm::{AuditFlush, AuditMode, Command, Record, Reply, Ticket};
@@ -24,14 +28,14 @@ use crate::store::Store;
 const LIFETIME: u64 = 3600;
 /// An idle connection is looked at before it is used again after so long.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long a step of a handshake may take, and the whole of it.
+const HANDSHAKE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
+/// How long the others wait for one that negotiates a session.
+const ALONE: Duration = Duration::from_millis(500);
 /// How often one request may be sent to the same HSM because one of the two lagged behind.
 const REPEATS: usize = 16;
 /// How often a login may be renewed for one request: the domain may change meanwhile.
 const RENEWALS: usize = 3;
-/// How long an HSM has to take the news of a commit.
-const ANNOUNCEMENT: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(30);
 /// How often one request may be told that others have committed meanwhile.
 const NEWS: usize = 256;
@@ -39,6 +43,8 @@ const NEWS: usize = 256;
 const ROUNDS: u32 = 3;
 /// How long to wait for a connection while all are in use.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How many operations are remembered that an HSM is still to be told the end of.
+const ABANDONED: usize = 1024;
 
 /// Whom a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +69,26 @@ pub(super) struct Asking<'r> {
     /// Whether it costs the HSM little.
     pub(super) quick: bool,
 }
+
+impl Asking<'_> {
+    /// The HSM that refuses it for what it is.
+    fn refused_by(&self) -> Option<HsmId> {
+        match &self.request {
+            // What is no command is for an HSM to say.
+            Request::Call(Command::Execute { proposal, .. }) => governance::expelled(proposal).ok().flatten(),
+            _ => None,
+        }
+    }
+
+    /// Whether an HSM counts it if the PIN is wrong.
+    fn checks_pin(&self) -> bool {
+        use Command::{CheckPin, Login, SetPin};
+        matches!(self.request, Request::Call(Login { .. } | CheckPin { .. } | SetPin { .. }))
+    }
+}
+
+/// A place at an HSM, and a connection there.
+pub(super) type Leased<'p> = (Lease<'p, Connection>, Connection);
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -102,16 +128,37 @@ pub(super) struct Fleet {
     process: Process,
     /// Read when first needed.
     host_key: Mutex<Option<Arc<HostKey>>>,
-    session: Mutex<Option<Kept>>,
+    session: Mutex<Negotiated>,
+    negotiated: Condvar,
     home: Mutex<Option<Place>>,
+    pub(super) errands: Errands,
+    pub(super) deaf: Deaf,
+    abandoned: Mutex<VecDeque<Stream>>,
     /// The login was ended by the domain, or can be renewed no more.
     pub(super) login_ended: AtomicBool,
+}
+
+/// The session of this process.
+#[derive(Default)]
+struct Negotiated {
+    kept: Option<Kept>,
+    /// Since when somebody negotiates another.
+    since: Option<Instant>,
 }
 
 struct Kept {
     session: Arc<Session>,
     /// Seconds.
     lifetime: u64,
+}
+
+impl Negotiated {
+    /// What is there, if it is good for a while.
+    fn good(&self, known: &Known) -> Option<Arc<Session>> {
+        let Kept { session, lifetime } = self.kept.as_ref()?;
+        let good = session.is_current(&known.follower) && session.valid_until() > now().saturating_add(lifetime / 4);
+        good.then(|| Arc::clone(session))
+    }
 }
 
 /// What became of one request on one connection.
@@ -133,7 +180,11 @@ impl Fleet {
             process: Process::new()?,
             host_key: Mutex::default(),
             session: Mutex::default(),
+            negotiated: Condvar::new(),
             home: Mutex::default(),
+            errands: Errands::default(),
+            deaf: Deaf::new(hsms),
+            abandoned: Mutex::default(),
             login_ended: AtomicBool::new(false),
             config: config.clone(),
         })
@@ -150,6 +201,8 @@ impl Fleet {
         let mut renewals = 0;
         let mut lost: Option<Error> = None;
         let (mut rounds, mut closed) = (0, false);
+        let (checks_pin, mut broke_off) = (asking.checks_pin(), false);
+        let (mut refused_by, mut left_out) = (asking.refused_by(), None);
         loop {
             let at = match asking.route {
                 Route::Any => None,
@@ -162,6 +215,12 @@ impl Fleet {
                     std::thread::sleep(PAUSE * rounds);
                     continue;
                 }
+                // There is no other: it says itself that it does not.
+                if let Some(place) = left_out.take() {
+                    refused_by = None;
+                    tried.remove(place);
+                    continue;
+                }
                 return Err(match (asking.route, lost) {
                     (Route::At(..), lost) => Failed::Lost(lost.unwrap_or_else(|| self.nobody())),
                     _ => self.nobody().into(),
@@ -169,8 +228,10 @@ impl Fleet {
             };
             let place = lease.place;
             // What cannot be sent twice is not sent to a connection that is closed already.
-            let careful = matches!(asking.route, Route::At(..));
-            let (connection, used) = match self.connection(lease, careful) {
+            let careful = checks_pin || matches!(asking.route, Route::At(..));
+            let (step, whole) = HANDSHAKE;
+            let found = self.connection(lease, careful, Handshake::new(step, whole));
+            let (connection, used) = match found.and_then(|found| self.end_abandoned(place, found)) {
                 Ok(found) => found,
                 Err(broken) => {
                     closed |= is_closed(&broken);
@@ -187,6 +248,12 @@ impl Fleet {
                 lease.keep(connection);
                 let why = "the HSM that held the operation was restarted";
                 return Err(Failed::Lost(ErrorKind::DeviceError.with(why)));
+            }
+            if refused_by == Some(connection.hsm) {
+                lease.keep(connection);
+                tried.add(place);
+                left_out = Some(place);
+                continue;
             }
             if asking.route == Route::Home {
                 *self.home.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
@@ -216,9 +283,11 @@ impl Fleet {
                         Met::Refused(error) => return Err(error.into()),
                     }
                 }
+                // It was not sent; the next connection is a new one.
+                Err(Broken::Rotated) if !came_of_it => {}
                 // It was closed while nobody used it: the HSM itself may be well. What changes an
                 // operation is not sent twice.
-                Err(broken) if used && is_closed(&broken) && !came_of_it && !matches!(asking.route, Route::At(..)) => {
+                Err(broken) if used && is_closed(&broken) && !came_of_it && !careful => {
                     tracing::debug!(hsm = %self.address(place), why = %broken, "an idle connection was closed");
                     self.pool.forget_idle(place);
                 }
@@ -227,9 +296,11 @@ impl Fleet {
                     self.give_up(place, &broken);
                     self.audits.lost(place);
                     let error = self.broken(place, &broken);
-                    if came_of_it {
+                    // Each HSM counts wrong PINs itself.
+                    if came_of_it || (checks_pin && broke_off) {
                         return Err(error.into());
                     }
+                    broke_off = true;
                     tried.add(place);
                     lost = Some(error);
                 }
@@ -238,11 +309,12 @@ impl Fleet {
     }
 
     /// An idle connection that is still good, or a new one; and whether it is an idle one.
-    fn connection<'p>(
+    pub(super) fn connection<'p>(
         &'p self,
         mut lease: Lease<'p, Connection>,
         careful: bool,
-    ) -> std::result::Result<((Lease<'p, Connection>, Connection), bool), Broken> {
+        bound: Handshake,
+    ) -> std::result::Result<(Leased<'p>, bool), Broken> {
         let now = now();
         while let Some(connection) = lease.idle.take() {
             let good = connection.generation == lease.generation
@@ -254,7 +326,7 @@ impl Fleet {
             }
             lease.next_idle();
         }
-        let mut connection = self.connect(lease.place)?;
+        let mut connection = self.connect(lease.place, bound)?;
         connection.generation = lease.generation;
         if self.pool.answered(lease.place, connection.hsm) {
             tracing::warn!(hsm = %self.address(lease.place), "an HSM of the fleet is used again");
@@ -263,9 +335,9 @@ impl Fleet {
     }
 
     /// A new connection with a member.
-    fn connect(&self, place: Place) -> std::result::Result<Connection, Broken> {
+    fn connect(&self, place: Place, bound: Handshake) -> std::result::Result<Connection, Broken> {
         let address = self.config.hsms.get(place).ok_or_else(|| Error::from(ErrorKind::GeneralError))?;
-        let mut clear = Clear::connect(address, HANDSHAKE)?;
+        let mut clear = Clear::connect(address, bound)?;
         let mut status = clear.status()?;
         if matches!(address, config::Address::Admin(_)) {
             self.domain.trust_also(status.hash);
@@ -321,32 +393,90 @@ impl Fleet {
     }
 
     /// The session of this process: a new one is negotiated with this HSM if there is none, or not for
-    /// long.
+    /// long. While another thread does so it is waited for, but not for an HSM that is silent.
     fn session(&self, clear: &mut Clear, known: &Known, hsm: HsmId) -> std::result::Result<Arc<Session>, Broken> {
-        let mut kept = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Kept { session, lifetime }) = &*kept
-            && session.is_current(&known.follower)
-            && session.valid_until() > now().saturating_add(lifetime / 4)
-        {
-            return Ok(Arc::clone(session));
+        let mut state = self.negotiating();
+        let begun = Instant::now();
+        loop {
+            if let Some(session) = state.good(known) {
+                return Ok(session);
+            }
+            let left = state.since.map_or(Duration::ZERO, |since| ALONE.saturating_sub(since.elapsed()));
+            if left.is_zero() {
+                break;
+            }
+            state = self.negotiated.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let host_key = self.host_key()?;
-        let (negotiation, wire) = session::negotiate(&host_key, &self.process, &known.follower, &hsm, LIFETIME)?;
-        let reply = clear.ask(&wire)?;
-        let session = Arc::new(negotiation.finish(&known.follower, &reply)?);
+        state.since = Some(begun);
+        drop(state);
+        let negotiated = self.negotiate(clear, known, hsm);
+        let mut state = self.negotiating();
+        if state.since == Some(begun) {
+            state.since = None;
+        }
+        self.negotiated.notify_all();
+        let session = Arc::new(negotiated?);
+        // The first one is kept: others are connected with it.
+        if let Some(session) = state.good(known) {
+            return Ok(session);
+        }
         let lifetime = session.valid_until().saturating_sub(now());
-        *kept = Some(Kept { session: Arc::clone(&session), lifetime });
+        state.kept = Some(Kept { session: Arc::clone(&session), lifetime });
         Ok(session)
     }
 
+    fn negotiate(&self, clear: &mut Clear, known: &Known, hsm: HsmId) -> std::result::Result<Session, Broken> {
+        let host_key = self.host_key()?;
+        let (negotiation, wire) = session::negotiate(&host_key, &self.process, &known.follower, &hsm, LIFETIME)?;
+        let reply = clear.ask(&wire)?;
+        Ok(negotiation.finish(&known.follower, &reply)?)
+    }
+
+    fn negotiating(&self) -> MutexGuard<'_, Negotiated> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn drop_session(&self) {
-        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.negotiating().kept = None;
     }
 
     /// When the session is over, seconds since 1970.
     pub(super) fn valid_until(&self) -> Option<u64> {
-        let kept = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.as_ref().map(|kept| kept.session.valid_until())
+        self.negotiating().kept.as_ref().map(|kept| kept.session.valid_until())
+    }
+
+    /// An operation's end that its HSM has not heard of, as far as is known.
+    pub(super) fn abandon(&self, stream: Stream) {
+        let mut abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
+        if abandoned.len() >= ABANDONED {
+            abandoned.pop_front();
+        }
+        abandoned.push_back(stream);
+    }
+
+    /// Ends what an HSM has not heard the end of, over a new connection: an old one was there before.
+    fn end_abandoned<'p>(
+        &self,
+        place: Place,
+        (mut leased, used): (Leased<'p>, bool),
+    ) -> std::result::Result<(Leased<'p>, bool), Broken> {
+        if used {
+            return Ok((leased, used));
+        }
+        let there: VecDeque<Stream> = {
+            let mut abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
+            let (there, elsewhere) = abandoned.drain(..).partition(|stream| stream.place == place);
+            *abandoned = elsewhere;
+            there
+        };
+        let connection = &mut leased.1;
+        let hsm = connection.hsm;
+        // What another HSM there had is gone with it.
+        for stream in there.iter().filter(|stream| stream.hsm == hsm) {
+            let end = Request::End { stream: stream.id };
+            self.plain(connection, &telling::header(Ticket::public()), &end, self.config.timeout)?;
+        }
+        Ok((leased, used))
     }
 
     fn host_key(&self) -> Result<Arc<HostKey>> {
@@ -393,6 +523,9 @@ impl Fleet {
         let (mut stamp, mut heard) = (super::super::read_up_to().unwrap_or_else(|| self.store.stamp()), 0);
         loop {
             let known = self.domain.held();
+            if !connection.is_under(known.as_ref().map(|known| &known.active_key)) {
+                return Err(Broken::Rotated);
+            }
             let (version, hash) =
                 known.as_ref().map_or((0, [0; 48]), |known| (known.version(), *known.follower.hash()));
             let header = RequestHeader { version, hash, stamp, heard, ticket: self.logins.shown(asking.ticket) };
@@ -504,26 +637,18 @@ impl Fleet {
         let (after, entries) = self.domain.entries_after(&known, version)?;
         let request =
             Request::Bring { origin: &known.origin.bytes, newest: &known.token.bytes, after, entries: &entries };
-        self.plain(connection, &known, &Ticket::public(), &request, timeout)
+        self.plain(connection, &telling::header(Ticket::public()), &request, timeout)
     }
 
     /// A request whose answer is of no interest but for an error.
     fn plain(
         &self,
         connection: &mut Connection,
-        known: &Known,
-        ticket: &Ticket,
+        header: &RequestHeader,
         request: &Request<'_>,
         timeout: Duration,
     ) -> std::result::Result<(), Broken> {
-        let header = RequestHeader {
-            version: known.version(),
-            hash: *known.follower.hash(),
-            stamp: self.store.stamp(),
-            heard: 0,
-            ticket: ticket.clone(),
-        };
-        encode_request(&header, request, &mut connection.request)?;
+        encode_request(header, request, &mut connection.request)?;
         connection.send(timeout)?;
         connection.receive()?;
         let room = Room::new();
@@ -627,43 +752,6 @@ impl Fleet {
         }
     }
 
-    /// The HSMs wipe what a login opened.
-    pub(super) fn log_out(&self, ticket: &Ticket) {
-        self.each(|route| Asking {
-            route,
-            ticket,
-            request: Request::Call(Command::Logout),
-            records: &[],
-            managed: false,
-            quick: true,
-        });
-    }
-
-    /// Brings the HSMs that are there to the newest state.
-    pub(super) fn bring_all(&self) {
-        let nobody = Ticket::public();
-        self.each(|route| Asking {
-            route,
-            ticket: &nobody,
-            request: Request::Ping,
-            records: &[],
-            managed: false,
-            quick: true,
-        });
-    }
-
-    /// Makes a request of each HSM that is there. What fails is for its next request.
-    fn each<'r>(&self, asking: impl Fn(Route) -> Asking<'r>) {
-        for (place, standing) in self.pool.standings().into_iter().enumerate() {
-            if standing.trouble.is_none()
-                && let Some(id) = standing.id
-                && let Err(failed) = self.ask(&asking(Route::At(place, id)), |_, _, _| Ok(()))
-            {
-                tracing::debug!(hsm = %self.address(place), error = %Error::from(failed), "an HSM was not told");
-            }
-        }
-    }
-
     /// Has an HSM's records of the audit log stored.
     pub(super) fn flush_audit(&self, place: Place, flush: AuditFlush) -> Result<()> {
         let Some(id) = self.pool.standings().get(place).and_then(|standing| standing.id) else { return Ok(()) };
@@ -684,40 +772,6 @@ impl Fleet {
                 Ok(())
             }
             asked => asked.map_err(Error::from),
-        }
-    }
-
-    /// Tells the HSMs that are there what the store has come to, and waits a little for them.
-    pub(super) fn announce(&self, stamp: u64) {
-        let Some(known) = self.domain.held() else { return };
-        let header = RequestHeader {
-            version: known.version(),
-            hash: *known.follower.hash(),
-            stamp,
-            heard: 0,
-            ticket: Ticket::public(),
-        };
-        let mut told = Vec::new();
-        for place in self.pool.reachable() {
-            let Some(lease) = self.pool.lease(Some(place), Tried::default(), ANNOUNCEMENT) else { continue };
-            let sent = self.connection(lease, false).and_then(|((lease, mut connection), _)| {
-                encode_request(&header, &Request::Announce { stamp }, &mut connection.request)?;
-                connection.send(ANNOUNCEMENT)?;
-                Ok((lease, connection))
-            });
-            match sent {
-                Ok(sent) => told.push(sent),
-                Err(why) => tracing::debug!(hsm = %self.address(place), %why, "an HSM was not told of a commit"),
-            }
-        }
-        for (lease, mut connection) in told {
-            match connection.receive() {
-                Ok(()) => {
-                    connection.rest();
-                    lease.keep(connection);
-                }
-                Err(why) => tracing::debug!(%why, "an HSM did not confirm that it was told of a commit"),
-            }
         }
     }
 
@@ -755,7 +809,7 @@ impl Fleet {
         if quick { self.config.timeout } else { self.config.timeout * 6 }
     }
 
-    fn give_up(&self, place: Place, broken: &Broken) {
+    pub(super) fn give_up(&self, place: Place, broken: &Broken) {
         match self.pool.is_well(place) {
             true => {
                 tracing::warn!(hsm = %self.address(place), why = %broken, "an HSM of the fleet is not used for now")
@@ -767,7 +821,7 @@ impl Fleet {
         self.pool.failed(place, broken.to_string());
     }
 
-    fn address(&self, place: Place) -> String {
+    pub(super) fn address(&self, place: Place) -> String {
         self.config.hsms.get(place).map(ToString::to_string).unwrap_or_default()
     }
 
@@ -802,7 +856,7 @@ fn is_about_hsm(request: &Request<'_>) -> bool {
 }
 
 /// An HSM answers at no older state than it was asked with, and never with another of the same version.
-fn check_state(asked: (u64, &[u8; 48]), held: (u64, &[u8; 48]), may_lag: bool) -> Result<()> {
+pub(super) fn check_state(asked: (u64, &[u8; 48]), held: (u64, &[u8; 48]), may_lag: bool) -> Result<()> {
     if held.0 == asked.0 && held.1 != asked.1 && held.0 > 0 {
         tracing::error!(version = held.0, "ALARM: an HSM holds another domain state of the same version");
         return Err(ErrorKind::DeviceError.with("ALARM: it holds another domain state of the same version"));
@@ -848,7 +902,7 @@ fn read_own(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     std::fs::read(path).map(Zeroizing::new).map_err(|error| about(&error.to_string()))
 }
 
-fn unexpected() -> Error {
+pub(super) fn unexpected() -> Error {
     ErrorKind::DeviceError.with("the HSM answered with another kind of answer")
 }
 

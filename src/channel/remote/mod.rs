@@ -16,6 +16,7 @@ mod params;
 mod pool;
 mod records;
 mod socket;
+mod telling;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,7 @@ use serde_json::json;
 
 use self::announcing::Announcing;
 use self::fleet::{Asking, Failed, Fleet, Route};
+use self::logins::Login;
 use self::operation::{Begun, RemoteOperation};
 use self::params::Owned;
 use super::Channel;
@@ -34,7 +36,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::hsm::wire::{Answer, MAX_RANDOM, Request};
 use crate::hsm::{
     self, AuditFlush, AuditStatus, AuditVerifier, CKA_KMS_DUAL_CONTROL, Command, DomainToken, Function, Manage,
-    Mechanism, Operation, Params, Record, Reply, Ticket, wants_managed,
+    Mechanism, Operation, Params, Record, Reply, Role, Ticket, wants_managed,
 };
 use crate::store::Store;
 use crate::text::hex;
@@ -115,8 +117,8 @@ impl Remote {
         }
         let step = self.fleet.domain.advance(token)?;
         self.fleet.stepped(&step);
-        if step.before.as_ref().is_some_and(|before| before.version() < step.now.version()) {
-            self.fleet.bring_all();
+        if let Some(before) = step.before.as_ref().filter(|before| before.version() < step.now.version()) {
+            self.fleet.errands.bring(before.version());
         }
         let mut view = step.now.follower.view();
         view.login_ended = self.fleet.login_ended.swap(false, Ordering::AcqRel);
@@ -136,7 +138,7 @@ impl Remote {
         self.fleet.audits.end();
         self.fleet.login_ended.store(false, Ordering::Release);
         for login in self.fleet.logins.end_all() {
-            self.fleet.log_out(&login.ticket);
+            self.fleet.errands.log_out(login.ticket.clone());
         }
         Reply::Done
     }
@@ -168,16 +170,17 @@ impl Remote {
     }
 
     fn flush_audit(&self, flush: AuditFlush) -> Result<Reply> {
-        let closing = flush == AuditFlush::Closing;
+        if flush == AuditFlush::Closing {
+            self.fleet.audits.end();
+            self.fleet.errands.close();
+            return Ok(Reply::Done);
+        }
         let mut flushed = Ok(Reply::Done);
-        for place in self.fleet.audits.places(closing) {
+        for place in self.fleet.audits.places(false) {
             let done = self.fleet.flush_audit(place, flush);
             if done.is_err() {
                 flushed = done.map(|()| Reply::Done);
             }
-        }
-        if closing {
-            self.fleet.audits.end();
         }
         flushed
     }
@@ -246,6 +249,8 @@ impl Channel for Remote {
         match command {
             Command::Adopt { domain, .. } => self.adopt(domain),
             Command::Login { pin, record, domain, log } => {
+                // An HSM that hears of the last logout later would take it for one of this login.
+                self.fleet.settle_all();
                 self.at_least(domain)?;
                 let version = self.fleet.domain.known()?.version();
                 let reply = self.send(&Ticket::public(), Command::Login { pin, record, domain, log }, 0)?;
@@ -298,7 +303,8 @@ impl Channel for Remote {
     }
 
     fn restart(&self, ticket: &Ticket, operation: &mut dyn Operation, params: &Params<'_>) -> Result<bool> {
-        if operation.is_private() && self.fleet.logins.get(ticket).is_none() {
+        let user = |login: &Login| login.role != Role::So;
+        if operation.is_private() && !self.fleet.logins.get(ticket).as_deref().is_some_and(user) {
             return Err(ErrorKind::UserNotLoggedIn.into());
         }
         operation.restart(params)
@@ -324,6 +330,14 @@ impl Channel for Remote {
 
     fn audit(&self) -> AuditStatus {
         self.fleet.audits.status()
+    }
+
+    fn serves(&self) -> bool {
+        !self.fleet.pool.unfailing().is_empty()
+    }
+
+    fn settle(&self) {
+        self.fleet.settle();
     }
 
     fn resume(&self, _ticket: &Ticket, state: &[u8]) -> Result<Box<dyn Operation>> {

@@ -164,7 +164,9 @@ impl RemoteOperation {
             };
             match self.fleet.at_stream(&self.begun.ticket, stream, request(stream.id), &mut take) {
                 Err(Failed::Lost(error)) => {
-                    self.stream = None;
+                    if let Some(stream) = self.stream.take() {
+                        self.fleet.abandon(stream);
+                    }
                     if self.sent {
                         return Err(error);
                     }
@@ -303,8 +305,7 @@ impl Operation for RemoteOperation {
         if self.sent {
             self.flush()?;
             let verified = self.streaming(|stream| Request::Verify { stream, signature }, nothing);
-            self.stream = None;
-            return verified;
+            return self.verified(verified);
         }
         let parts = std::mem::take(&mut self.parts);
         self.verify_one_shot(&parts, signature)
@@ -319,8 +320,7 @@ impl Operation for RemoteOperation {
             Some(_) => self.streaming(|stream| Request::StreamVerifyOneShot { stream, input, signature }, nothing),
             None => self.whole(input, End::Signature(signature), nothing),
         };
-        self.stream = None;
-        verified
+        self.verified(verified)
     }
 
     fn rest(&mut self) -> bool {
@@ -355,15 +355,26 @@ impl Operation for RemoteOperation {
 }
 
 impl RemoteOperation {
-    /// The HSM forgets the operation, if it can be told.
+    /// A verification is over, whatever came of it, but at an HSM that did not look at it.
+    fn verified(&mut self, verified: Result<()>) -> Result<()> {
+        match &verified {
+            Err(error) if error.kind() == ErrorKind::UserNotLoggedIn => self.end_stream(),
+            _ => self.stream = None,
+        }
+        verified
+    }
+
+    /// The HSM forgets the operation: now, or when it is met again.
     fn end_stream(&mut self) {
-        if let Some(stream) = self.stream.take()
-            && self.fleet.pool.is_well(stream.place)
-        {
-            let end = Request::End { stream: stream.id };
-            if let Err(failed) = self.fleet.at_stream(&self.begun.ticket, stream, end, nothing) {
-                tracing::debug!(error = %Error::from(failed), "an operation was not ended at its HSM");
-            }
+        let Some(stream) = self.stream.take() else { return };
+        let end = Request::End { stream: stream.id };
+        let ended = match self.fleet.pool.is_well(stream.place) {
+            true => self.fleet.at_stream(&self.begun.ticket, stream, end, nothing).map_err(Error::from),
+            false => Err(ErrorKind::DeviceError.with("it is not used for now")),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "an operation was not ended at its HSM");
+            self.fleet.abandon(stream);
         }
     }
 }

@@ -21,6 +21,10 @@ impl Tried {
         self.0 |= 1 << place;
     }
 
+    pub(super) fn remove(&mut self, place: Place) {
+        self.0 &= !(1 << place);
+    }
+
     pub(super) fn has(self, place: Place) -> bool {
         self.0 & (1 << place) != 0
     }
@@ -168,11 +172,19 @@ impl<C> Pool<C> {
         self.lock().hsms.get(place).is_some_and(|hsm| hsm.failed.is_none())
     }
 
-    /// The HSMs with a connection, or which have not failed lately.
+    /// The HSMs that answered, and have not failed since.
     pub(super) fn reachable(&self) -> Vec<Place> {
+        self.which(|hsm| hsm.failed.is_none() && hsm.id.is_some())
+    }
+
+    /// The HSMs that have not failed since they answered, or were not asked yet.
+    pub(super) fn unfailing(&self) -> Vec<Place> {
+        self.which(|hsm| hsm.failed.is_none())
+    }
+
+    fn which(&self, wanted: impl Fn(&Hsm<C>) -> bool) -> Vec<Place> {
         let state = self.lock();
-        let up = state.hsms.iter().enumerate().filter(|(_, hsm)| hsm.failed.is_none() && hsm.id.is_some());
-        up.map(|(place, _)| place).collect()
+        state.hsms.iter().enumerate().filter(|(_, hsm)| wanted(hsm)).map(|(place, _)| place).collect()
     }
 
     pub(super) fn standings(&self) -> Vec<Standing> {
@@ -266,6 +278,11 @@ mod tests {
         assert_eq!([place(&pool), place(&pool)], [1, 1], "the pause is twice as long now");
         pool.answered(0, [0; 16]);
         assert_eq!(pool.reachable(), [0, 1]);
+
+        let pool: Pool<u32> = Pool::new(3, 4);
+        pool.answered(1, [1; 16]);
+        pool.failed(2, String::new());
+        assert_eq!((pool.reachable(), pool.unfailing()), (vec![1], vec![0, 1]), "nobody has asked the first");
     }
 
     #[test]

@@ -30,10 +30,10 @@ impl Stream {
         let socket = match address {
             Address::Unix(path) | Address::Admin(path) => {
                 let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                socket.connect_timeout(&SockAddr::unix(path)?, CONNECT)?;
+                socket.connect_timeout(&SockAddr::unix(path)?, CONNECT.min(timeout))?;
                 socket
             }
-            Address::Tcp(host, port) => connect_tcp(host, *port)?,
+            Address::Tcp(host, port) => connect_tcp(host, *port, CONNECT.min(timeout))?,
         };
         Self::over(socket, timeout)
     }
@@ -45,13 +45,12 @@ impl Stream {
         Ok(stream)
     }
 
-    /// How long to wait for what the peer sends.
-    pub(super) fn wait_for(&mut self, timeout: Duration) -> io::Result<()> {
+    /// How long to wait for what the peer sends; gives how long that was before.
+    pub(super) fn wait_for(&mut self, timeout: Duration) -> io::Result<Duration> {
         if self.timeout != timeout {
             self.socket.set_read_timeout(Some(timeout))?;
-            self.timeout = timeout;
         }
-        Ok(())
+        Ok(std::mem::replace(&mut self.timeout, timeout))
     }
 
     /// Writes frames, lengths and all.
@@ -116,11 +115,11 @@ impl Stream {
     }
 }
 
-fn connect_tcp(host: &str, port: u16) -> io::Result<Socket> {
+fn connect_tcp(host: &str, port: u16, timeout: Duration) -> io::Result<Socket> {
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in (host, port).to_socket_addrs()? {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-        match socket.connect_timeout(&address.into(), CONNECT) {
+        match socket.connect_timeout(&address.into(), timeout) {
             Ok(()) => {
                 let (idle, interval, retries) = KEEPALIVE;
                 let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries);

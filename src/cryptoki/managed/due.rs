@@ -12,7 +12,7 @@ use super::super::token::Token;
 use super::super::{Module, SessionHandle};
 use super::resolve::KeyObjects;
 use super::{now, unexpected};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::hsm::{Command, ObjectChange, ObjectId, Reply};
 use crate::text::utc;
 
@@ -129,7 +129,7 @@ impl Token {
                 }
                 Ok(())
             }
-            Err(error) if matches!(error.kind(), ErrorKind::UserNotLoggedIn | ErrorKind::DeviceRemoved) => Err(error),
+            Err(error) if self.is_over(&error) => Err(error),
             Err(error) => {
                 tracing::warn!(slot = self.slot, %error, "what is due of a managed key was not done");
                 report.failed += 1;

@@ -9,7 +9,7 @@ use super::super::login::Credentials;
 use super::super::objects::open_view;
 use super::super::token::Token;
 use super::resolve::key_id;
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::hsm::{
     CKA_KMS_KEY_ID, CKA_KMS_VERSION, CKO_KMS_DELETED_REPLICA, Held, IndexColumn, KeyRecords, MessageKind, Record, View,
     newest_version, outstanding_messages, version_object,
@@ -113,7 +113,7 @@ impl Token {
     fn opened(&self, login: &Credentials, record: &Record) -> Result<Option<Arc<View>>> {
         match open_view(self, login, record) {
             Ok(view) => Ok(Some(view)),
-            Err(error) if matches!(error.kind(), ErrorKind::UserNotLoggedIn | ErrorKind::DeviceRemoved) => Err(error),
+            Err(error) if self.is_over(&error) => Err(error),
             Err(error) => {
                 tracing::warn!(slot = self.slot, %error, "an object was left out of an exchange with other Regions");
                 Ok(None)

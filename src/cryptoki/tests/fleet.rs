@@ -1,6 +1,8 @@
 //! The state machine over HSMs of a fleet: servers of their own, here in threads, with real sockets and
 //! links. Two modules stand for two host processes.
 
+mod faults;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -489,6 +491,14 @@ fn a_database_that_goes_back_is_refused() {
     region.run(&json!({ "command": "rotate domain key" }));
     logged_in(&region.host());
     copy(&new, &old);
+    // The host is in another domain, too.
+    let other = Region::new(1);
+    let key = HostKey::from_pem(&std::fs::read(region.host_key()).unwrap(), None).unwrap();
+    let claim = key.claim("elsewhere", &other.member(0).status().unwrap().domain.unwrap()).unwrap();
+    other.run(&json!({ "command": "admit host", "host": hex::encode(claim) }));
+    let hsms = vec![Address::Unix(other.path("h0"))];
+    let there = config::Fleet { host_key: Some(region.host_key()), trust: Some(other.trust), ..other.fleet(hsms) };
+    logged_in(&other.module(there));
     let error = region.host().token_info(SLOT).unwrap_err();
     assert!(error.to_string().contains("has seen version"), "{error}");
 }

@@ -157,6 +157,15 @@ pub fn key_of(command: &[u8]) -> Result<Option<[u8; 16]>> {
     Ok(SignedCommand::decode(command)?.proposal().change.key().map(|key| key.object))
 }
 
+/// The HSM that a command expels, which does not carry it out itself; None for another command. Its
+/// signatures are not verified.
+pub fn expelled(command: &[u8]) -> Result<Option<[u8; 16]>> {
+    Ok(match &SignedCommand::decode(command)?.proposal().change {
+        Change::ExpelHsm { id, .. } => Some(*id),
+        _ => None,
+    })
+}
+
 /// The use of a key under dual control that a command is to approve.
 pub struct ProposedUse {
     /// The key.

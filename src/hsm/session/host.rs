@@ -312,6 +312,11 @@ impl Session {
         self.valid_until
     }
 
+    /// The id of the domain key that its EKT is sealed under.
+    pub fn domain_key(&self) -> &[u8; 16] {
+        &self.domain_key
+    }
+
     /// Whether the session counts in this state: who was expelled since may know its key. When it does
     /// not any more, its links are to be closed, and another one negotiated.
     pub fn is_current(&self, follower: &Follower) -> bool {
