@@ -6,10 +6,13 @@
 //! domain's public state, verified, and who is logged in.
 
 mod announcing;
+mod asking;
 mod auditing;
+mod connecting;
 mod connection;
 mod domain;
 mod fleet;
+mod lives;
 mod logins;
 mod operation;
 mod params;
@@ -26,7 +29,8 @@ use cryptoki_sys as ck;
 use serde_json::json;
 
 use self::announcing::Announcing;
-use self::fleet::{Asking, Failed, Fleet, Route};
+use self::asking::{Asking, Failed, Route};
+use self::fleet::Fleet;
 use self::logins::Login;
 use self::operation::{Begun, RemoteOperation};
 use self::params::Owned;

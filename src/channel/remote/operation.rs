@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use super::fleet::{Asking, Failed, Fleet, Route};
+use super::asking::{Asking, Failed, Route};
+use super::fleet::Fleet;
 use super::params::Owned;
 use super::pool::Place;
 use crate::error::{Error, ErrorKind, Result};

@@ -5,9 +5,10 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::asking::check_state;
 use super::auditing;
 use super::connection::{Broken, Connection, Handshake};
-use super::fleet::{Fleet, check_state, unexpected};
+use super::fleet::{Fleet, unexpected};
 use super::pool::{Lease, Place, Tried};
 use crate::error::Error;
 use crate::hsm::wire::{Answer, Request, RequestHeader, Room, decode_reply, encode_request};
