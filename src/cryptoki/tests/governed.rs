@@ -177,9 +177,9 @@ fn a_login_does_not_outlast_its_pin() {
     let other = process(data.path());
     let user = other.user(0);
     let session = module.so(0);
-    let reset = json!({ "command": "reset PIN", "role": "user", "code": "for another" });
+    let reset = json!({ "command": "reset PIN", "role": "user", "code": "a code for another" });
     module.command(session, &reset, &[&anna, &ben]).unwrap();
-    module.set_enrolled_pin(session, ck::CKU_USER, None, Some(b"for another"), Some(b"another's")).unwrap();
+    module.set_enrolled_pin(session, ck::CKU_USER, None, Some(b"a code for another"), Some(b"another's")).unwrap();
     // The other process has seen nothing of it so far.
     assert_eq!(other.session_info(user).unwrap().state, ck::CKS_RW_PUBLIC_SESSION);
     refused(aes(&other, user, b"a", YES), ErrorKind::UserNotLoggedIn);
