@@ -5,7 +5,7 @@
  * the end.
  *
  * With $CONCLAVE_TEST_FOUNDER, the socket of `python-tests/fleet.py serve`, the tokens are those of
- * fleets; what is about embedded tokens begins with EMBEDDED_ONLY. */
+ * fleets; where these do otherwise, a test asks founder(). */
 #ifndef CONCLAVE_TEST_HARNESS_H
 #define CONCLAVE_TEST_HARNESS_H
 
@@ -178,17 +178,13 @@ static void write_file(const char *name, const char *text) {
 #define MOST_FLEETS 4
 #define HSMS 2 /* of each */
 #define FIRST_FLEET ((CK_SLOT_ID)1 << 30)
-#define OPERATORS_OF(slot) ((slot) + 64)
+#define OPERATORS_ABOVE 64
+#define OPERATORS_OF(slot) ((slot) + OPERATORS_ABOVE)
 static int fleets_made;
 static char fleet_entries[8192];
 static const char *fleet_options = "";
 
 static UNUSED const char *founder(void) { return getenv("CONCLAVE_TEST_FOUNDER"); }
-
-#define EMBEDDED_ONLY(reason)    \
-    do {                         \
-        if (founder()) return;   \
-    } while (0)
 
 /* Replaces the configuration; in force from the next C_Initialize on. */
 static UNUSED void configure(const char *toml) {

@@ -254,7 +254,7 @@ static UNUSED void make_unfounded(const char *label, int fleet) {
 }
 
 /* The founder does something with the fleet of this operators' slot: what it answers. */
-#define ASK_FLEET(what, ...) ask_founder("\"slot\": %lu, " what, slot - 64, __VA_ARGS__)
+#define ASK_FLEET(what, ...) ask_founder("\"slot\": %lu, " what, slot - OPERATORS_ABOVE, __VA_ARGS__)
 
 /* After the founding of a fleet's domain: its operators admit the host and the other HSMs, and make the SO
  * and the user, who set their PINs; the host is told the fingerprint. From then on the token is as an
@@ -283,7 +283,7 @@ static UNUSED void open_fleet(const party *one, const party *other) {
         decide(request, one, other);
         ASK_FLEET("\"do\": \"%s\"", "bring_all");
     }
-    slot -= 64;
+    slot -= OPERATORS_ABOVE;
     snprintf(path, sizeof path, "fleets/%lu/trust", slot - FIRST_FLEET);
     write_file(path, hash);
     OK(p11->C_CloseSession(session));
