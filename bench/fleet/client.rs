@@ -86,7 +86,7 @@ impl Host {
         let hash = hash.first_chunk().filter(|_| hash.len() == 48).ok_or("a hash has 48 bytes")?;
         let follower = session::replay(&origin, &newest, &tokens.collect::<Vec<_>>(), hash)?;
         let mut host = Self {
-            key: HostKey::from_pem(&std::fs::read(key)?)?,
+            key: HostKey::from_pem(&std::fs::read(key)?, None)?,
             process: Process::new()?,
             follower,
             socket: socket.clone(),
