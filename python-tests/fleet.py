@@ -430,14 +430,14 @@ class Pool:
                      f'slot = {OPERATORS + number}\ndatabase = "{self.database(number)}"\n')
         return text
 
-    def make(self, label, so_pin=SO_PIN, pin=PIN, **more):
+    def make(self, label, so_pin=SO_PIN, pin=PIN, make=Fleet, **more):
         """Founds the next; its slot."""
         number = len(self.made)
         assert number < self.count, "the pool of fleets is used up"
         self.made.append(None)
         if self.postgres:
             self.postgres.make(f"{self.prefix}{number}")
-        self.made[number] = Fleet(self.place(number), self.hsms, self.database(number), label, so_pin=so_pin, pin=pin, **more)
+        self.made[number] = make(self.place(number), self.hsms, self.database(number), label, so_pin=so_pin, pin=pin, **more)
         return FIRST_SLOT + number
 
     def apart(self, directory, **more):

@@ -91,7 +91,7 @@ def test_neither_alternative_is_met(module):
     three = [[["officer", 3]]]
     rules = [[name, three] for name in ("add operator", "re-key operator", "remove operator", "set rule")]
     alternatives = [[["officer", 2], ["operator", 1]], [["officer", 1], ["operator", 2]]]
-    token = Ceremony(module, "alternatives", [*rules, ["trust key", alternatives]]).found()
+    token = Ceremony(module, "alternatives", rules=[*rules, ["trust key", alternatives]]).found()
     refuse(token, token.command("trust key", KEY, True, by=[token.anna, token.ben]),
            r"officer 2 of 2, operator 2 of 1 \(2 of 3 persons\); or officer 2 of 1, operator 2 of 2 \(2 of 3 persons\)")
     token.execute("trust key", KEY, True, by=token.people)

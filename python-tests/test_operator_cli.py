@@ -3,6 +3,7 @@
 The domain is real: the module proposes and executes, and all that operators do is done by the command line.
 """
 
+import contextlib
 import json
 import subprocess
 from pathlib import Path
@@ -16,11 +17,11 @@ from peer.log import History
 from peer.token import Token
 
 import cryptoki
-from conftest import MODULE, PIN, SO_PIN, need, run
+import fleet
+from conftest import FLEETS, MODULE, PIN, SO_PIN, need, run
 from cryptoki import ck
 from test_vectors import vectors
 
-pytestmark = pytest.mark.embedded("it begins with the SO's governing")
 
 CONCLAVE = MODULE.with_name("conclave")
 PASSPHRASE = "pass:correct horse"
@@ -52,32 +53,75 @@ def keys(directory, module):
     anna = directory / "anna.pem"
     conclave("operator", "keygen", "--out", anna, "--passphrase", PASSPHRASE)
     run("softhsm2-util", "--init-token", "--free", "--label", "signs-ben", "--pin", PIN, "--so-pin", SO_PIN)
-    module.make_token("signs-cleo", SO_PIN.encode(), PIN.encode())
+    slot = module.make_token("signs-cleo", SO_PIN.encode(), PIN.encode())
     sources = {"Anna": ["--keys", anna, "--passphrase", PASSPHRASE]}
     for name, library in ("Ben", SOFTHSM), ("Cleo", MODULE):
         label = name.lower()
         token = ["--token-label", f"signs-{label}"]
         sources[name] = ["--pkcs11", library, "--label", label, *token, "--pin", f"pass:{PIN}"]
-        conclave("operator", "keygen", *sources[name])
-    return sources
+    with of_cleo(slot, directory):
+        for name in "Ben", "Cleo":
+            conclave("operator", "keygen", *sources[name])
+        yield sources
+
+
+@contextlib.contextmanager
+def of_cleo(slot, directory):
+    """Programs see her token alone where it is a fleet's: others of the configuration are not founded yet."""
+    with pytest.MonkeyPatch.context() as patch:
+        if FLEETS:
+            conf = directory / "cleo.toml"
+            conf.write_text("embedded = false\n" + FLEETS.fleet(slot).entry())
+            patch.setenv("CONCLAVE_CONF", str(conf))
+        yield
+
+
+class Person:
+    """An operator of a fleet, by the command line."""
+
+    def __init__(self, ceremony, name):
+        self.ceremony, self.name = ceremony, name
+
+    def founder(self, _domain):
+        return [self.ceremony.claim(self.name), sorted(ROLES)]
+
+
+class Fleet(fleet.Fleet):
+    """Whose operators sign all by the command line, from its founding on."""
+
+    def token(self):
+        token = super().token()
+        ceremony = self.people[0].ceremony
+        ceremony.token = ceremony.paper("first.token" if Token(token).state.log_head is None else "newest.token", token)
+        return token
+
+    def _signed(self, state, name, *arguments, by=None):
+        ceremony = self.people[0].ceremony
+        proposal = ceremony.paper("of-the-fleet.proposal", Command.of(state, name, *arguments).encode())
+        for person in by or self.people:
+            ceremony.sign(proposal, person.name, domain=False)
+        return ["execute", proposal.read_bytes().hex()]
 
 
 class Ceremony:
     """A token whose domain the three operators govern, and its papers."""
 
     def __init__(self, directory, keys, module):
-        self.directory, self.keys, self.module = directory, keys, module
-        self.slot = module.make_token("governed", SO_PIN.encode(), PIN.encode())
+        self.directory, self.keys, self.module, self.claims = directory, keys, module, {}
+        if FLEETS:
+            self.slot = FLEETS.make("governed", SO_PIN, PIN, make=Fleet, people=[Person(self, name) for name in keys])
+        else:
+            self.slot = module.make_token("governed", SO_PIN.encode(), PIN.encode())
         self.session = module.session(self.slot)
         self.session.login(SO_PIN.encode(), ck.CKU_SO)
         self.domain = cryptoki.Domain(self.session)
-        self.token = self.paper("first.token", self.domain.export_token())
-        self.claims = {name: self.claim(name) for name in keys}
-        founders = [{"claim": claim.hex(), "roles": ROLES} for claim in self.claims.values()]
-        proposal = self.propose("founding", {"command": "found domain", "region": "eu-north", "operators": founders})
-        for name in keys:
-            self.sign(proposal, name, domain=False)
-        self.domain.execute(proposal.read_bytes())
+        if not FLEETS:
+            self.token = self.paper("first.token", self.domain.export_token())
+            founders = [{"claim": self.claim(name).hex(), "roles": ROLES} for name in keys]
+            proposal = self.propose("founding", {"command": "found domain", "region": "eu-north", "operators": founders})
+            for name in keys:
+                self.sign(proposal, name, domain=False)
+            self.domain.execute(proposal.read_bytes())
         self.token = self.paper("founded.token", self.domain.export_token())
 
     def paper(self, name, data):
@@ -91,7 +135,8 @@ class Ceremony:
     def claim(self, name):
         out = self.directory / f"{name}.claim"
         conclave("operator", "claim", "--person", name, "--domain", self.token, *self.keys[name], "--out", out)
-        return out.read_bytes()
+        self.claims[name] = out.read_bytes()
+        return self.claims[name]
 
     def sign(self, proposal, name, *more, domain=True):
         known = ["--domain", self.token] if domain else []
@@ -257,6 +302,7 @@ def test_new_keys_for_an_operator(ceremony, directory):
     assert "no operator" in fails(3, *rekey, "--operator", "Zoe")
 
 
+@pytest.mark.embedded("its fresh HSM is a process; test_fleet_recovery.py is about that of fleets")
 def test_shares_bring_a_domain_back(ceremony, keys, directory):
     """Last: the domain has another HSM afterwards."""
     made = ceremony.propose("recovery-set", {"command": "make recovery set", "threshold": 3})
