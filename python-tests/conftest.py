@@ -44,7 +44,7 @@ FLEETS = None
 if FLEET:
     # An address in PostgreSQL costs a look whenever slots are listed, also while it is unused.
     FLEETS = (fleet.Pool(f"{_home}/fleets", 16, fleet.Postgres()) if FLEET == "postgres" else
-              fleet.Pool(f"{_home}/fleets", 48))
+              fleet.Pool(f"{_home}/fleets", 48, hsms=2))
     pathlib.Path(_home, "conclave.toml").write_text(FLEETS.entries())
 
     def _make_token(_module, label, so_pin, user_pin):

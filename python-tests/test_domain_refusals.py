@@ -510,6 +510,11 @@ def test_an_old_domain_token_in_the_store(module):
     token.logs_in()
 
 
+@pytest.fixture(scope="module")
+def lied_to(module):
+    return Ceremony(module, "lied to").found()
+
+
 @pytest.mark.parametrize("forgery, sentence", [
     ("missing", "the log .* is missing or incomplete"),
     ("one of before", "the entry is dated|executed before|other operators"),
@@ -522,12 +527,12 @@ def test_an_old_domain_token_in_the_store(module):
     ("a PIN that nobody allowed", "no PIN may be set for this role now"),
     ("a rotation that nobody ordered", "no standing order allows this now"),
 ])
-def test_a_forged_or_missing_log(module, forgery, sentence):
+def test_a_forged_or_missing_log(lied_to, forgery, sentence):
     """Another process executes a command; this one is shown another log of it."""
-    token = Ceremony(module, forgery).found()
+    token, key = lied_to, os.urandom(16)
     by = [token.anna, token.ben]
-    token.execute("trust key", KEY, True, by=by)
-    message = token.command("trust key", KEY, False, by=by)
+    token.execute("trust key", key, True, by=by)
+    message = token.command("trust key", key, False, by=by)
     assert elsewhere(os.environ["CONCLAVE_HOME"], token.label, message)[0] == ["CKR_OK"]
     held = rows(token)
     version = max(held[1])
@@ -554,7 +559,7 @@ def test_a_forged_or_missing_log(module, forgery, sentence):
     token.login()
     assert token.state.version == version
     token.history()
-    token.execute("trust key", KEY, True, by=by)
+    token.execute("trust key", key, True, by=by)
     token.logs_in()
 
 
