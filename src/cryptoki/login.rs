@@ -134,7 +134,7 @@ impl Token {
     /// locked may only be in use by many at once: then the store moves.
     fn begin_attempt(&self, role: &Role) -> Result<()> {
         let begun = Instant::now();
-        let mut moved = (self.store.counter(), begun);
+        let mut moved = (self.store.counter(), Instant::now());
         loop {
             match self.store.begin_attempt(role, ATTEMPTS) {
                 Err(error) if error.kind() == ErrorKind::PinLocked => {
