@@ -2,8 +2,10 @@
 
 import os
 import struct
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from fleet import Fleet
 from hosts import HostProcess, wait_until
@@ -180,6 +182,20 @@ def test_an_expelled_host(fleet, proxy):
     answer = guest.answer()
     assert answer["error"] == DOWN and "not in the domain" in answer["sentence"], answer
     guest.close()
+
+
+def test_a_host_key_under_a_passphrase(fleet):
+    plain = serialization.load_pem_private_key(Path(fleet.admit_host("guarded")).read_bytes(), None)
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+    key, words = fleet.directory / "under-words.pem", fleet.directory / "words"
+    for path, content in [(key, plain.private_bytes(*form, serialization.BestAvailableEncryption(b"some words"))),
+                          (words, b"some words\n")]:
+        path.touch(0o600)
+        path.write_bytes(content)
+    host = process(fleet, "guarded", fleet.hsms[0].address, host_key=key, host_key_passphrase=f"file:{words}")
+    host.do("keys")
+    assert host.do("signs") is True
+    host.close()
 
 
 def test_a_rotation(fleet, hosts):

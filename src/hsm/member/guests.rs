@@ -299,3 +299,26 @@ impl Guests {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::crypto::Entropy;
+    use super::*;
+
+    #[test]
+    fn a_host_of_many_processes_pushes_out_its_own() {
+        let own = Arc::new(OwnKeys::generate(&mut Entropy::System).unwrap());
+        let (core, guests) = (Arc::new(Core::of_member(own, "one")), Guests::default());
+        let guest = |host: u8, number: usize| {
+            let mut process = [0; 32];
+            process[..8].copy_from_slice(&number.to_be_bytes());
+            Guest { host: [host; 16], process }
+        };
+        let enter = |guest| guests.enter(&core, Settings::default(), guest, "host").unwrap();
+        drop(enter(guest(2, 0)));
+        enter(guest(1, 0)).connections.store(1, Ordering::Relaxed);
+        (1..=MOST_OF_A_HOST).for_each(|number| drop(enter(guest(1, number))));
+        assert_eq!(guests.len(), MOST_OF_A_HOST + 1);
+        assert!([guest(2, 0), guest(1, 0)].iter().all(|guest| guests.present().visits.contains_key(guest)));
+    }
+}
