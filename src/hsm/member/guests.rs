@@ -249,7 +249,8 @@ impl Guests {
         Ok(visit)
     }
 
-    /// Forgets who has had no connection for long, and before that what such a process left open.
+    /// Forgets who has had no connection for long, and before that what such a process left open; of
+    /// exchanges with other Regions what has ended.
     pub(super) fn tidy(&self, now: u64) {
         let idle = |visit: &Visit| visit.connections.load(Ordering::Relaxed) == 0;
         let long = |visit: &Visit| visit.used.load(Ordering::Relaxed).saturating_add(IDLE) < now;
@@ -257,10 +258,15 @@ impl Guests {
             let mut present = self.present();
             let gone =
                 present.visits.extract_if(|_, visit| idle(visit) && long(visit)).map(|(_, visit)| visit).collect();
-            (gone, present.visits.values().filter(|visit| idle(visit) && !visit.streams.is_empty()).cloned().collect())
+            (gone, present.visits.values().cloned().collect())
         };
         drop(gone);
-        left.iter().for_each(|visit| visit.streams.sweep(LEFT_OPEN));
+        for visit in left {
+            visit.client.exchanges.tidy(now);
+            if idle(&visit) && !visit.streams.is_empty() {
+                visit.streams.sweep(LEFT_OPEN);
+            }
+        }
     }
 
     /// Forgets the processes of hosts that are not in the state, and what was opened and approved under

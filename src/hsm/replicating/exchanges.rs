@@ -218,6 +218,11 @@ impl Exchanges {
         }
     }
 
+    /// Wipes what has ended, though nobody asks.
+    pub(in crate::hsm) fn tidy(&self, now: u64) {
+        drop(self.held(now));
+    }
+
     /// Wipes all.
     pub(in crate::hsm) fn forget(&self) {
         let held = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
@@ -269,4 +274,23 @@ fn most_frequent<'p>(parties: impl Iterator<Item = &'p Party>) -> Option<&'p Par
         counts.entry((&party.region, &party.domain)).or_insert((0, party)).0 += 1;
     }
     counts.into_values().max_by_key(|(count, _)| *count).map(|(_, party)| party)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::crypto::Entropy;
+    use super::super::super::replication::agreement::Suite;
+    use super::*;
+
+    #[test]
+    fn an_offer_that_nobody_asks_for_is_wiped_at_its_end() {
+        let exchanges = Exchanges::default();
+        let to = Party { region: "there".to_owned(), domain: [1; 16] };
+        let new = NewOffer { offer: [2; 16], to, kid: [3; 32], hash: [4; 48], keys: [5; 48], not_after: 600 };
+        exchanges.offered(new, OfferSecrets::generate(Suite::P384, &mut Entropy::System).unwrap(), 0).unwrap();
+        exchanges.tidy(600);
+        assert_eq!(exchanges.0.lock().unwrap().offers.len(), 1);
+        exchanges.tidy(601);
+        assert!(exchanges.0.lock().unwrap().offers.is_empty());
+    }
 }
