@@ -44,6 +44,8 @@ struct State<C> {
     turn: usize,
     /// Connections of an older one are closed when they come back.
     generation: u64,
+    /// Who waits for a place.
+    waiting: usize,
 }
 
 /// An HSM as the pool sees it.
@@ -78,7 +80,11 @@ pub(super) struct Standing {
 impl<C> Pool<C> {
     pub(super) fn new(hsms: usize, bound: usize) -> Self {
         let hsms = (0..hsms).map(|_| Hsm { idle: Vec::new(), busy: 0, failed: None, trouble: None, id: None });
-        Self { state: Mutex::new(State { hsms: hsms.collect(), turn: 0, generation: 0 }), freed: Condvar::new(), bound }
+        Self {
+            state: Mutex::new(State { hsms: hsms.collect(), turn: 0, generation: 0, waiting: 0 }),
+            freed: Condvar::new(),
+            bound,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<C>> {
@@ -122,7 +128,9 @@ impl<C> Pool<C> {
             if !any || left.is_zero() {
                 return None;
             }
+            state.waiting += 1;
             state = self.freed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting -= 1;
         }
     }
 
@@ -222,10 +230,13 @@ impl<C> Drop for Lease<'_, C> {
                 idle => closed = idle,
             }
         }
+        let waiting = state.waiting > 0;
         drop(state);
         drop(closed);
-        // Who waits may wait for another HSM than this.
-        self.pool.freed.notify_all();
+        if waiting {
+            // For another HSM than this, perhaps.
+            self.pool.freed.notify_all();
+        }
     }
 }
 
