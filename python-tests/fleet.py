@@ -48,11 +48,9 @@ class Hsm:
     seconds."""
 
     def __init__(self, directory, name, fingerprint=None, options=(), env=None, ahead=0, **more):
-        # What fakes the time is loaded into the process.
-        self.time = ["faketime", "--exclude-monotonic", "-f", f"{ahead:+d}s"] if ahead else []
         options = [*options, "--hardening", "off", "--seccomp", "off"] if ahead else options
         self.directory, self.name, self.fingerprint = pathlib.Path(directory), name, fingerprint
-        self.env = {**os.environ, **(env or {})}
+        self.env = {**os.environ, **(env or {}), **(_at(ahead) if ahead else {})}
         self.options = [*options, *[word for key, value in more.items() for word in _option(key, value)]]
         self.log = self.directory / f"{name}.log"
         self.admin = self.directory / f"{name}.admin"
@@ -64,7 +62,7 @@ class Hsm:
         for path in self.admin, self.directory / f"{self.name}.sock":
             path.unlink(missing_ok=True)
         fingerprint = ["--domain-fingerprint", self.fingerprint] if self.fingerprint else []
-        command = [*self.time, program("conclaved"), "--name", self.name, "--listen", self.address, "--admin", self.admin,
+        command = [program("conclaved"), "--name", self.name, "--listen", self.address, "--admin", self.admin,
                    "--metrics", "127.0.0.1:0", "--json", *fingerprint, *self.options]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=log,
@@ -120,6 +118,15 @@ _running = set()
 def _kill_all():
     for process in _running:
         process.kill()
+
+
+def _at(ahead):
+    """The environment of a process whose clock is so many seconds ahead. The program `faketime` itself would stay as
+    its parent, and what it shares with others would stay when it is killed."""
+    command = ["faketime", "--exclude-monotonic", "-f", f"{ahead:+d}s", "env"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    made = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+    return {name: made[name] for name in ("LD_PRELOAD", "FAKETIME", "FAKETIME_DONT_FAKE_MONOTONIC")}
 
 
 def _option(key, value):
