@@ -61,8 +61,8 @@ def pytest_configure(config):
 # Whole modules are dealt out to processes that run side by side (scripts/python-tests.sh). Other programs
 # come first, before there are many tokens: GnuTLS looks at 48 slots at most. Then those that take longest,
 # so that all processes end at about the same time.
-FIRST = ("tools", "fleet_faults", "fleet_proxy", "fleet_regions", "replication_faults", "replication_hostile", "region_cli", "readme", "domain_refusals", "domain_cli",
-         "managed_states")
+FIRST = ("tools", "fleet_faults", "fleet_proxy", "fleet_regions", "replication_faults", "replication_hostile", "region_cli",
+         "fleet_recovery", "readme", "domain_refusals", "domain_cli", "key_cli", "managed_states", "operator_cli")
 
 
 def pytest_collection_modifyitems(items):

@@ -68,6 +68,11 @@ def agree(kms, key, point):
         ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_GENERIC_SECRET, ck.CKA_VALUE_LEN: 32})
 
 
+def instance(kms):
+    """Of the HSM, as approvals name it."""
+    return kms.session.domain.describe()["instance"]
+
+
 def label(kms, key, text):
     kms.session.set(kms.objects(key)[0], {ck.CKA_LABEL: text})
 

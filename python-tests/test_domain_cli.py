@@ -13,7 +13,7 @@ import pytest
 
 from conftest import MODULE, need, run
 
-pytestmark = pytest.mark.embedded("it begins with the SO's governing")
+pytestmark = pytest.mark.embedded("the ceremony of a token that an SO governs; test_fleet_recovery.py has that of a fleet")
 
 CONCLAVE = MODULE.with_name("conclave")
 SOFTHSM = next((path for path in map(pathlib.Path, (

@@ -4,7 +4,6 @@ import os
 import random
 import time
 
-import pytest
 from ceremony import DAY, Ceremony
 from cryptoki import Error
 from peer.change import apply, needs

@@ -6,24 +6,21 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from conftest import FLEET, MODULE, need, run
+from conftest import FLEET, need, run
 from cryptoki import ck
 from fleet import CODE, Fleet, Hsm, Postgres, program
-from hosts import HostProcess
 from material import MATERIAL
-from other_user import pack, unpack
 from peer.identity import Party
 from peer.token import Token
+from users import User
 
 PASSPHRASE = "correct horse"
 REFUSED = 5
 ROOM = {"room": "4"}
-ZERO = bytes(16)
 
 
 class Papers:
@@ -99,35 +96,6 @@ class Papers:
         assert self.json("hsm", "status", "--admin", hsm.admin)["member"]
 
 
-class User:
-    """A process of the fleet's host in which somebody is logged in (other_user.py)."""
-
-    def __init__(self, conf, name, pin):
-        command = [sys.executable, "other_user.py", str(MODULE), "recovers", name, pin]
-        self.process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        cwd=pathlib.Path(__file__).parent,
-                                        env={**os.environ, "CONCLAVE_CONF": str(conf)})
-        assert self.process.stdout.readline() == "null\n", f"{name} did not log in"
-
-    def call(self, name, *arguments, **members):
-        print(json.dumps([name, pack(arguments), pack(members)]), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
-
-    def __getattr__(self, name):
-        def call(*arguments, **members):
-            answer = self.call(name, *arguments, **members)
-            assert "refused" not in answer, answer
-            return unpack(answer["value"])
-        return call
-
-    def refusal(self, name, *arguments, **members):
-        return self.call(name, *arguments, **members).get("refused", "CKR_OK")
-
-    def close(self):
-        self.process.stdin.close()
-        assert self.process.wait(60) == 0
-
-
 class Keys:
     """Keys of every kind, and what was made with them."""
 
@@ -188,7 +156,7 @@ def _recovers(fleet, papers):
     conf = fleet.directory / "conclave.toml"
     conf.write_text("embedded = false\n" + fleet.entry())
     hosted = {"CONCLAVE_CONF": str(conf)}
-    user, alice = User(conf, "user", fleet.pin), User(conf, "alice", "alices-pin")
+    user, alice = User(conf, "recovers", "user", fleet.pin), User(conf, "recovers", "alice", "alices-pin")
     keys = Keys(user, alice)
 
     # A recovery set, and a rotation after it was made.
@@ -273,7 +241,7 @@ def _recovers(fleet, papers):
     keys.check(user, alice)
     user.close()
     alice.close()
-    user, alice = User(conf, "user", fleet.pin), User(conf, "alice", "alices-pin")
+    user, alice = User(conf, "recovers", "user", fleet.pin), User(conf, "recovers", "alice", "alices-pin")
     keys.check(user, alice)
     shown = json.loads(run(program("conclave"), "session", "show", "--json", env=hosted))
     assert shown["Hsm"] == moved.id.hex() and sorted(shown["Members"]) == sorted([new.id.hex(), moved.id.hex()])
@@ -285,23 +253,3 @@ def _recovers(fleet, papers):
     assert "the log is whole" in run(program("conclave"), "audit", "verify", "--head", papers.directory / "head", env=hosted)
     history = papers("domain", "history")
     assert "recover domain" in history and "admit HSM" in history.split("recover domain")[1]
-
-
-@pytest.mark.skipif(bool(FLEET), reason="its fleet is its own")
-def test_the_domain_key_changes_while_hosts_work(tmp_path):
-    """Two hosts' work is not disturbed by rotations and an expulsion, and all is in the audit log of both HSMs."""
-    with Fleet(tmp_path / "fleet", hsms=3) as fleet:
-        hosts = [HostProcess(fleet.directory, name, fleet.entry(), fleet.pin) for name in ("one", "two")]
-        for host in hosts:
-            host.do("keys")
-        for number, host in enumerate(hosts):
-            host.tell("load", 5, 2, f"key{number}")
-        for _ in range(3):
-            fleet.execute("rotate domain key", None)
-        fleet.execute("expel HSM", fleet.hsms[2].id, None)
-        reports = [host.answer()["ok"] for host in hosts]
-        assert [(report["wrong"], report["errors"]) for report in reports] == [(0, [])] * 2
-        counted = hosts[0].do("labels")
-        assert [label for report in reports for label in report["made"] if counted.get(label) != 1] == []
-        for host in hosts:
-            host.close()

@@ -1,64 +1,32 @@
 """Who may use a managed key: users, policies and grants over the C ABI, each user in a process of its own."""
 
-import json
-import pathlib
-import subprocess
-import sys
-
 import pytest
 from ceremony import Ceremony
-from conftest import FLEETS, MODULE, PIN, SO_PIN
+from conftest import FLEETS, PIN, SO_PIN
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptoki import Error, ck, sized
-from other_user import pack, unpack
+from users import User
 
 LABEL = "policies"
 PINS = {"so": SO_PIN, "user": PIN, "alice": "alice's-pin", "bob": "bob's-pin-1"}
 DENIED, DENIED_BY_STANDARD = "KMS_R_ACCESS_DENIED", "CKR_KEY_FUNCTION_NOT_PERMITTED"
 
 
-class User:
-    """A process with this user logged in. `user.name(...)` calls there; `refusal` tells why it is refused."""
-
-    def __init__(self, name, pin=None):
-        self.process = subprocess.Popen(
-            [sys.executable, "other_user.py", str(MODULE), LABEL, name, pin or PINS[name]], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=pathlib.Path(__file__).parent)
-        assert self.process.stdout.readline() == "null\n", f"{name} did not log in"
-
-    def ask_there(self, name, *arguments, **members):
-        print(json.dumps([name, pack(arguments), pack(members)]), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
-
-    def __getattr__(self, name):
-        def call(*arguments, **members):
-            answer = self.ask_there(name, *arguments, **members)
-            assert "refused" not in answer, answer
-            return unpack(answer["value"])
-        return call
-
-    def refusal(self, name, *arguments, **members):
-        """The return code's name, "CKR_OK" for none."""
-        return self.ask_there(name, *arguments, **members).get("refused", "CKR_OK")
-
-    def says(self, name, *arguments, **members):
-        return self.ask_there(name, *arguments, **members)["says"]
-
-    def close(self):
-        self.process.stdin.close()
-        assert self.process.wait(60) == 0
+def process(name, pin=None):
+    """In which this user is logged in."""
+    return User(None, LABEL, name, pin or PINS[name])
 
 
 @pytest.fixture(scope="module")
 def people(module):
     """Everybody by name."""
     slot = module.make_token(LABEL, SO_PIN.encode(), PIN.encode())
-    so = User("so")
+    so = process("so")
     governing = FLEETS.fleet(slot) if FLEETS else so
     for name in ("alice", "bob"):
         governing.create_user(name, PINS[name])
-    there = {"so": so, **{name: User(name) for name in ("user", "alice", "bob")}}
+    there = {"so": so, **{name: process(name) for name in ("user", "alice", "bob")}}
     yield {**there, "governing": governing}
     for one in there.values():
         one.close()
@@ -305,7 +273,7 @@ def test_the_owner_of_the_token_sees_who_may_do_what(so, user, alice, bob):
 
 def test_a_removed_user_is_out(governing, user):
     governing.create_user("dora", "doras-pin-1")
-    dora = User("dora", "doras-pin-1")
+    dora = process("dora", "doras-pin-1")
     key = dora.create()
     assert dora.encrypt(key, b"x")
     governing.remove_user("dora")
@@ -317,7 +285,7 @@ def test_a_removed_user_is_out(governing, user):
         "KMS_R_MALFORMED_POLICY")
     # The name is the principal: a new user of that name has what the old one had.
     governing.create_user("dora", "another-pin")
-    again = User("dora", "another-pin")
+    again = process("dora", "another-pin")
     assert again.encrypt(key, b"x")
     again.close()
 
