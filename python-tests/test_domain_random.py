@@ -14,7 +14,6 @@ from peer.keys import new_key, spki
 from peer.rules import DEFAULTS, MAJORITY
 from peer.state import RecoverySet
 
-
 STEPS = int(os.environ.get("CONCLAVE_RANDOM_COMMANDS", "300"))
 ROLES = ["auditor", "officer", "operator"]
 
