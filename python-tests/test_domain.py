@@ -14,7 +14,6 @@ from peer.keys import new_key, spki
 from peer.log import History, enrolment_hash
 from peer.recovery import contribute
 
-
 NEW_PIN = "a-new-pin"
 AES = {ck.CKA_TOKEN: True, ck.CKA_VALUE_LEN: 32, ck.CKA_ENCRYPT: True, ck.CKA_WRAP: True}
 

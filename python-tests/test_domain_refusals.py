@@ -19,7 +19,6 @@ from peer.identity import HOST, HSM, Party
 from peer.keys import sign, spki
 from peer.token import Token
 
-
 KEY = b"k" * 16
 
 

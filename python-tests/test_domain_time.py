@@ -12,7 +12,6 @@ from cryptoki import Error, ck
 from peer.encoding import decode, encode
 from peer.log import History, enrolment_hash
 
-
 KEY = b"k" * 16
 CODE = b"a code of 128 bits"
 AES = {ck.CKA_TOKEN: True, ck.CKA_VALUE_LEN: 32, ck.CKA_ENCRYPT: True, ck.CKA_DECRYPT: True}

@@ -17,7 +17,6 @@ from managed import DAY, now, open_kms, refused
 from material import MATERIAL, bring, wrap
 from peer.envelope import name_of
 
-
 LABEL = "time"
 HOUR = 3600
 

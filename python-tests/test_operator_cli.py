@@ -22,7 +22,6 @@ from conftest import FLEETS, MODULE, PIN, SO_PIN, need, run
 from cryptoki import ck
 from test_vectors import vectors
 
-
 CONCLAVE = MODULE.with_name("conclave")
 PASSPHRASE = "pass:correct horse"
 SOFTHSM = next(Path("/usr/lib").glob("**/softhsm/libsofthsm2.so"), None)
