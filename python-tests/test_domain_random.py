@@ -5,6 +5,7 @@ import random
 import time
 
 from ceremony import DAY, Ceremony
+from conftest import FLEET
 from cryptoki import Error
 from peer.change import apply, needs
 from peer.command import HOUR, Command
@@ -14,7 +15,7 @@ from peer.keys import new_key, spki
 from peer.rules import DEFAULTS, MAJORITY
 from peer.state import RecoverySet
 
-STEPS = int(os.environ.get("CONCLAVE_RANDOM_COMMANDS", "300"))
+STEPS = int(os.environ.get("CONCLAVE_RANDOM_COMMANDS", "100" if FLEET else "300"))
 ROLES = ["auditor", "officer", "operator"]
 
 
