@@ -9,7 +9,7 @@ pub(super) struct Quota {
     most: usize,
     taken: AtomicUsize,
     /// What this is a part of.
-    whole: Option<Arc<Quota>>,
+    whole: Option<Arc<Self>>,
 }
 
 impl Quota {

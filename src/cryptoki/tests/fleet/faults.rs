@@ -94,8 +94,7 @@ impl Passing {
 
     fn requests(&self, mut host: UnixStream, mut hsm: UnixStream) {
         let mut buffer = [0; 4096];
-        loop {
-            let Ok(count @ 1..) = host.read(&mut buffer) else { break };
+        while let Ok(count @ 1..) = host.read(&mut buffer) {
             if self.cuts.load(Ordering::Relaxed) {
                 self.cut.fetch_add(1, Ordering::Relaxed);
                 break;
