@@ -719,17 +719,19 @@ CK_RV KMS_ImportDomain(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pHistory, CK_ULON
 
 /*
  Sets the PIN of a user whom the operators created, or whose PIN they reset. The session is
- read/write and a user or the SO is logged in, which opens the domain.
+ read/write. An embedded token wants a user or the SO logged in, which opens the domain; a fleet
+ nobody, if there is a code.
 
  userType: CKU_USER or CKU_SO.
  pUsername, ulUsernameLen: the name of a named user (CKU_USER); else NULL and 0. UTF-8.
- pCode, ulCodeLen: the enrolment code that the operators gave the holder; NULL and 0 if the
+ pCode, ulCodeLen: the enrolment code that the operators gave the holder, at least 16 bytes; NULL and 0 if the
      command asked for none, and then the SO is the one logged in.
  pPin, ulPinLen: the new PIN. UTF-8.
 
  CKR_USER_NOT_LOGGED_IN. CKR_SESSION_READ_ONLY. CKR_USER_TYPE_INVALID. CKR_PIN_LEN_RANGE.
  CKR_PIN_INVALID: the PIN is not UTF-8. CKR_TOKEN_WRITE_PROTECTED: no command allows the user a
- new PIN now. CKR_FUNCTION_REJECTED: the code is wrong, or the time for it is over.
+ new PIN now. CKR_FUNCTION_REJECTED: the code is wrong, or the time for it is over. CKR_PIN_LOCKED: ten
+ codes were wrong; the operators give another. CKR_DEVICE_MEMORY: the HSM hashes as many PINs as it may.
  */
 CK_RV KMS_SetEnrolledPIN(CK_SESSION_HANDLE hSession,
                          CK_USER_TYPE userType,
@@ -1607,7 +1609,9 @@ CK_RV KMS_ListRotations(CK_SESSION_HANDLE hSession,
 
  CKR_BUFFER_TOO_SMALL.
  */
-CK_RV KMS_DescribeSession(CK_SESSION_HANDLE hSession, CK_UTF8CHAR_PTR pJson, CK_ULONG_PTR pulJsonLen);
+CK_RV KMS_DescribeSession(CK_SESSION_HANDLE hSession,
+                          CK_UTF8CHAR_PTR pJson,
+                          CK_ULONG_PTR pulJsonLen);
 
 /*
  Makes a user of that name for C_LoginUser, with a PIN. The SO, who governs the token, is logged in.

@@ -107,6 +107,23 @@ def need(*programs):
             pytest.skip(f"{program} is not installed")
 
 
+@pytest.fixture(scope="session")
+def postgres():
+    """The PostgreSQL of this process's tests. Skips where there is none; not in CI, where it must be."""
+    if FLEETS and FLEETS.postgres:
+        yield FLEETS.postgres
+        return
+    if not has_postgres():
+        need("initdb")
+    server = fleet.Postgres()
+    yield server
+    server.stop()
+
+
+def has_postgres():
+    return any(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb")) or bool(shutil.which("initdb"))
+
+
 @dataclass
 class Token:
     """A token with both PINs, and programs that use it."""

@@ -29,8 +29,15 @@ print(module.token_info(slot).serialNumber.decode(), session.decrypt(ck.CKM_AES_
 """
 
 
-def test_an_embedded_token_becomes_a_fleets(module, tmp_path):
-    token = Ceremony(module, "moves").found()
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:{tmp_path}/store"
+    return request.getfixturevalue("postgres").make("moved")
+
+
+def test_an_embedded_token_becomes_a_fleets(module, tmp_path, database):
+    token = Ceremony(module, f"moves {database.partition(':')[0]}").found()
     token.session.logout()
     token.login(PIN, ck.CKU_USER)
     key = token.session.create({ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_AES, ck.CKA_TOKEN: True,
@@ -46,7 +53,7 @@ def test_an_embedded_token_becomes_a_fleets(module, tmp_path):
         return origin, newest, entries
 
     # An HSM is admitted, and a host.
-    fleet = Fleet.of(tmp_path, token.people, trust, f"sqlite:{tmp_path}/store")
+    fleet = Fleet.of(tmp_path, token.people, trust, database)
     hsm = Hsm(tmp_path, "a", trust).start()
     fleet.hsms.append(hsm)
     fleet.bring(hsm, history())

@@ -1,15 +1,14 @@
 """Three HSMs and four hosts under load, while everything fails that can. CONCLAVE_FLEET_SOAK: for so many seconds."""
 
 import os
-import pathlib
-import shutil
 import subprocess
 import time
 from statistics import mean
 
 import pytest
 
-from fleet import ROOT, Fleet, Postgres
+from conftest import has_postgres
+from fleet import ROOT, Fleet
 from hosts import HostProcess
 from proxy import Proxy
 
@@ -60,29 +59,24 @@ class Faults:
 
 
 @pytest.fixture
-def postgres(tmp_path_factory):
-    """None where there is no PostgreSQL: the store is SQLite's then."""
-    if not list(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb")) and not shutil.which("initdb"):
-        yield None
-        return
-    made = Postgres()
-    yield made
-    subprocess.run([str(ROOT / "scripts/postgres.sh"), "stop", made.directory], check=True, capture_output=True)
+def database(request):
+    """A PostgreSQL; None where there is none: the store is SQLite's then."""
+    return request.getfixturevalue("postgres") if os.environ.get("CI") or has_postgres() else None
 
 
 @pytest.fixture
-def fleet(tmp_path, postgres):
-    with Fleet(tmp_path / "fleet", hsms=3, database=postgres and postgres.make("faults")) as made:
+def fleet(tmp_path, database):
+    with Fleet(tmp_path / "fleet", hsms=3, database=database and database.make("faults")) as made:
         yield made
 
 
-def test_faults(fleet, postgres):
+def test_faults(fleet, database):
     proxies = [Proxy(fleet.directory / f"{hsm.name}.proxy", hsm.address) for hsm in fleet.hsms]
     entry = fleet.entry(hsms=[proxy.address for proxy in proxies], timeout=5)
     hosts = [HostProcess(fleet.directory, f"host{number}", entry, fleet.pin) for number in range(HOSTS)]
     for host in hosts:
         host.do("keys")
-    faults = Faults(fleet, proxies, postgres)
+    faults = Faults(fleet, proxies, database)
     begun = time.time()
     for number, host in enumerate(hosts):
         host.tell("load", SECONDS, THREADS, f"key{number}")

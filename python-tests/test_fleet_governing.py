@@ -1,6 +1,8 @@
 """What a quorum decides while the hosts of a fleet work, over several HSMs."""
 
 import json
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -62,3 +64,38 @@ def test_an_approval_is_for_one_process_at_one_hsm(tmp_path):
         for user in users:
             user.close()
         assert "the log is whole" in run(program("conclave"), "audit", "verify", env={"CONCLAVE_CONF": str(confs[0])})
+
+
+def _asked(hsm, path):
+    """What an HSM's monitors get: the status and the text."""
+    try:
+        with urllib.request.urlopen(f"http://{hsm.metrics}{path}", timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.mark.skipif(bool(FLEET), reason="its fleet is its own")
+def test_what_monitors_see(tmp_path):
+    """An HSM is healthy while it is a member, and counts logins, wrong PINs and operations."""
+    with Fleet(tmp_path / "fleet", hsms=2) as fleet:
+
+        def figures(hsm):
+            lines = _asked(hsm, "/metrics")[1].splitlines()
+            return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+
+        before = [int(figures(hsm)["conclaved_logins_total"]) for hsm in fleet.hsms]
+        at_first = HostProcess(fleet.directory, "one", fleet.entry([fleet.hsms[0].address]), fleet.pin)
+        at_first.do("keys")
+        seen = figures(fleet.hsms[0])
+        assert seen["conclaved_member"] == "1"
+        assert int(seen["conclaved_domain_version"]) == fleet.state().version
+        for hsm, logins, more in zip(fleet.hsms, before, (1, 0)):
+            assert _asked(hsm, "/healthz")[0] == 200
+            assert int(figures(hsm)["conclaved_logins_total"]) == logins + more
+        assert fleet.pin not in _asked(fleet.hsms[0], "/metrics")[1]
+        fleet.execute("expel HSM", fleet.hsms[1].id, None)
+        fleet.bring(fleet.hsms[1])
+        assert _asked(fleet.hsms[1], "/healthz")[0] == 503
+        assert figures(fleet.hsms[1])["conclaved_member"] == "0"
+        at_first.close()

@@ -3,16 +3,15 @@ are what they were, its hosts' configurations too."""
 
 import json
 import os
-import pathlib
 import signal
 import subprocess
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from conftest import FLEET, need, run
+from conftest import FLEET, run
 from cryptoki import ck
-from fleet import CODE, Fleet, Hsm, Postgres, program
+from fleet import CODE, Fleet, Hsm, program
 from material import MATERIAL
 from peer.identity import Party
 from peer.token import Token
@@ -128,15 +127,8 @@ class Keys:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def database(request, tmp_path):
-    if request.param == "sqlite":
-        yield None
-        return
-    if not list(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb")):
-        need("initdb")
-    made = Postgres()
-    yield made.make("recovery")
-    made.stop()
+def database(request):
+    return None if request.param == "sqlite" else request.getfixturevalue("postgres").make("recovery")
 
 
 @pytest.mark.skipif(bool(FLEET), reason="its fleet is its own")

@@ -35,6 +35,8 @@ lane_release() {
     touch "$logs/built"
     part "c-tests" counted scripts/c-tests.sh
     part "c-tests over a fleet" counted scripts/fleet.sh scripts/c-tests.sh
+    part "c-tests over a fleet with PostgreSQL" counted env CONCLAVE_TEST_FLEET=postgres scripts/fleet.sh \
+        scripts/c-tests.sh smoke governed
     part "fuzz smoke" counted scripts/fuzz.sh 20
     part "soak smoke" counted scripts/soak.sh 10
     part "demo" status scripts/demo.sh
@@ -47,7 +49,7 @@ lane_dev() {
     part "format" status cargo fmt --check
     part "python packages" status scripts/venv.sh
     part "clippy" status cargo --config scripts/test.toml clippy --locked --all-targets -- -D warnings
-    part "cargo test" counted cargo --config scripts/test.toml test --locked
+    part "cargo test" counted cargo --config scripts/test.toml test --locked --no-fail-fast
     until [ -e "$logs/built" ]; do sleep 1; done
     part "python-tests" counted scripts/python-tests.sh
     part "python-tests over a fleet" counted env CONCLAVE_TEST_FLEET=sqlite scripts/python-tests.sh

@@ -52,7 +52,8 @@ struct Options {
     /// Where /healthz and /metrics are, in plain HTTP for anybody who can connect: prefer loopback.
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<String>,
-    /// The domain that it may join: the hash of one of its states, 96 hex digits. Without it: any.
+    /// The domain that it may join: the hash of one of its states, 96 hex digits. Without it it joins none, and
+    /// may only begin one.
     #[arg(long, value_name = "HEX")]
     domain_fingerprint: Option<String>,
     /// Whether uses of managed keys are recorded [default: on].
@@ -308,7 +309,7 @@ impl LimitOptions {
 
 /// Of 96 hex digits.
 fn fingerprint(text: &str) -> Result<[u8; 48], String> {
-    let wrong = || "--domain-fingerprint: 96 hex digits, as `conclave domain` prints them".to_owned();
+    let wrong = || "--domain-fingerprint: 96 hex digits, as `conclave fleet fingerprint` prints them".to_owned();
     let digits = text.as_bytes();
     if digits.len() != 96 {
         return Err(wrong());

@@ -76,7 +76,7 @@ pub(crate) enum FleetCommand {
     #[command(
         after_help = "Example:\n  conclave fleet create --admin /run/conclave/a.admin --label payments \\\n      \
                             --database postgresql://conclave@db/payments\n\n\
-                            Then the operators found the domain: `conclave proposal new found-domain`, over a fleet of \
+                            Then the operators found the domain: `conclave domain found`, over a fleet of \
                             conclave.toml with hsm = [\"admin:/run/conclave/a.admin\"] and the same database."
     )]
     Create(FleetCreate),
