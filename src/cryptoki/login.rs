@@ -254,10 +254,12 @@ impl Module {
             entered => drop(entered?),
         }
         let gate = lock(&session.token.gate);
-        if !session.token.end_login() {
+        let ended = session.token.clear_login();
+        drop(gate);
+        session.token.channel.settle();
+        if !ended {
             return Err(ErrorKind::UserNotLoggedIn.into());
         }
-        drop(gate);
         self.settle_logout(&session.token);
         Ok(())
     }

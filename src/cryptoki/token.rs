@@ -308,21 +308,15 @@ impl Token {
         Ok(())
     }
 
-    /// Ends the login, if there is one: private session objects are gone, handles of private
-    /// objects are dead. Answers whether there was one.
-    pub(super) fn end_login(&self) -> bool {
-        let ended = self.clear_login();
-        self.channel.settle();
-        ended
-    }
-
-    /// As [`Self::end_login`], when the HSM has ended it; also one that is about to be entered.
+    /// As [`Self::clear_login`], when the HSM has ended it; also one that is about to be entered.
     pub(super) fn end_login_at_once(&self) {
         self.clear_login_at_once();
         self.channel.settle();
     }
 
-    fn clear_login(&self) -> bool {
+    /// Ends the login, if there is one: private session objects are gone, handles of private
+    /// objects are dead. Answers whether there was one. The caller settles the channel.
+    pub(super) fn clear_login(&self) -> bool {
         let mut login = self.login.write().unwrap_or_else(PoisonError::into_inner);
         self.clear(&mut login)
     }

@@ -62,10 +62,11 @@ impl Asking<'_> {
         }
     }
 
-    /// Whether an HSM counts it if the PIN is wrong.
+    /// Whether an HSM counts it if the PIN, or the enrolment code, is wrong.
     fn checks_pin(&self) -> bool {
-        use Command::{CheckPin, Login, SetPin};
-        matches!(self.request, Request::Call(Login { .. } | CheckPin { .. } | SetPin { .. }))
+        use Command::{CheckPin, Login, SetEnrolledPin, SetPin};
+        let Request::Call(command) = &self.request else { return false };
+        matches!(command, Login { .. } | CheckPin { .. } | SetPin { .. } | SetEnrolledPin { .. })
     }
 }
 
@@ -182,8 +183,9 @@ impl Fleet {
             let mut came_of_it = false;
             let shown = self.logins.shown(asking.ticket);
             match self.request(connection, place, asking, &mut came_of_it, &mut take) {
-                Ok((connection, version, met)) => {
+                Ok((mut connection, version, met)) => {
                     let hsm = connection.hsm;
+                    connection.rest();
                     lease.keep(connection);
                     match met {
                         Met::Done(done) => return Ok(done),
@@ -304,7 +306,6 @@ impl Fleet {
                     if held < version {
                         self.bring_linked(&mut connection, timeout, held)?;
                     }
-                    connection.rest();
                     return Ok((connection, held, met));
                 }
                 _ if repeats >= REPEATS || news >= NEWS => {
@@ -457,6 +458,11 @@ pub(super) fn check_state(asked: (u64, &[u8; 48]), held: (u64, &[u8; 48]), may_l
         true => Err(ErrorKind::DeviceError.with("it answered at an older domain state than it was asked with")),
         false => Ok(()),
     }
+}
+
+/// Whether there was too little time.
+pub(super) fn is_late(broken: &Broken) -> bool {
+    matches!(broken, Broken::Io(error) if error.kind() == std::io::ErrorKind::TimedOut)
 }
 
 /// Whether a connection was closed by the other end, in an orderly way or not.

@@ -160,13 +160,14 @@ impl Fleet {
     /// The session of this process: a new one is negotiated with this HSM if there is none, or not for
     /// long. While another thread does so it is waited for, but not for an HSM that is silent.
     fn session(&self, clear: &mut Clear, known: &Known, hsm: HsmId) -> std::result::Result<Arc<Session>, Broken> {
+        let alone = ALONE.min(clear.left()?);
         let mut state = self.negotiating();
         let begun = Instant::now();
         loop {
             if let Some(session) = state.good(known) {
                 return Ok(session);
             }
-            let left = state.since.map_or(Duration::ZERO, |since| ALONE.saturating_sub(since.elapsed()));
+            let left = state.since.map_or(Duration::ZERO, |since| alone.saturating_sub(since.elapsed()));
             if left.is_zero() {
                 break;
             }
@@ -239,7 +240,7 @@ impl Fleet {
         if used {
             return Ok((leased, used));
         }
-        let there: VecDeque<Stream> = {
+        let mut there: VecDeque<Stream> = {
             let mut abandoned = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
             let (there, elsewhere) = abandoned.drain(..).partition(|stream| stream.place == place);
             *abandoned = elsewhere;
@@ -248,9 +249,14 @@ impl Fleet {
         let connection = &mut leased.1;
         let hsm = connection.hsm;
         // What another HSM there had is gone with it.
-        for stream in there.iter().filter(|stream| stream.hsm == hsm) {
+        there.retain(|stream| stream.hsm == hsm);
+        while let Some(stream) = there.front() {
             let end = Request::End { stream: stream.id };
-            self.plain(connection, &telling::header(Ticket::public()), &end, self.config.timeout)?;
+            if let Err(broken) = self.plain(connection, &telling::header(Ticket::public()), &end, self.config.timeout) {
+                self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).extend(there);
+                return Err(broken);
+            }
+            there.pop_front();
         }
         Ok((leased, used))
     }

@@ -93,6 +93,11 @@ impl Clear {
         Ok(Self { stream: Stream::connect(address, bound.left()?)?, bound })
     }
 
+    /// How long the next step of the handshake may take. An error if nothing is left.
+    pub(super) fn left(&self) -> io::Result<Duration> {
+        self.bound.left()
+    }
+
     /// Sends a clear message, its length in front, and gives the reply.
     pub(super) fn ask(&mut self, wire: &[u8]) -> Result<Vec<u8>, Broken> {
         self.stream.wait_for(self.bound.left()?)?;

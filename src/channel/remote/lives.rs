@@ -30,7 +30,7 @@ impl Fleet {
         places.retain(|other| *other != place);
         places.insert(0, place);
         let ids = self.pool.standings();
-        let mut refused = 0;
+        let mut refused = Vec::new();
         for other in places {
             let id = if other == place { Some(hsm) } else { ids.get(other).and_then(|standing| standing.id) };
             let Some(id) = id else { continue };
@@ -54,13 +54,18 @@ impl Fleet {
                 }
                 Err(failed) => {
                     let error = Error::from(failed);
-                    refused += usize::from(error.kind() == ErrorKind::UserNotLoggedIn);
+                    if error.kind() == ErrorKind::UserNotLoggedIn {
+                        refused.push(id);
+                    }
                     tracing::debug!(%error, "a login was not renewed");
                 }
             }
         }
-        // One that could not be asked says nothing: it may be the one that knows the login.
-        if refused == self.config.hsms.len() {
+        // One that could not be asked says nothing: it may be the one that knows the login. One that is no
+        // member, or that this process never met, does not.
+        let members = self.domain.held().map(|known| known.members.clone()).unwrap_or_default();
+        let mut met = ids.iter().filter_map(|standing| standing.id).filter(|id| members.contains(id));
+        if !refused.is_empty() && met.all(|id| refused.contains(&id)) {
             self.end_login(login);
         }
         false
@@ -88,6 +93,7 @@ impl Fleet {
         if before.version() == now.version() {
             return;
         }
+        self.errands.bring(before.version());
         let gone = before.members.iter().any(|member| !now.members.contains(member));
         if gone || before.active_key != now.active_key {
             self.drop_session();

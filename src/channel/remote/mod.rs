@@ -121,9 +121,6 @@ impl Remote {
         }
         let step = self.fleet.domain.advance(token)?;
         self.fleet.stepped(&step);
-        if let Some(before) = step.before.as_ref().filter(|before| before.version() < step.now.version()) {
-            self.fleet.errands.bring(before.version());
-        }
         let mut view = step.now.follower.view();
         view.login_ended = self.fleet.login_ended.swap(false, Ordering::AcqRel);
         Ok(Reply::Domain(view))
@@ -301,9 +298,10 @@ impl Channel for Remote {
         Ok(Box::new(RemoteOperation::new(Arc::clone(&self.fleet), begun, stream)))
     }
 
-    /// An HSM that was not reached, or broke off, has none that counts: each counts wrong PINs itself.
+    /// An HSM that was not reached, or broke off, has none that counts: each counts wrong PINs itself. What
+    /// lacks memory is refused before the PIN's hash.
     fn looked_at_pin(&self, error: &Error) -> bool {
-        error.kind() != ErrorKind::DeviceError
+        !matches!(error.kind(), ErrorKind::DeviceError | ErrorKind::DeviceMemory | ErrorKind::HostMemory)
     }
 
     fn restart(&self, ticket: &Ticket, operation: &mut dyn Operation, params: &Params<'_>) -> Result<bool> {

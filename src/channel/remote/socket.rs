@@ -40,15 +40,15 @@ impl Stream {
 
     pub(super) fn over(socket: Socket, timeout: Duration) -> io::Result<Self> {
         let mut stream = Self { socket, buffer: vec![0; CHUNK], taken: 0, read: 0, timeout: Duration::ZERO };
-        stream.socket.set_write_timeout(Some(timeout))?;
         stream.wait_for(timeout)?;
         Ok(stream)
     }
 
-    /// How long to wait for what the peer sends; gives how long that was before.
+    /// How long to wait for what the peer sends, or takes; gives how long that was before.
     pub(super) fn wait_for(&mut self, timeout: Duration) -> io::Result<Duration> {
         if self.timeout != timeout {
             self.socket.set_read_timeout(Some(timeout))?;
+            self.socket.set_write_timeout(Some(timeout))?;
         }
         Ok(std::mem::replace(&mut self.timeout, timeout))
     }

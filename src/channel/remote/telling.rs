@@ -5,7 +5,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::asking::check_state;
+use super::asking::{check_state, is_late};
 use super::auditing;
 use super::connection::{Broken, Connection, Handshake};
 use super::fleet::{Fleet, unexpected};
@@ -138,7 +138,7 @@ impl Fleet {
         self.errands.wait();
     }
 
-    /// Brings the HSMs that are there to the newest state.
+    /// Brings the HSMs that are there to the newest state: also those that this process has not met.
     fn bring_all(&self, from: u64) {
         let Some(known) = self.domain.held() else { return };
         let (after, entries) = match self.domain.entries_after(&known, from) {
@@ -147,7 +147,7 @@ impl Fleet {
         };
         let (origin, newest) = (&known.origin.bytes[..], &known.token.bytes[..]);
         let bring = || Request::Bring { origin, newest, after, entries: &entries };
-        self.tell_all(self.pool.reachable(), Ticket::public(), &bring);
+        self.tell_all(self.pool.unfailing(), Ticket::public(), &bring);
     }
 
     fn tell_all<'r>(&self, places: Vec<Place>, ticket: Ticket, request: &dyn Fn() -> Request<'r>) {
@@ -180,13 +180,24 @@ impl Fleet {
                 lease => later.push((place, lease)),
             }
         }
-        // A connection that has to be made, or waited for.
+        // A connection that has to be made, or waited for: one HSM does not use up the others' time.
+        let mut others = u32::try_from(later.len()).unwrap_or(u32::MAX);
         for (place, lease) in later {
-            let lease = lease.or_else(|| patience.spend(|left| self.pool.lease(Some(place), Tried::default(), left)));
-            let Some(lease) = lease else { continue };
-            match patience.spend(|left| self.send(lease, header, request, left)) {
+            let share = (patience.0 / others.max(1)).max(LEAST);
+            others = others.saturating_sub(1);
+            let lease = lease.or_else(|| patience.spend(|_| self.pool.lease(Some(place), Tried::default(), share)));
+            let Some(lease) = lease else {
+                tracing::debug!(hsm = %self.address(place), "an HSM was not told: its connections are in use");
+                continue;
+            };
+            match patience.spend(|_| self.send(lease, header, request, share)) {
                 Ok(sent) => told.push(sent),
                 Err(Broken::Rotated) => {}
+                // So little time says nothing of an HSM.
+                Err(broken) if is_late(&broken) => {
+                    not_told(place, &broken);
+                    self.deaf.add(place);
+                }
                 Err(broken) => {
                     not_told(place, &broken);
                     self.pool.failed(place, broken.to_string());
