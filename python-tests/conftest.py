@@ -42,9 +42,10 @@ pathlib.Path(_home, "softhsm2.conf").write_text(f"directories.tokendir = {_home}
 
 FLEETS = None
 if FLEET:
-    # An address in PostgreSQL costs a look whenever slots are listed, also while it is unused.
+    # An address in PostgreSQL costs a look whenever slots are listed, also while it is unused. GnuTLS looks at
+    # 48 slots at most, one of them that of the next embedded token.
     FLEETS = (fleet.Pool(f"{_home}/fleets", 16, fleet.Postgres()) if FLEET == "postgres" else
-              fleet.Pool(f"{_home}/fleets", 48, hsms=2))
+              fleet.Pool(f"{_home}/fleets", 46, hsms=2))
     pathlib.Path(_home, "conclave.toml").write_text(FLEETS.entries())
 
     def _make_token(_module, label, so_pin, user_pin):
